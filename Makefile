@@ -13,7 +13,7 @@ NINJA_FLAGS := $(if $(filter 1,$(V)),--verbose,--quiet)
 .PHONY: all demo test bench fuzz soak install clean help deps-build deps-test deps-demo
 
 all: deps-build
-	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) --prefix=$(PREFIX)
+	@tools/configure $(BUILD) --prefix=$(PREFIX)
 	@ninja -C $(BUILD) $(NINJA_FLAGS)
 
 # Each of these installs Debian packages that are missing when run as root.
