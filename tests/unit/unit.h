@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What every unit test includes: cmocka with the headers it wants before it. */
+#ifndef BLOCKSTEP_TESTS_UNIT_H
+#define BLOCKSTEP_TESTS_UNIT_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#endif
