@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Option tables. One table says for a driver, a QMP command or a command line option which members
+ * an object may have; from it come parsing, error messages, schema, --help and man pages.
+ *
+ * Objects are json-c's. Two syntaxes lead to them: JSON (json.h), where a value must have the
+ * table's type, and dotted keys ("driver=file,filename=/a,cache.direct=on", as qemu-storage-daemon
+ * takes them), where every value is a string and is converted. A comma inside a value is doubled.
+ *
+ * Unknown members, members of the wrong type, values out of range, missing required ones and
+ * contradictory ones (dotted keys giving both "a=1" and "a.b=2") are errors that name the member by
+ * its full path and say what would be right.
+ */
+#ifndef BLOCKSTEP_BASE_OPTS_H
+#define BLOCKSTEP_BASE_OPTS_H
+
+#include "base/err.h"
+
+struct json_object;
+
+enum opt_type {
+    OPT_STRING,   /* char *; NULL when absent */
+    OPT_BOOL,     /* bool; dotted keys: on|off (also yes|no, true|false) */
+    OPT_UINT,     /* uint64_t within min..max */
+    OPT_SIZE,     /* uint64_t; strings may carry k, M, G, T (powers of 1024); JSON: also a number */
+    OPT_ENUM,     /* int: index into `values` */
+    OPT_OBJECT,   /* described by `members`, whose offsets count from the same struct */
+    OPT_UNION,    /* like OPT_OBJECT; `members` are common, and the member called `discriminator`
+                   * (an OPT_ENUM) selects the further table variants[index] */
+    OPT_STRINGS,  /* struct opt_strings: a list of strings */
+    OPT_CHILD,    /* a block node: its name or an inline object. Kept as struct json_object * with a
+                   * reference; the graph resolves it */
+    OPT_CHILDREN, /* a list of these: struct json_object * (array) */
+    OPT_ANY,      /* any value: struct json_object * with a reference */
+};
+
+struct opt_strings {
+    char **items;
+    size_t count;
+};
+
+/* Value of an OPT_UINT / OPT_SIZE / OPT_BOOL / OPT_ENUM that is absent and has no fallback: 0; who
+ * needs to know adds `present`, the offset of a bool that tells. */
+struct opt {
+    const char *name; /* last entry of a table: NULL */
+    enum opt_type type;
+    size_t offset;  /* of the field in the struct that is filled; see OPT_FIELD */
+    size_t present; /* offset of a bool plus one; 0: none */
+    bool required;
+    bool secret;          /* never shown in logs or dumps */
+    const char *fallback; /* default value, in dotted-key spelling; NULL: none */
+    uint64_t min, max;    /* OPT_UINT, OPT_SIZE; max 0: no upper limit */
+    const char *const *values; /* OPT_ENUM: names, NULL-terminated */
+    const struct opt *members; /* OPT_OBJECT, OPT_UNION */
+    const char *discriminator; /* OPT_UNION */
+    const struct opt *const *variants;
+    const char *help; /* one line, no full stop */
+};
+
+#define OPT_FIELD(type, field)   offsetof(type, field)
+#define OPT_PRESENT(type, field) (offsetof(type, field) + 1)
+
+enum opts_syntax {
+    OPTS_JSON,   /* values have their JSON types */
+    OPTS_DOTTED, /* values are strings and are converted */
+};
+
+/*
+ * Fills `out` (zeroed by the caller) from `object` by `table`. `where` begins every error message
+ * ("blockdev-add", "--export"). On failure nothing is left to free and `out` is zeroed again in
+ * all table fields. On success opts_release() frees what was allocated.
+ * Members called in `ignore` (NULL-terminated, may be NULL) are skipped, whatever they hold.
+ */
+int opts_parse(const struct opt *table, struct json_object *object, enum opts_syntax syntax,
+               const char *where, const char *const *ignore, void *out, struct err *err);
+void opts_release(const struct opt *table, void *out);
+
+/*
+ * "a=1,b.c=2,b.d.0=x" -> an object of strings, nested objects and, where all keys of an object are
+ * 0..n-1, arrays. `implied_key`: the name of a first value without "=", NULL for none. A text that
+ * begins with "{" is read as JSON instead, and *ret_syntax says which. The caller releases the
+ * object with json_object_put(). Limits: 64 KiB of text, 32 levels, 1024 keys.
+ */
+int opts_read(const char *text, const char *implied_key, const char *where,
+              struct json_object **ret_object, enum opts_syntax *ret_syntax, struct err *err);
+
+/* "64k", "1.5G", "4096"; only non-negative results that are whole bytes. */
+int size_parse(const char *text, uint64_t *ret_bytes);
+/* "1.5 GiB" for people, into `text` (at least 32 bytes), which is returned. */
+const char *size_format(uint64_t bytes, char *text, size_t text_bytes);
+
+#endif

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a driver is: one table of hooks per file in src/drivers. The gate (io.c) is the only caller
+ * of the data hooks and has checked bounds, alignment, flags and permissions before, so hooks stay
+ * small.
+ *
+ * A missing data hook means: pass through to the child "file" when the driver is a filter, else not
+ * supported (read, write) or emulated by the gate (zero by writing zeroes, discard by doing nothing,
+ * extents as one stretch of data).
+ *
+ * All hooks run in coroutines of the graph's loop and may wait, unless they say otherwise.
+ */
+#ifndef BLOCKSTEP_BLOCK_DRIVER_H
+#define BLOCKSTEP_BLOCK_DRIVER_H
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "base/opts.h"
+#include "loop/co.h"
+
+struct node;
+struct edge;
+
+enum io_flags {
+    IO_FUA = 1u << 0,         /* durable before the call returns */
+    IO_MAY_UNMAP = 1u << 1,   /* zero: the space may be given back */
+    IO_NO_FALLBACK = 1u << 2, /* zero: -EOPNOTSUPP rather than writing zeroes slowly */
+    IO_UNCHANGED = 1u << 3,   /* write: the bytes a reader sees do not change (needs only
+                               * PERM_WRITE_UNCHANGED); copies and merges below a running guest */
+};
+
+/* One request. It lives on the issuing coroutine's stack; who keeps the data beyond the call takes
+ * a reference on data.buf. zero and discard have no data. */
+struct io {
+    uint64_t offset_bytes, length_bytes;
+    struct buf_slice data; /* read, write: data.length_bytes == length_bytes */
+    unsigned flags;
+};
+
+enum extent_flags {
+    EXTENT_DATA = 1u << 0,  /* may read as anything */
+    EXTENT_ZERO = 1u << 1,  /* reads as zeroes */
+    EXTENT_HERE = 1u << 2,  /* an image with a backing child holds it itself */
+};
+
+struct extent {
+    uint64_t length_bytes; /* from the offset asked for; at least 1 */
+    unsigned flags;
+    unsigned depth;        /* 0: no layer holds it; 1: the node asked; 2: its backing node; ... */
+};
+
+/* What a parent needs of a child, or lets others do with it. */
+enum perm {
+    PERM_CONSISTENT_READ = 1u << 0,
+    PERM_WRITE = 1u << 1,
+    PERM_WRITE_UNCHANGED = 1u << 2,
+    PERM_RESIZE = 1u << 3,
+    PERM_ALL = (1u << 4) - 1,
+};
+
+struct driver {
+    const char *name;
+    bool is_filter;      /* shows what its child "file" shows */
+    bool orders_writes;  /* the gate runs overlapping writes, zeroes and discards one after the other */
+    bool internal;       /* cannot be made by blockdev-add */
+    size_t state_size;   /* zeroed; node->state */
+    size_t options_size; /* zeroed and filled by `opts`; node->options. 0: no options */
+    const struct opt *opts; /* beyond the common ones; OPT_CHILD(REN) entries are the children */
+
+    /*
+     * Control plane. At `open` the node's children given as options are attached already, and
+     * node->options filled. It sets node->length_bytes and node->limits (defaults: those of "file").
+     * `close` runs when no request is inside and before the children are detached; it is called
+     * only after a successful open.
+     */
+    int (*open)(struct node *node, struct err *err);
+    void (*close)(struct node *node);
+    /* Changes between read-only and read-write; missing: only the flag changes. */
+    int (*reopen)(struct node *node, bool read_only, struct err *err);
+    /* Children that come and go (quorum). The edge is attached before child_added and detached after
+     * child_removing, which may refuse. New edges are named by child_name (text of at least 32
+     * bytes). */
+    int (*child_name)(struct node *node, char *text, size_t text_bytes, struct err *err);
+    int (*child_added)(struct node *node, struct edge *edge, struct err *err);
+    int (*child_removing)(struct node *node, struct edge *edge, struct err *err);
+    /* What the node needs of this child and shares with the child's other parents, given what its
+     * own parents need and share in sum. Missing: filters pass both on; others need consistent-read,
+     * and write and resize when the node is not read-only, of "file", only consistent-read of any
+     * other child, and share everything but write and resize. Must not wait. */
+    void (*child_perms)(struct node *node, struct edge *edge, unsigned parents_need,
+                        unsigned parents_share, unsigned *ret_need, unsigned *ret_share);
+    /* Adds what only this driver knows to query-named-block-nodes' "driver-specific" object. Must
+     * not wait. */
+    int (*describe)(struct node *node, struct json_object *object);
+
+    /* Data plane: 0 or -errno. */
+    int (*read)(struct node *node, struct io *io);
+    int (*write)(struct node *node, struct io *io);
+    int (*zero)(struct node *node, struct io *io);
+    int (*discard)(struct node *node, struct io *io);
+    int (*flush)(struct node *node);
+    int (*extents)(struct node *node, uint64_t offset_bytes, uint64_t length_bytes,
+                   struct extent *ret_extent);
+
+    /*
+     * Emptying an image with a backing child, in two steps so that a group can empty all or none.
+     * `empty_prepare` does what can fail, and changes nothing that a reader sees; after it either
+     * `empty_commit` (cannot fail, constant time, must not wait) or `empty_abort`. No request is
+     * inside the node from before the first to after the last.
+     */
+    int (*empty_prepare)(struct node *node, struct err *err);
+    void (*empty_commit)(struct node *node);
+    void (*empty_abort)(struct node *node);
+};
+
+#endif

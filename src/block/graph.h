@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The graph of nodes: made from options, changed under live I/O.
+ *
+ * Every change either happens whole or not at all. Functions that wait let other coroutines run:
+ * changes of one graph exclude each other by a mutex inside (graph->change), so callers need not.
+ */
+#ifndef BLOCKSTEP_BLOCK_GRAPH_H
+#define BLOCKSTEP_BLOCK_GRAPH_H
+
+#include "block/node.h"
+
+struct graph;
+
+/* `drivers`: NULL-terminated table; it outlives the graph. NULL when memory is out. */
+struct graph *graph_new(struct loop *loop, const struct driver *const *drivers);
+/* Closes all nodes. No root may be attached any more (asserted). */
+void graph_free(struct graph *graph) MAY_WAIT;
+struct loop *graph_loop(const struct graph *graph);
+/* Where drivers keep what is the whole graph's (the replication group's listener, say). */
+void graph_set_events(struct graph *graph,
+                      void (*event)(void *arg, const char *name, struct json_object *data), void *arg);
+/* Tells the owner of an event (QMP's name and data); takes the reference on `data`. Must not wait. */
+void graph_event(struct graph *graph, const char *name, struct json_object *data);
+
+/*
+ * Makes a node, and the nodes that its options define inline. Common options: driver, node-name,
+ * read-only (default off), detect-zeroes, discard, cache.direct, cache.no-flush, auto-read-only.
+ * With `require_name` a node-name must be given and the node is `named`.
+ */
+int graph_add(struct graph *graph, struct json_object *options, enum opts_syntax syntax,
+              const char *where, bool require_name, struct node **ret_node, struct err *err) MAY_WAIT;
+/* Takes the name away; refused while the node has parents or a blocker. */
+int graph_del(struct graph *graph, const char *node_name, struct err *err) MAY_WAIT;
+
+/* NULL when there is none. Finds by node name, then by the id of an export device alias if any. */
+struct node *graph_find(struct graph *graph, const char *node_name);
+/* As graph_find, with an error that says what names there are. */
+int graph_get(struct graph *graph, const char *node_name, struct node **ret_node, struct err *err);
+/* Iterates in the order of making: NULL begins and ends. */
+struct node *graph_next(struct graph *graph, struct node *node);
+
+/* A user's own edge. `need` and `share`: enum perm. */
+int graph_attach_root(struct graph *graph, struct node *node, const char *name, unsigned need,
+                      unsigned share, const struct edge_user_ops *ops, void *user,
+                      struct edge **ret_edge, struct err *err) MAY_WAIT;
+/* An edge from one node to another beyond those of its options. */
+int graph_attach_child(struct graph *graph, struct node *parent, struct node *child, const char *name,
+                       struct edge **ret_edge, struct err *err) MAY_WAIT;
+/* Waits until nobody is inside, then detaches. NULL is fine. A child that is neither named nor used
+ * any more is closed. */
+void graph_detach(struct edge *edge) MAY_WAIT;
+
+/* Adds or removes a child by the parent's child hooks (quorum). */
+int graph_child_add(struct graph *graph, struct node *parent, struct node *child, struct err *err) MAY_WAIT;
+int graph_child_del(struct graph *graph, struct node *parent, const char *edge_name, struct err *err) MAY_WAIT;
+
+/* Leads an edge to another node of the same length, under live I/O. */
+int graph_replace(struct edge *edge, struct node *child, struct err *err) MAY_WAIT;
+/* Leads all parents of `from` to `to`, save the edges whose parent is `to` (a filter above `from`)
+ * and the one called `keep` (may be NULL). */
+int graph_replace_node(struct graph *graph, struct node *from, struct node *to, const struct edge *keep,
+                       struct err *err) MAY_WAIT;
+
+/* Read-only to read-write and back. */
+int graph_reopen(struct node *node, bool read_only, struct err *err) MAY_WAIT;
+
+/*
+ * Holds new requests at the roots above these nodes and waits until those inside have ended, so that
+ * whole requests have reached every disk below or have not begun. All roots are closed before any
+ * is waited for. Nests. Requests of the caller's own must not be inside.
+ */
+struct graph_drain {
+    struct edge **edges;
+    size_t count;
+};
+int graph_drain_begin(struct node *const *nodes, size_t count, struct graph_drain *drain) MAY_WAIT;
+void graph_drain_end(struct graph_drain *drain);
+
+/* True when `node` is `ancestor`, or below it. */
+bool graph_is_below(struct node *node, struct node *ancestor);
+
+/* Recomputes permissions after a change of what a root needs; -EPERM names both sides. */
+int graph_set_perms(struct edge *root, unsigned need, unsigned share, struct err *err) MAY_WAIT;
+
+#endif

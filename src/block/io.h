@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The one gate to every node. Checks bounds, alignment, flags and permissions, orders writes where
+ * the node wants it, splits and copies where it must, emulates what the driver lacks, counts, and
+ * calls the hook.
+ *
+ * Errors: -EINVAL beyond the end (read, discard), -ENOSPC beyond the end (write, zero), -EPERM on a
+ * read-only node or an edge without the permission, -EOPNOTSUPP, or what the driver returned. Zero
+ * length is fine and does nothing.
+ */
+#ifndef BLOCKSTEP_BLOCK_IO_H
+#define BLOCKSTEP_BLOCK_IO_H
+
+#include "block/node.h"
+
+int io_read(struct edge *edge, const struct io *io) MAY_WAIT;
+int io_write(struct edge *edge, const struct io *io) MAY_WAIT;
+int io_zero(struct edge *edge, const struct io *io) MAY_WAIT;
+int io_discard(struct edge *edge, const struct io *io) MAY_WAIT;
+int io_flush(struct edge *edge) MAY_WAIT;
+
+/* The first stretch at the offset that is of one kind; the caller asks again behind it. */
+int io_extents(struct edge *edge, uint64_t offset_bytes, uint64_t length_bytes,
+               struct extent *ret_extent) MAY_WAIT;
+
+/* How much of [offset, offset + length) from its start the layers from the edge's node down to, and
+ * without, `base` hold (*ret_held) or do not hold, and for how many bytes it stays so. */
+int io_held(struct edge *edge, const struct node *base, uint64_t offset_bytes, uint64_t length_bytes,
+            bool *ret_held, uint64_t *ret_length_bytes) MAY_WAIT;
+
+#endif

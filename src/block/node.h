@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Nodes and edges. A node is a driver with state; an edge leads from a parent to a child. Parents are
+ * nodes, or users from outside the graph (exports, jobs), whose edges are called roots. All I/O
+ * enters a node through an edge, and each edge has a gate that counts who is inside and can be
+ * closed: inserting, replacing and draining need no more than that.
+ *
+ * The graph has no cycles, and a request holds locks only above the edge it waits at, so closing
+ * edges cannot deadlock.
+ */
+#ifndef BLOCKSTEP_BLOCK_NODE_H
+#define BLOCKSTEP_BLOCK_NODE_H
+
+#include "block/driver.h"
+#include "loop/co_sync.h"
+
+struct graph;
+
+#define NODE_NAME_BYTES 32 /* with the final zero, as in QEMU */
+#define EDGE_NAME_BYTES 64
+#define NODE_MAX_DEPTH  64
+
+struct node_limits {
+    uint32_t request_align_bytes; /* power of two; the gate does read-modify-write for smaller ones */
+    uint32_t memory_align_bytes;  /* power of two up to BUF_ALIGNMENT; the gate copies when it must */
+    uint32_t max_transfer_bytes;  /* the gate splits; 0: no limit below 32 MiB */
+    bool fua;                     /* the write hook honours IO_FUA; else the gate flushes */
+};
+
+struct io_count {
+    uint64_t requests, bytes, errors;
+};
+
+struct node_stats {
+    struct io_count read, write, zero, discard, flush;
+};
+
+struct node {
+    uint32_t magic; /* NODE_MAGIC: catches a stale pointer at first use */
+    const struct driver *driver;
+    struct graph *graph;
+    char name[NODE_NAME_BYTES];
+    void *state;
+    void *options;
+    struct json_object *options_json; /* as given, children replaced by node names; for queries */
+    uint64_t length_bytes;
+    struct node_limits limits;
+    bool read_only;
+    bool named;     /* by blockdev-add: stays until blockdev-del; else goes with its last parent */
+    bool opened;
+    struct list children; /* struct edge, link in_parent; in the order of attaching */
+    struct list parents;  /* struct edge, link in_child */
+    struct list in_graph;
+    struct list_link graph_link;
+    struct list blockers; /* struct node_blocker */
+    struct range_locks ranges; /* ordered writes, read-modify-write */
+    struct node_stats stats;
+    unsigned refs;        /* of whoever keeps a pointer across waits: node_ref */
+};
+
+#define NODE_MAGIC 0x6e6f6465u
+
+/* How a user from outside learns what happens to what it uses. All optional; none may wait. */
+struct edge_user_ops {
+    void (*resized)(struct edge *edge);
+    /* A description for error messages and queries, into text: "export 'disk0'". */
+    void (*describe)(struct edge *edge, char *text, size_t text_bytes);
+};
+
+struct edge {
+    struct node *parent; /* NULL: a root */
+    struct node *child;
+    struct graph *graph;
+    char name[EDGE_NAME_BYTES]; /* "file", "backing", "children.0"; roots: "export 'disk0'" */
+    unsigned need, share;       /* of enum perm */
+    struct co_gate gate;
+    const struct edge_user_ops *user_ops; /* roots */
+    void *user;
+    struct list_link in_parent, in_child;
+};
+
+static inline struct node *node_check(struct node *node)
+{
+    assert(node->magic == NODE_MAGIC);
+    return node;
+}
+
+/* The child's edge of that name, or NULL. */
+struct edge *node_child(struct node *node, const char *name);
+struct node *node_ref(struct node *node);
+void node_unref(struct node *node) MAY_WAIT; /* NULL is fine */
+
+/* Something forbids control operations on the node while it stands (a replication that runs). */
+struct node_blocker {
+    struct list_link link;
+    char reason[160];
+};
+void node_block(struct node *node, struct node_blocker *blocker, const char *fmt, ...) PRINTF_LIKE(3, 4);
+void node_unblock(struct node_blocker *blocker);
+/* 0, or -EBUSY with the blocker's reason. `operation` says what was attempted. */
+int node_check_blocked(struct node *node, const char *operation, struct err *err);
+
+#endif
