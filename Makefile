@@ -10,7 +10,7 @@ ARGS ?=
 
 NINJA_FLAGS := $(if $(filter 1,$(V)),--verbose,--quiet)
 
-.PHONY: all demo test bench fuzz soak install clean help deps-build deps-test deps-demo
+.PHONY: all demo test bench fuzz soak format install clean help deps-build deps-test deps-demo
 
 all: deps-build
 	@tools/configure $(BUILD) --prefix=$(PREFIX)
@@ -35,6 +35,9 @@ fuzz: deps-test
 soak: deps-test all
 	@tools/soak --build $(BUILD) $(ARGS)
 
+format:
+	@tools/format $(ARGS)
+
 install: all
 	@meson configure $(BUILD) -Dprefix=$(PREFIX)
 	@DESTDIR=$(DESTDIR) meson install -C $(BUILD)
@@ -49,6 +52,7 @@ help:
 	@echo 'make bench      speed, side by side with QEMU and nbdkit'
 	@echo 'make fuzz       each fuzzer for a minute (ARGS=--seconds=N for longer)'
 	@echo 'make soak       the simulator and the demo again and again (ARGS=--minutes=N)'
+	@echo 'make format     lay the C files out (ARGS="FILE...": only these)'
 	@echo 'make install    to PREFIX ($(PREFIX)), below DESTDIR when that is set'
 	@echo 'make clean      remove build/ and build-*/'
 	@echo
