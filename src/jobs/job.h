@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Jobs: long work beside live I/O. A job is one coroutine with progress, a speed limit, pause,
+ * cancel and one result, kept in its list until it is dismissed (at once, by default).
+ *
+ * States and events are those of QMP's query-jobs: JOB_STATUS_CHANGE for every change, and
+ * BLOCK_JOB_COMPLETED, BLOCK_JOB_CANCELLED, BLOCK_JOB_ERROR, BLOCK_JOB_READY. Events go through
+ * graph_event().
+ */
+#ifndef BLOCKSTEP_JOBS_JOB_H
+#define BLOCKSTEP_JOBS_JOB_H
+
+#include "block/graph.h"
+
+#define JOBS_MAX     64u
+#define JOB_ID_BYTES 64u
+
+enum job_status {
+    JOB_UNDEFINED, /* never seen from outside */
+    JOB_CREATED,
+    JOB_RUNNING,
+    JOB_PAUSED,
+    JOB_READY,
+    JOB_STANDBY, /* paused while ready */
+    JOB_WAITING,
+    JOB_PENDING,
+    JOB_ABORTING,
+    JOB_CONCLUDED,
+    JOB_NULL, /* gone */
+};
+const char *job_status_name(enum job_status status);
+
+struct job;
+
+struct job_list {
+    struct graph *graph;
+    struct list jobs; /* in the order of creation */
+    unsigned count;
+    struct co_queue changed;
+};
+
+struct job_driver {
+    const char *type; /* "commit", "mirror", "backup" */
+    size_t state_size; /* zeroed; job->state */
+    /* The work: 0 or -errno, with a text in job->err where there is more to say than the errno. It
+     * calls job_pause_point() between pieces and ends with its result when that is not 0. */
+    int (*run)(struct job *job);
+    /* Called by job-complete on a ready job; NULL: the job cannot be completed by hand. */
+    int (*complete)(struct job *job, struct err *err);
+    /* After the run, before the job is concluded: gives up edges and memory. May wait. */
+    void (*clean)(struct job *job);
+    bool keeps_copy_on_cancel; /* a cancel when ready is a completion (mirror) */
+};
+
+struct job {
+    struct list_link link;
+    struct job_list *list;
+    const struct job_driver *driver;
+    char id[JOB_ID_BYTES];
+    void *state;
+    enum job_status status;
+    unsigned refs;
+    unsigned pauses;
+    bool user_paused, waits_paused;
+    bool cancelled;   /* by a user */
+    bool interrupted; /* by the end of the daemon: what it did stays, a later one goes on */
+    bool auto_dismiss;
+    bool running;     /* the coroutine exists */
+    struct co *co;
+    struct co_queue changed;
+    int result;
+    struct err err;   /* of a failure */
+    uint64_t done_bytes, total_bytes;
+    uint64_t speed_bytes; /* per second; 0: no limit */
+    uint64_t slice_start_ns, slice_bytes;
+    uint64_t started_ns;
+    /* Tells whoever made the job. Called once, when the job is concluded; may wait. */
+    void (*ended)(struct job *job, void *arg);
+    void *ended_arg;
+};
+
+void job_list_init(struct job_list *list, struct graph *graph);
+/* Interrupts all jobs and waits until they have ended. */
+void job_list_end(struct job_list *list) MAY_WAIT;
+/* In the order of creation; NULL begins and ends. */
+struct job *job_next(struct job_list *list, struct job *job);
+int job_get(struct job_list *list, const char *id, struct job **ret_job, struct err *err);
+
+/* `id` NULL: one is made up. The job belongs to the list; `created` until job_start(). */
+int job_new(struct job_list *list, const struct job_driver *driver, const char *id,
+            struct job **ret_job, struct err *err);
+/* A job that was never started goes without a trace. */
+void job_drop(struct job *job);
+int job_start(struct job *job, struct err *err);
+struct job *job_ref(struct job *job);
+void job_unref(struct job *job); /* NULL is fine */
+
+/* --- the control protocol's verbs; all are for any job in the list --- */
+int job_pause(struct job *job, struct err *err);
+int job_resume(struct job *job, struct err *err);
+/* Asks; job_wait() tells when it has ended. `force`: also where a completion would be possible. */
+int job_cancel(struct job *job, bool force, struct err *err);
+int job_complete(struct job *job, struct err *err) MAY_WAIT;
+int job_dismiss(struct job *job, struct err *err);
+int job_set_speed(struct job *job, uint64_t bytes_per_second, struct err *err);
+/* The daemon ends: as cancel, but the job knows. */
+void job_interrupt(struct job *job);
+/* Until concluded; its result. The caller holds a reference. */
+int job_wait(struct job *job) MAY_WAIT;
+
+/* --- for the drivers --- */
+/* Waits while paused; -ECANCELED when the job shall end. */
+int job_pause_point(struct job *job) MAY_WAIT;
+/* As above, and waits as the speed limit wants it after another `bytes`. */
+int job_throttle(struct job *job, uint64_t bytes) MAY_WAIT;
+void job_set_ready(struct job *job);
+bool job_should_end(const struct job *job);
+/* Bytes per second since the start of the run, pauses included. */
+uint64_t job_rate(const struct job *job);
+
+/* --- for queries; NULL when memory is out --- */
+struct json_object *job_query(const struct job *job);       /* one entry of query-jobs */
+struct json_object *job_query_block(const struct job *job); /* one entry of query-block-jobs */
+
+#endif
