@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The QMP server: listeners, clients, and the dispatch of commands to tables of handlers. It knows
+ * the protocol and nothing of what the commands do.
+ *
+ * Each client has one coroutine that reads and runs its commands, one after the other, and one that
+ * sends. So a command that waits holds up its own client alone. Bounds: QMP_MAX_CLIENTS clients; a
+ * client that does not read its answers is not read from either; one that lets events pile up
+ * beyond QMP_OUT_MAX_BYTES is dropped, and the log says so.
+ */
+#ifndef BLOCKSTEP_CONTROL_QMP_H
+#define BLOCKSTEP_CONTROL_QMP_H
+
+#include "base/json.h"
+#include "base/opts.h"
+#include "loop/sock.h"
+
+#define QMP_MAX_CLIENTS      32u
+#define QMP_MAX_LISTENERS    16u
+/* Above the first no further command of the client is read; at the second it is dropped. */
+#define QMP_OUT_SOFT_BYTES   (64u * 1024)
+#define QMP_OUT_MAX_BYTES    (8u * 1024 * 1024)
+/* How long closing waits for clients to take what is queued for them. */
+#define QMP_CLOSE_TIMEOUT_NS (1 * NS_PER_S)
+
+/* The version of the protocol's reference whose commands and texts are followed. */
+#define QMP_QEMU_MAJOR 7
+#define QMP_QEMU_MINOR 2
+#define QMP_QEMU_MICRO 0
+
+/* What a listener's clients may do. */
+enum qmp_role {
+    QMP_ROLE_FULL,
+    QMP_ROLE_PEER, /* the other host: commands marked QMP_PEER, and no events */
+};
+
+struct qmp_server;
+
+/* One run of a command. */
+struct qmp_call {
+    void *context; /* given to qmp_server_new() */
+    struct qmp_server *server;
+    enum qmp_role role;
+    struct json_object *arguments; /* as they came; NULL: none. Borrowed */
+    struct json_object *result; /* the handler's answer, owned by the call; NULL: an empty object */
+};
+
+enum qmp_command_flags {
+    QMP_PEER = 1u << 0, /* the other host may run it */
+    QMP_RAW = 1u << 1,  /* arguments have no table: the handler reads call->arguments itself */
+};
+
+struct qmp_command {
+    const char *name; /* last entry of a table: NULL */
+    unsigned flags;
+    const struct opt *args; /* NULL: takes no arguments (or QMP_RAW) */
+    size_t args_size;
+    /* May wait. `args` is filled by the table and released after the call. */
+    int (*run)(struct qmp_call *call, void *args, struct err *err);
+};
+
+/* `tables`: NULL-terminated; they outlive the server. NULL when memory is out. */
+struct qmp_server *qmp_server_new(struct loop *loop, const struct qmp_command *const *tables,
+                                  void *context);
+/* After qmp_server_close(). NULL is fine. */
+void qmp_server_free(struct qmp_server *server);
+
+int qmp_server_listen(struct qmp_server *server, const struct sock_address *address,
+                      enum qmp_role role, struct err *err) MAY_WAIT;
+/* The address that the listener really has; NULL: there are fewer. */
+const char *qmp_server_address(const struct qmp_server *server, size_t index);
+
+/* Sends an event to all clients that have negotiated. Takes the reference on `data` (NULL: none).
+ * Does not wait. */
+void qmp_server_event(struct qmp_server *server, const char *name, struct json_object *data);
+
+/* Takes no new clients from now on. */
+void qmp_server_stop_accepting(struct qmp_server *server);
+/* Lets commands under way end and clients take their answers (for QMP_CLOSE_TIMEOUT_NS), then closes
+ * everything. Not from within a command. */
+void qmp_server_close(struct qmp_server *server) MAY_WAIT;
+
+struct qmp_stats {
+    size_t clients;
+    uint64_t commands;
+    uint64_t errors;  /* answers that were errors */
+    uint64_t dropped; /* clients dropped for not reading */
+};
+struct qmp_stats qmp_server_stats(const struct qmp_server *server);
+
+/* The name of an error's class in the protocol. */
+const char *qmp_error_class(enum err_kind kind);
+
+#endif

@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The protocol's rules for one request: its form, the negotiation, the look-up, the arguments, and
+ * the form of the answer. Error texts are QEMU's where managers read them.
+ */
+#include "control/qmp_dispatch.h"
+
+#include "base/log.h"
+
+#include <errno.h>
+#include <string.h>
+
+const char *qmp_error_class(enum err_kind kind)
+{
+    static const char *const names[] = {
+        [ERR_GENERIC] = "GenericError",
+        [ERR_COMMAND_NOT_FOUND] = "CommandNotFound",
+        [ERR_DEVICE_NOT_ACTIVE] = "DeviceNotActive",
+        [ERR_DEVICE_NOT_FOUND] = "DeviceNotFound",
+        [ERR_KVM_MISSING_CAP] = "KVMMissingCap",
+    };
+
+    return (size_t)kind < ARRAY_LEN(names) ? names[kind] : names[ERR_GENERIC];
+}
+
+/* Gives `object` back, or NULL when one of the additions failed. */
+static struct json_object *built(struct json_object *object, int failed)
+{
+    if (failed == 0)
+        return object;
+    json_object_put(object);
+    return NULL;
+}
+
+struct json_object *qmp_version(void)
+{
+    struct json_object *version = json_object_new_object();
+    struct json_object *qemu = json_object_new_object();
+    int r = 0;
+
+    if (version == NULL || qemu == NULL) {
+        json_object_put(qemu);
+        return built(version, -ENOMEM);
+    }
+    r |= json_add_int(qemu, "micro", QMP_QEMU_MICRO);
+    r |= json_add_int(qemu, "minor", QMP_QEMU_MINOR);
+    r |= json_add_int(qemu, "major", QMP_QEMU_MAJOR);
+    r |= json_add(version, "qemu", qemu);
+    r |= json_add_string(version, "package", "blockstep-" BLOCKSTEP_VERSION);
+    return built(version, r);
+}
+
+struct json_object *qmp_greeting(void)
+{
+    struct json_object *greeting = json_object_new_object();
+    struct json_object *body = json_object_new_object();
+    int r = 0;
+
+    if (greeting == NULL || body == NULL) {
+        json_object_put(body);
+        return built(greeting, -ENOMEM);
+    }
+    r |= json_add(body, "version", qmp_version());
+    r |= json_add(body, "capabilities", json_object_new_array());
+    r |= json_add(greeting, "QMP", body);
+    return built(greeting, r);
+}
+
+static int add_id(struct json_object *answer, struct json_object *id)
+{
+    return id == NULL ? 0 : json_add(answer, "id", json_object_get(id));
+}
+
+struct json_object *qmp_error(const struct err *err, struct json_object *id)
+{
+    struct json_object *answer = json_object_new_object();
+    struct json_object *error = json_object_new_object();
+    int r = 0;
+
+    if (answer == NULL || error == NULL) {
+        json_object_put(error);
+        return built(answer, -ENOMEM);
+    }
+    r |= json_add_string(error, "class", qmp_error_class(err->kind));
+    r |= json_add_string(error, "desc", err->text);
+    r |= json_add(answer, "error", error);
+    r |= add_id(answer, id);
+    return built(answer, r);
+}
+
+struct json_object *qmp_event(uint64_t wall_ns, const char *name, struct json_object *data)
+{
+    struct json_object *event = json_object_new_object();
+    struct json_object *stamp = json_object_new_object();
+    int r = 0;
+
+    if (event == NULL || stamp == NULL) {
+        json_object_put(stamp);
+        json_object_put(data);
+        return built(event, -ENOMEM);
+    }
+    r |= json_add_uint(stamp, "seconds", wall_ns / NS_PER_S);
+    r |= json_add_uint(stamp, "microseconds", wall_ns % NS_PER_S / NS_PER_US);
+    r |= json_add(event, "timestamp", stamp);
+    r |= json_add_string(event, "event", name);
+    if (data != NULL)
+        r |= json_add(event, "data", data);
+    return built(event, r);
+}
+
+const struct qmp_command *qmp_command_find(const struct qmp_command *const *tables,
+                                           enum qmp_role role, const char *name)
+{
+    for (; *tables != NULL; tables++) {
+        for (const struct qmp_command *command = *tables; command->name != NULL; command++) {
+            if (strcmp(command->name, name) == 0)
+                return role == QMP_ROLE_FULL || (command->flags & QMP_PEER) ? command : NULL;
+        }
+    }
+    return NULL;
+}
+
+/* What QEMU calls the type of an option's value; NULL: any will do here. */
+static const char *type_name(enum opt_type type)
+{
+    switch (type) {
+    case OPT_STRING:
+    case OPT_ENUM:
+        return "string";
+    case OPT_BOOL:
+        return "boolean";
+    case OPT_UINT:
+        return "integer";
+    case OPT_OBJECT:
+    case OPT_UNION:
+        return "object";
+    case OPT_STRINGS:
+    case OPT_CHILDREN:
+        return "array";
+    case OPT_SIZE:
+    case OPT_CHILD:
+    case OPT_ANY:
+        break;
+    }
+    return NULL;
+}
+
+static bool type_fits(enum opt_type type, struct json_object *value)
+{
+    switch (type) {
+    case OPT_STRING:
+    case OPT_ENUM:
+        return json_object_is_type(value, json_type_string);
+    case OPT_BOOL:
+        return json_object_is_type(value, json_type_boolean);
+    case OPT_UINT:
+        return json_object_is_type(value, json_type_int);
+    case OPT_OBJECT:
+    case OPT_UNION:
+        return json_object_is_type(value, json_type_object);
+    case OPT_STRINGS:
+    case OPT_CHILDREN:
+        return json_object_is_type(value, json_type_array);
+    case OPT_SIZE:
+    case OPT_CHILD:
+    case OPT_ANY:
+        break;
+    }
+    return true;
+}
+
+static int check_enum(const struct opt *opt, struct json_object *value, struct err *err)
+{
+    const char *text = json_object_get_string(value);
+
+    for (const char *const *name = opt->values; *name != NULL; name++) {
+        if (strcmp(*name, text) == 0)
+            return 0;
+    }
+    return err_set(err, -EINVAL, "Parameter '%s' does not accept value '%s'", opt->name, text);
+}
+
+static bool table_has(const struct opt *table, const char *name)
+{
+    for (; table != NULL && table->name != NULL; table++) {
+        if (strcmp(table->name, name) == 0)
+            return true;
+    }
+    return false;
+}
+
+int qmp_check_arguments(const struct opt *table, struct json_object *arguments, struct err *err)
+{
+    for (const struct opt *opt = table; opt != NULL && opt->name != NULL; opt++) {
+        struct json_object *value = NULL;
+
+        if (!json_object_object_get_ex(arguments, opt->name, &value)) {
+            if (opt->required)
+                return err_set(err, -EINVAL, "Parameter '%s' is missing", opt->name);
+            continue;
+        }
+        if (!type_fits(opt->type, value))
+            return err_set(err, -EINVAL, "Invalid parameter type for '%s', expected: %s", opt->name,
+                           type_name(opt->type));
+        if (opt->type == OPT_ENUM && check_enum(opt, value, err) < 0)
+            return err->code;
+    }
+    if (arguments == NULL)
+        return 0;
+    json_object_object_foreach(arguments, key, member)
+    {
+        (void)member;
+        if (!table_has(table, key))
+            return err_set(err, -EINVAL, "Parameter '%s' is unexpected", key);
+    }
+    return 0;
+}
+
+struct request {
+    const char *name;
+    struct json_object *arguments;
+};
+
+/* Checks the request's form. */
+static int read_request(struct json_object *object, struct request *request, struct err *err)
+{
+    if (!json_object_is_type(object, json_type_object))
+        return err_set(err, -EINVAL, "QMP input must be a JSON object");
+    json_object_object_foreach(object, key, value)
+    {
+        if (strcmp(key, "execute") == 0) {
+            if (!json_object_is_type(value, json_type_string))
+                return err_set(err, -EINVAL, "QMP input member 'execute' must be a string");
+            request->name = json_object_get_string(value);
+        } else if (strcmp(key, "arguments") == 0) {
+            if (!json_object_is_type(value, json_type_object))
+                return err_set(err, -EINVAL, "QMP input member 'arguments' must be an object");
+            request->arguments = value;
+        } else if (strcmp(key, "id") != 0) {
+            return err_set(err, -EINVAL, "QMP input member '%s' is unexpected", key);
+        }
+    }
+    if (request->name == NULL)
+        return err_set(err, -EINVAL, "QMP input lacks member 'execute'");
+    return 0;
+}
+
+static int find_command(struct qmp_session *session, const struct request *request,
+                        const struct qmp_command **ret_command, struct err *err)
+{
+    bool negotiates = strcmp(request->name, "qmp_capabilities") == 0;
+    const struct qmp_command *command;
+
+    if (!session->negotiated && !negotiates)
+        return err_set_kind(err, ERR_COMMAND_NOT_FOUND, -ENOENT,
+                            "Expecting capabilities negotiation with 'qmp_capabilities'");
+    if (session->negotiated && negotiates)
+        return err_set_kind(err, ERR_COMMAND_NOT_FOUND, -ENOENT,
+                            "Capabilities negotiation is already complete, command ignored");
+    command = qmp_command_find(session->tables, session->role, request->name);
+    if (command == NULL)
+        return err_set_kind(err, ERR_COMMAND_NOT_FOUND, -ENOENT,
+                            "The command %s has not been found", request->name);
+    *ret_command = command;
+    return 0;
+}
+
+static int run_command(const struct qmp_command *command, struct qmp_call *call, struct err *err)
+    MAY_WAIT
+{
+    void *args = NULL;
+    struct json_object *empty = NULL;
+    struct json_object *arguments = call->arguments;
+    int r;
+
+    if (command->flags & QMP_RAW)
+        return command->run(call, NULL, err);
+    r = qmp_check_arguments(command->args, arguments, err);
+    if (r < 0 || command->args == NULL)
+        return r < 0 ? r : command->run(call, NULL, err);
+
+    if (arguments == NULL)
+        arguments = empty = json_object_new_object();
+    args = calloc(1, command->args_size);
+    if (args == NULL || arguments == NULL) {
+        r = err_no_memory(err);
+    } else {
+        r = opts_parse(command->args, arguments, OPTS_JSON, command->name, NULL, args, err);
+        if (r == 0) {
+            r = command->run(call, args, err);
+            opts_release(command->args, args);
+        }
+    }
+    free(args);
+    json_object_put(empty);
+    return r;
+}
+
+static struct json_object *answer_result(struct json_object *result, struct json_object *id)
+{
+    struct json_object *answer = json_object_new_object();
+    int r;
+
+    if (result == NULL)
+        result = json_object_new_object();
+    if (answer == NULL) {
+        json_object_put(result);
+        return NULL;
+    }
+    r = json_add(answer, "return", result);
+    r |= add_id(answer, id);
+    return built(answer, r);
+}
+
+struct json_object *qmp_dispatch(struct qmp_session *session, struct json_object *request)
+{
+    struct qmp_call call = {
+        .context = session->context,
+        .server = session->server,
+        .role = session->role,
+    };
+    const struct qmp_command *command = NULL;
+    struct request parts = {0};
+    struct json_object *id = NULL;
+    struct err err = ERR_INIT;
+    int r;
+
+    if (json_object_is_type(request, json_type_object))
+        json_object_object_get_ex(request, "id", &id);
+    r = read_request(request, &parts, &err);
+    if (r == 0)
+        r = find_command(session, &parts, &command, &err);
+    if (r == 0) {
+        TRACE("qmp.command", "%s", parts.name);
+        call.arguments = parts.arguments;
+        r = run_command(command, &call, &err);
+    }
+    if (r < 0) {
+        json_object_put(call.result);
+        return qmp_error(&err, id);
+    }
+    if (strcmp(command->name, "qmp_capabilities") == 0)
+        session->negotiated = true;
+    return answer_result(call.result, id);
+}

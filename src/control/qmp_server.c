@@ -1,0 +1,480 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The QMP server's sockets: who listens, who is connected, what is queued for whom. */
+#include "control/qmp_dispatch.h"
+
+#include "base/log.h"
+#include "loop/co_sync.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define RECV_BYTES      (16u * 1024)
+#define SEND_BATCH      64
+#define ACCEPT_RETRY_NS (100 * NS_PER_MS)
+#define LINGER_NS       (10 * NS_PER_S) /* for taking the last answers after the end of input */
+#define PEER_NAME_BYTES 128
+
+struct qmp_listener {
+    struct list_link link;
+    struct qmp_server *server;
+    struct sock *sock;
+    enum qmp_role role;
+    bool accepting;
+    bool running; /* its coroutine lives */
+};
+
+/* One line that waits to be sent. */
+struct qmp_out {
+    struct list_link link;
+    size_t length_bytes;
+    char bytes[];
+};
+
+struct qmp_client {
+    struct list_link link;
+    struct qmp_server *server;
+    struct sock *sock;
+    struct qmp_session session;
+    char peer[PEER_NAME_BYTES];
+    struct json_reader *reader;
+    struct list out; /* struct qmp_out */
+    size_t out_bytes;
+    struct co_queue filled;  /* the sender waits */
+    struct co_queue drained; /* the reader waits for room */
+    bool gone;               /* no more to be sent */
+    bool finishing;          /* the sender ends when nothing is queued */
+    bool in_command;
+    unsigned coroutines;
+    char input[RECV_BYTES];
+};
+
+struct qmp_server {
+    struct loop *loop;
+    const struct qmp_command *const *tables;
+    void *context;
+    struct list listeners, clients;
+    size_t client_count, listener_count;
+    bool closing;
+    struct co_queue changed; /* a coroutine of ours has ended, a client's queue has run empty */
+    struct qmp_stats stats;
+};
+
+struct qmp_server *qmp_server_new(struct loop *loop, const struct qmp_command *const *tables,
+                                  void *context)
+{
+    struct qmp_server *server = calloc(1, sizeof(*server));
+
+    if (server == NULL)
+        return NULL;
+    server->loop = loop;
+    server->tables = tables;
+    server->context = context;
+    list_init(&server->listeners);
+    list_init(&server->clients);
+    co_queue_init(&server->changed);
+    return server;
+}
+
+void qmp_server_free(struct qmp_server *server)
+{
+    if (server == NULL)
+        return;
+    assert(list_empty(&server->clients));
+    assert(list_empty(&server->listeners));
+    free(server);
+}
+
+struct qmp_stats qmp_server_stats(const struct qmp_server *server)
+{
+    struct qmp_stats stats = server->stats;
+
+    stats.clients = server->client_count;
+    return stats;
+}
+
+/* --- output --- */
+
+/* Cuts the connection; the client's coroutines then end. */
+static void client_drop(struct qmp_client *client)
+{
+    client->gone = true;
+    sock_shutdown(client->sock, 0);
+    co_queue_wake_all(&client->filled);
+    co_queue_wake_all(&client->drained);
+}
+
+static void client_queue(struct qmp_client *client, const char *text, size_t length_bytes)
+{
+    struct qmp_out *out;
+
+    if (client->gone)
+        return;
+    if (client->out_bytes + length_bytes > QMP_OUT_MAX_BYTES) {
+        client->server->stats.dropped++;
+        log_warning("qmp", "client %s does not read: dropped with %zu bytes waiting for it",
+                    client->peer, client->out_bytes);
+        client_drop(client);
+        return;
+    }
+    out = malloc(sizeof(*out) + length_bytes + 2);
+    if (out == NULL) {
+        log_error("qmp", "out of memory for an answer: client %s dropped", client->peer);
+        client_drop(client);
+        return;
+    }
+    out->link = (struct list_link){0};
+    out->length_bytes = length_bytes + 2;
+    memcpy(out->bytes, text, length_bytes);
+    memcpy(out->bytes + length_bytes, "\r\n", 2);
+    list_push_back(&client->out, &out->link);
+    client->out_bytes += out->length_bytes;
+    co_queue_wake_all(&client->filled);
+}
+
+/* Takes the reference on `value`; NULL (memory is out) drops the client, as it waits in vain. */
+static void client_answer(struct qmp_client *client, struct json_object *value)
+{
+    size_t length_bytes;
+    CLEANUP(free_ptr) char *text = value != NULL ? qmp_text(value, &length_bytes) : NULL;
+
+    json_object_put(value);
+    if (text != NULL) {
+        client_queue(client, text, length_bytes);
+        return;
+    }
+    log_error("qmp", "out of memory for an answer: client %s dropped", client->peer);
+    client_drop(client);
+}
+
+static void client_discard_output(struct qmp_client *client)
+{
+    struct qmp_out *out;
+
+    while ((out = LIST_POP_FRONT(&client->out, struct qmp_out, link)) != NULL)
+        free(out);
+    client->out_bytes = 0;
+}
+
+/* Sends what stands at the head of the queue; it stays there until it is sent. */
+static int client_send_batch(struct qmp_client *client) MAY_WAIT
+{
+    struct iovec iov[SEND_BATCH];
+    int count = 0;
+    int r;
+
+    LIST_FOR_EACH(out, &client->out, struct qmp_out, link) {
+        if (count == SEND_BATCH)
+            break;
+        iov[count++] = (struct iovec){out->bytes, out->length_bytes};
+    }
+    r = sock_send(client->sock, iov, count);
+    if (r < 0)
+        return r;
+    while (count-- > 0) {
+        struct qmp_out *out = LIST_POP_FRONT(&client->out, struct qmp_out, link);
+
+        client->out_bytes -= out->length_bytes;
+        free(out);
+    }
+    return 0;
+}
+
+static void client_leave(struct qmp_client *client);
+
+static void client_sender(void *arg) MAY_WAIT
+{
+    struct qmp_client *client = arg;
+
+    for (;;) {
+        while (list_empty(&client->out) && !client->gone && !client->finishing)
+            co_queue_wait(&client->filled);
+        if (client->gone || list_empty(&client->out))
+            break;
+        if (client_send_batch(client) < 0) {
+            client_drop(client);
+            break;
+        }
+        co_queue_wake_all(&client->drained);
+        co_queue_wake_all(&client->server->changed);
+    }
+    client->gone = true;
+    client_leave(client);
+}
+
+void qmp_server_event(struct qmp_server *server, const char *name, struct json_object *data)
+{
+    struct json_object *event = qmp_event(loop_wall_ns(server->loop), name, data);
+    size_t length_bytes;
+    CLEANUP(free_ptr) char *text = event != NULL ? qmp_text(event, &length_bytes) : NULL;
+
+    json_object_put(event);
+    TRACE("qmp.event", "%s", name);
+    if (text == NULL) {
+        log_error("qmp", "out of memory: event %s is lost", name);
+        return;
+    }
+    LIST_FOR_EACH(client, &server->clients, struct qmp_client, link) {
+        if (client->session.negotiated && client->session.role == QMP_ROLE_FULL)
+            client_queue(client, text, length_bytes);
+    }
+}
+
+/* --- input --- */
+
+static void client_run(struct qmp_client *client, struct json_object *request) MAY_WAIT
+{
+    struct json_object *answer;
+
+    client->in_command = true;
+    client->server->stats.commands++;
+    answer = qmp_dispatch(&client->session, request);
+    client->in_command = false;
+    json_object_put(request);
+    if (answer != NULL && json_object_object_get_ex(answer, "error", NULL))
+        client->server->stats.errors++;
+    client_answer(client, answer);
+    co_queue_wake_all(&client->server->changed);
+}
+
+/* Runs what the bytes hold; stops early when the client is gone. */
+static void client_consume(struct qmp_client *client, const char *bytes, size_t length_bytes)
+    MAY_WAIT
+{
+    while (length_bytes > 0 && !client->gone && !client->server->closing) {
+        struct json_object *value = NULL;
+        struct err err = ERR_INIT;
+        size_t used = 0;
+        int r = json_reader_feed(client->reader, bytes, length_bytes, &used, &value, &err);
+
+        bytes += used;
+        length_bytes -= used;
+        if (r > 0) {
+            client_run(client, value);
+        } else if (r < 0) {
+            client->server->stats.errors++;
+            client_answer(client, qmp_error(&err, NULL));
+        } else {
+            assert(length_bytes == 0);
+        }
+        while (client->out_bytes > QMP_OUT_SOFT_BYTES && !client->gone && !client->server->closing)
+            co_queue_wait(&client->drained);
+    }
+}
+
+static void client_reader(void *arg) MAY_WAIT
+{
+    struct qmp_client *client = arg;
+
+    while (!client->gone && !client->server->closing) {
+        ssize_t got = sock_recv(client->sock, client->input, sizeof(client->input));
+
+        if (got <= 0)
+            break;
+        client_consume(client, client->input, (size_t)got);
+    }
+    /* A client may shut its sending side and still read: what is queued goes out first. */
+    client->finishing = true;
+    sock_deadline(client->sock, loop_now_ns(client->server->loop) + LINGER_NS);
+    co_queue_wake_all(&client->filled);
+    client_leave(client);
+}
+
+/* --- life --- */
+
+static void client_leave(struct qmp_client *client)
+{
+    struct qmp_server *server = client->server;
+
+    assert(client->coroutines > 0);
+    if (--client->coroutines > 0)
+        return;
+    log_debug("qmp", "client %s has left", client->peer);
+    list_remove(&client->link);
+    server->client_count--;
+    client_discard_output(client);
+    json_reader_free(client->reader);
+    sock_close(client->sock);
+    free(client);
+    co_queue_wake_all(&server->changed);
+}
+
+static int client_start(struct qmp_client *client)
+{
+    struct qmp_server *server = client->server;
+    int r;
+
+    list_push_back(&server->clients, &client->link);
+    server->client_count++;
+    /* Counted for both before either runs, so that the first to end does not free the client. */
+    client->coroutines = 2;
+    r = co_spawn(server->loop, "qmp-send", client_sender, client);
+    if (r < 0) {
+        client->coroutines = 1;
+        client_leave(client);
+        return r;
+    }
+    r = co_spawn(server->loop, "qmp-read", client_reader, client);
+    if (r < 0) {
+        client->coroutines = 1;
+        client_drop(client);
+        return r;
+    }
+    log_debug("qmp", "client %s is here", client->peer);
+    client_answer(client, qmp_greeting());
+    return 0;
+}
+
+/* Takes the socket. */
+static int client_new(struct qmp_listener *listener, struct sock *sock)
+{
+    struct qmp_server *server = listener->server;
+    struct qmp_client *client = calloc(1, sizeof(*client));
+
+    if (client != NULL)
+        client->reader = json_reader_new();
+    if (client == NULL || client->reader == NULL) {
+        free(client);
+        sock_close(sock);
+        return -ENOMEM;
+    }
+    client->server = server;
+    client->sock = sock;
+    client->session = (struct qmp_session){
+        .server = server,
+        .tables = server->tables,
+        .context = server->context,
+        .role = listener->role,
+    };
+    snprintf(client->peer, sizeof(client->peer), "%s", sock_peer_name(sock));
+    list_init(&client->out);
+    co_queue_init(&client->filled);
+    co_queue_init(&client->drained);
+    return client_start(client);
+}
+
+static void listener_accept(struct qmp_listener *listener, struct sock *sock)
+{
+    int r;
+
+    if (listener->server->client_count >= QMP_MAX_CLIENTS) {
+        log_warning("qmp", "%s refused: %u clients are connected already", sock_peer_name(sock),
+                    QMP_MAX_CLIENTS);
+        sock_close(sock);
+        return;
+    }
+    r = client_new(listener, sock);
+    if (r < 0)
+        log_error("qmp", "cannot serve a client: %s", strerror(-r));
+}
+
+static void listener_run(void *arg) MAY_WAIT
+{
+    struct qmp_listener *listener = arg;
+
+    while (listener->accepting) {
+        struct sock *sock = NULL;
+        int r = sock_accept(listener->sock, &sock);
+
+        if (r == 0 && listener->accepting) {
+            listener_accept(listener, sock);
+        } else if (r == 0) {
+            sock_close(sock);
+        } else if (listener->accepting) {
+            log_warning("qmp", "cannot accept on %s: %s", sock_local_name(listener->sock),
+                        strerror(-r));
+            co_sleep(ACCEPT_RETRY_NS);
+        }
+    }
+    listener->running = false;
+    co_queue_wake_all(&listener->server->changed);
+}
+
+int qmp_server_listen(struct qmp_server *server, const struct sock_address *address,
+                      enum qmp_role role, struct err *err)
+{
+    CLEANUP(free_ptr) struct qmp_listener *listener = NULL;
+    int r;
+
+    if (server->listener_count >= QMP_MAX_LISTENERS)
+        return err_set(err, -EMFILE, "there are %u control listeners already", QMP_MAX_LISTENERS);
+    listener = calloc(1, sizeof(*listener));
+    if (listener == NULL)
+        return err_no_memory(err);
+    listener->server = server;
+    listener->role = role;
+    r = sock_listen(server->loop, address, &listener->sock, err);
+    if (r < 0)
+        return r;
+    listener->accepting = listener->running = true;
+    r = co_spawn(server->loop, "qmp-accept", listener_run, listener);
+    if (r < 0) {
+        sock_close(listener->sock);
+        return err_no_memory(err);
+    }
+    log_info("qmp", "listening on %s%s", sock_local_name(listener->sock),
+             role == QMP_ROLE_PEER ? " for the peer" : "");
+    list_push_back(&server->listeners, &listener->link);
+    server->listener_count++;
+    (void)TAKE_PTR(listener);
+    return 0;
+}
+
+const char *qmp_server_address(const struct qmp_server *server, size_t index)
+{
+    LIST_FOR_EACH(listener, &server->listeners, struct qmp_listener, link) {
+        if (index-- == 0)
+            return sock_local_name(listener->sock);
+    }
+    return NULL;
+}
+
+void qmp_server_stop_accepting(struct qmp_server *server)
+{
+    LIST_FOR_EACH(listener, &server->listeners, struct qmp_listener, link) {
+        listener->accepting = false;
+        sock_shutdown(listener->sock, 0);
+    }
+}
+
+static bool output_waits(const struct qmp_server *server)
+{
+    LIST_FOR_EACH(client, &server->clients, struct qmp_client, link) {
+        if (!client->gone && (client->in_command || !list_empty(&client->out)))
+            return true;
+    }
+    return false;
+}
+
+static void close_listeners(struct qmp_server *server) MAY_WAIT
+{
+    struct qmp_listener *listener;
+
+    qmp_server_stop_accepting(server);
+    while (!list_empty(&server->listeners)) {
+        listener = LIST_ENTRY(list_first(&server->listeners), struct qmp_listener, link);
+        while (listener->running)
+            co_queue_wait(&server->changed);
+        list_remove(&listener->link);
+        server->listener_count--;
+        sock_close(listener->sock);
+        free(listener);
+    }
+}
+
+void qmp_server_close(struct qmp_server *server)
+{
+    uint64_t deadline_ns = loop_now_ns(server->loop) + QMP_CLOSE_TIMEOUT_NS;
+
+    server->closing = true;
+    close_listeners(server);
+    while (output_waits(server)) {
+        if (co_queue_wait_until(&server->changed, deadline_ns) == -ETIMEDOUT)
+            break;
+    }
+    LIST_FOR_EACH(client, &server->clients, struct qmp_client, link) {
+        client_drop(client);
+    }
+    while (!list_empty(&server->clients))
+        co_queue_wait(&server->changed);
+}
