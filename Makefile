@@ -26,8 +26,10 @@ demo: deps-demo all
 test: deps-test
 	@tools/run-tests $(ARGS)
 
-bench: deps-test all
-	@bench/run --build $(BUILD) $(ARGS)
+bench: deps-test
+	@tools/configure build-release --buildtype=release -Dtests=disabled
+	@ninja -C build-release $(NINJA_FLAGS)
+	@bench/run --build build-release $(ARGS)
 
 fuzz: deps-test
 	@tools/run-fuzzers $(ARGS)
@@ -39,8 +41,9 @@ format:
 	@tools/format $(ARGS)
 
 install: all
-	@meson configure $(BUILD) -Dprefix=$(PREFIX)
-	@DESTDIR=$(DESTDIR) meson install -C $(BUILD)
+	@meson configure $(BUILD) -Dprefix=$(PREFIX) >/dev/null
+	@ninja -C $(BUILD) $(NINJA_FLAGS) >/dev/null
+	@DESTDIR=$(DESTDIR) meson install -C $(BUILD) --no-rebuild
 
 clean:
 	@rm -rf $(BUILD) build-*
