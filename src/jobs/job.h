@@ -61,7 +61,7 @@ struct job {
     enum job_status status;
     unsigned refs;
     unsigned pauses;
-    bool user_paused, waits_paused;
+    bool user_paused;
     bool cancelled;   /* by a user */
     bool interrupted; /* by the end of the daemon: what it did stays, a later one goes on */
     bool auto_dismiss;
@@ -99,7 +99,7 @@ void job_unref(struct job *job); /* NULL is fine */
 int job_pause(struct job *job, struct err *err);
 int job_resume(struct job *job, struct err *err);
 /* Asks; job_wait() tells when it has ended. `force`: also where a completion would be possible. */
-int job_cancel(struct job *job, bool force, struct err *err);
+int job_cancel(struct job *job, bool force, struct err *err) MAY_WAIT;
 int job_complete(struct job *job, struct err *err) MAY_WAIT;
 int job_dismiss(struct job *job, struct err *err);
 int job_set_speed(struct job *job, uint64_t bytes_per_second, struct err *err);

@@ -23,9 +23,10 @@ struct replication_owner {
     /*
      * Fence: revokes the peer's way to the disks, before a failover does anything else. `roots` are
      * the user edges that lead to a secondary disk other than through the view of S's user: the
-     * peer's exports. The owner stops listening for them, cuts their connections, waits until every
-     * request already taken has ended, and detaches the edges (removes the exports). On failure the
-     * failover is refused and the stage stays `running`. The group checks that none is left.
+     * peer's exports (an export's node is the edge's child, its id stands in the edge's name). The
+     * owner stops listening for them, cuts their connections, and waits until every request already
+     * taken has ended; no later one may pass, whether the edge stays attached or goes. On failure
+     * the failover is refused and the stage stays `running`.
      * NULL: a failover is refused while there is such an edge.
      */
     int (*fence)(void *arg, struct edge *const *roots, size_t count, struct err *err);

@@ -1,0 +1,467 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "jobs/job.h"
+
+#include "base/json.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+/* The speed limit is kept over stretches of this length. */
+#define JOB_SLICE_NS (100 * NS_PER_MS)
+
+static const char *const job_status_names[] = {
+    [JOB_UNDEFINED] = "undefined", [JOB_CREATED] = "created",   [JOB_RUNNING] = "running",
+    [JOB_PAUSED] = "paused",       [JOB_READY] = "ready",       [JOB_STANDBY] = "standby",
+    [JOB_WAITING] = "waiting",     [JOB_PENDING] = "pending",   [JOB_ABORTING] = "aborting",
+    [JOB_CONCLUDED] = "concluded", [JOB_NULL] = "null",
+};
+
+const char *job_status_name(enum job_status status)
+{
+    return job_status_names[status];
+}
+
+static uint64_t job_now(const struct job *job)
+{
+    return loop_now_ns(graph_loop(job->list->graph));
+}
+
+/* An event that memory is too short for is lost: queries show the state all the same. */
+static void job_emit(struct job *job, const char *name, struct json_object *data)
+{
+    if (data != NULL)
+        graph_event(job->list->graph, name, data);
+}
+
+static void job_set_status(struct job *job, enum job_status status)
+{
+    if (job->status == status)
+        return;
+    job->status = status;
+    CLEANUP(json_putp) struct json_object *data = json_object_new_object();
+    if (data == NULL || json_add_string(data, "id", job->id) < 0 ||
+        json_add_string(data, "status", job_status_name(status)) < 0)
+        return;
+    job_emit(job, "JOB_STATUS_CHANGE", TAKE_PTR(data));
+}
+
+static int job_add_error(const struct job *job, struct json_object *object, const char *key)
+{
+    if (job->result >= 0 || job->result == -ECANCELED)
+        return 0;
+    return json_add_string(object, key, job->err.text);
+}
+
+static void job_emit_block(struct job *job, const char *name)
+{
+    CLEANUP(json_putp) struct json_object *data = json_object_new_object();
+    if (data == NULL || json_add_string(data, "type", job->driver->type) < 0 ||
+        json_add_string(data, "device", job->id) < 0 ||
+        json_add_uint(data, "len", job->total_bytes) < 0 ||
+        json_add_uint(data, "offset", job->done_bytes) < 0 ||
+        json_add_uint(data, "speed", job->speed_bytes) < 0 || job_add_error(job, data, "error") < 0)
+        return;
+    job_emit(job, name, TAKE_PTR(data));
+}
+
+/* --- the list --- */
+
+void job_list_init(struct job_list *list, struct graph *graph)
+{
+    *list = (struct job_list){.graph = graph};
+    list_init(&list->jobs);
+    co_queue_init(&list->changed);
+}
+
+struct job *job_next(struct job_list *list, struct job *job)
+{
+    struct list_link *next = job == NULL ? list->jobs.head.next : job->link.next;
+    return next == &list->jobs.head ? NULL : LIST_ENTRY(next, struct job, link);
+}
+
+static struct job *job_find(struct job_list *list, const char *id)
+{
+    LIST_FOR_EACH (job, &list->jobs, struct job, link) {
+        if (strcmp(job->id, id) == 0)
+            return job;
+    }
+    return NULL;
+}
+
+int job_get(struct job_list *list, const char *id, struct job **ret_job, struct err *err)
+{
+    struct job *job = job_find(list, id);
+    if (job == NULL)
+        return err_set_kind(err, ERR_DEVICE_NOT_ACTIVE, -ENOENT,
+                            "there is no job '%s' (%u job(s) exist)", id, list->count);
+    *ret_job = job;
+    return 0;
+}
+
+struct job *job_ref(struct job *job)
+{
+    assert(job->refs > 0);
+    job->refs++;
+    return job;
+}
+
+void job_unref(struct job *job)
+{
+    if (job == NULL)
+        return;
+    assert(job->refs > 0);
+    if (--job->refs > 0)
+        return;
+    assert(!list_linked(&job->link));
+    free(job->state);
+    free(job);
+}
+
+/* Takes the job out of the list, and the list's reference with it. */
+static void job_forget(struct job *job)
+{
+    assert(list_linked(&job->link));
+    job_set_status(job, JOB_NULL);
+    list_remove(&job->link);
+    job->list->count--;
+    co_queue_wake_all(&job->list->changed);
+    job_unref(job);
+}
+
+void job_list_end(struct job_list *list)
+{
+    LIST_FOR_EACH_SAFE (job, &list->jobs, struct job, link) {
+        if (job->running)
+            job_interrupt(job);
+        else
+            job_forget(job);
+    }
+    struct job *job;
+    while ((job = job_next(list, NULL)) != NULL) {
+        job_ref(job);
+        (void)job_wait(job);
+        if (list_linked(&job->link))
+            job_forget(job);
+        job_unref(job);
+    }
+}
+
+/* --- making --- */
+
+static int job_pick_id(struct job_list *list, const char *id, char *text, struct err *err)
+{
+    if (id != NULL) {
+        if (id[0] == '\0' || strlen(id) >= JOB_ID_BYTES)
+            return err_set(err, -EINVAL, "job id '%s': 1 to %u bytes are fine", id,
+                           JOB_ID_BYTES - 1);
+        if (job_find(list, id) != NULL)
+            return err_set(err, -EEXIST, "there is a job '%s' already", id);
+        snprintf(text, JOB_ID_BYTES, "%s", id);
+        return 0;
+    }
+    /* One of JOBS_MAX + 1 names must be free. */
+    for (unsigned number = 0; number <= JOBS_MAX; number++) {
+        snprintf(text, JOB_ID_BYTES, "job%u", number);
+        if (job_find(list, text) == NULL)
+            break;
+    }
+    return 0;
+}
+
+int job_new(struct job_list *list, const struct job_driver *driver, const char *id,
+            struct job **ret_job, struct err *err)
+{
+    if (list->count >= JOBS_MAX)
+        return err_set(err, -EBUSY, "there are %u jobs already, the most that can be", JOBS_MAX);
+    char text[JOB_ID_BYTES];
+    int ret = job_pick_id(list, id, text, err);
+    if (ret < 0)
+        return ret;
+    CLEANUP(free_ptr) struct job *job = calloc(1, sizeof(*job));
+    if (job == NULL)
+        return err_no_memory(err);
+    job->state = calloc(1, driver->state_size + 1);
+    if (job->state == NULL)
+        return err_no_memory(err);
+    job->list = list;
+    job->driver = driver;
+    job->refs = 1;
+    job->auto_dismiss = true;
+    memcpy(job->id, text, sizeof(job->id));
+    co_queue_init(&job->changed);
+    list_push_back(&list->jobs, &job->link);
+    list->count++;
+    job_set_status(job, JOB_CREATED);
+    *ret_job = TAKE_PTR(job);
+    return 0;
+}
+
+void job_drop(struct job *job)
+{
+    assert(job->status == JOB_CREATED);
+    job_forget(job);
+}
+
+/* --- the run --- */
+
+static int job_call_run(struct job *job) MAY_WAIT
+{
+    return job->driver->run(job);
+}
+
+static void job_call_clean(struct job *job) MAY_WAIT
+{
+    if (job->driver->clean != NULL)
+        job->driver->clean(job);
+}
+
+static void job_call_ended(struct job *job) MAY_WAIT
+{
+    if (job->ended != NULL)
+        job->ended(job, job->ended_arg);
+}
+
+static void job_conclude(struct job *job) MAY_WAIT
+{
+    if (job->result < 0) {
+        if (!err_is_set(&job->err))
+            err_set_errno(&job->err, job->result, "%s job '%s'", job->driver->type, job->id);
+        job_set_status(job, JOB_ABORTING);
+    } else {
+        job_set_status(job, JOB_WAITING);
+        job_set_status(job, JOB_PENDING);
+    }
+    job_call_clean(job);
+    if (job->result == -ECANCELED)
+        job_emit_block(job, "BLOCK_JOB_CANCELLED");
+    else
+        job_emit_block(job, "BLOCK_JOB_COMPLETED");
+    job->running = false;
+    job->co = NULL;
+    job_set_status(job, JOB_CONCLUDED);
+    job_call_ended(job);
+}
+
+static void job_main(void *arg) MAY_WAIT
+{
+    struct job *job = arg;
+    job->co = co_self();
+    job->result = job_pause_point(job);
+    if (job->result == 0)
+        job->result = job_call_run(job);
+    if (job->result < 0 && job_should_end(job))
+        job->result = -ECANCELED;
+    job_conclude(job);
+    if (job->auto_dismiss && list_linked(&job->link))
+        job_forget(job);
+    co_queue_wake_all(&job->changed);
+    job_unref(job);
+}
+
+int job_start(struct job *job, struct err *err)
+{
+    assert(job->status == JOB_CREATED);
+    job->running = true;
+    job->started_ns = job->slice_start_ns = job_now(job);
+    job_set_status(job, JOB_RUNNING);
+    int ret = co_spawn(graph_loop(job->list->graph), "job", job_main, job_ref(job));
+    if (ret < 0) {
+        job_unref(job);
+        job->running = false;
+        job_set_status(job, JOB_CREATED);
+        return err_set_errno(err, ret, "cannot start job '%s'", job->id);
+    }
+    return 0;
+}
+
+int job_wait(struct job *job)
+{
+    while (job->status != JOB_CONCLUDED && job->status != JOB_NULL)
+        co_queue_wait(&job->changed);
+    return job->result;
+}
+
+/* --- verbs --- */
+
+static int job_check_active(const struct job *job, const char *verb, struct err *err)
+{
+    if (job->status == JOB_CONCLUDED || job->status == JOB_NULL || job->status == JOB_ABORTING)
+        return err_set(err, -EINVAL, "job '%s' is %s: it cannot %s", job->id,
+                       job_status_name(job->status), verb);
+    return 0;
+}
+
+int job_pause(struct job *job, struct err *err)
+{
+    int ret = job_check_active(job, "pause", err);
+    if (ret < 0)
+        return ret;
+    if (job->user_paused)
+        return err_set(err, -EINVAL, "job '%s' is paused already", job->id);
+    job->user_paused = true;
+    job->pauses++;
+    co_queue_wake_all(&job->changed);
+    return 0;
+}
+
+int job_resume(struct job *job, struct err *err)
+{
+    int ret = job_check_active(job, "resume", err);
+    if (ret < 0)
+        return ret;
+    if (!job->user_paused)
+        return err_set(err, -EINVAL, "job '%s' is not paused", job->id);
+    job->user_paused = false;
+    job->pauses--;
+    co_queue_wake_all(&job->changed);
+    return 0;
+}
+
+int job_cancel(struct job *job, bool force, struct err *err)
+{
+    int ret = job_check_active(job, "be cancelled", err);
+    if (ret < 0)
+        return ret;
+    if (job->status == JOB_CREATED) {
+        job_drop(job);
+        return 0;
+    }
+    if (!force && job->status == JOB_READY && job->driver->keeps_copy_on_cancel)
+        return job_complete(job, err);
+    job->cancelled = true;
+    co_queue_wake_all(&job->changed);
+    return 0;
+}
+
+static int job_call_complete(struct job *job, struct err *err) MAY_WAIT
+{
+    return job->driver->complete(job, err);
+}
+
+int job_complete(struct job *job, struct err *err)
+{
+    if (job->status != JOB_READY)
+        return err_set(err, -EINVAL, "job '%s' is %s, not ready: it cannot be completed yet",
+                       job->id, job_status_name(job->status));
+    if (job->driver->complete == NULL)
+        return err_set(err, -EOPNOTSUPP, "a %s job completes by itself", job->driver->type);
+    return job_call_complete(job, err);
+}
+
+int job_dismiss(struct job *job, struct err *err)
+{
+    if (job->status != JOB_CONCLUDED)
+        return err_set(err, -EINVAL, "job '%s' is %s: only concluded jobs can be dismissed", job->id,
+                       job_status_name(job->status));
+    job_forget(job);
+    return 0;
+}
+
+int job_set_speed(struct job *job, uint64_t bytes_per_second, struct err *err)
+{
+    int ret = job_check_active(job, "change its speed", err);
+    if (ret < 0)
+        return ret;
+    job->speed_bytes = bytes_per_second;
+    job->slice_start_ns = job_now(job);
+    job->slice_bytes = 0;
+    co_queue_wake_all(&job->changed);
+    return 0;
+}
+
+void job_interrupt(struct job *job)
+{
+    job->interrupted = true;
+    co_queue_wake_all(&job->changed);
+}
+
+/* --- for the drivers --- */
+
+bool job_should_end(const struct job *job)
+{
+    return job->cancelled || job->interrupted;
+}
+
+int job_pause_point(struct job *job)
+{
+    while (job->pauses > 0 && !job_should_end(job)) {
+        enum job_status before = job->status;
+        job_set_status(job, before == JOB_READY ? JOB_STANDBY : JOB_PAUSED);
+        while (job->pauses > 0 && !job_should_end(job))
+            co_queue_wait(&job->changed);
+        job_set_status(job, before);
+    }
+    return job_should_end(job) ? -ECANCELED : 0;
+}
+
+int job_throttle(struct job *job, uint64_t bytes)
+{
+    job->slice_bytes += bytes;
+    while (job->speed_bytes > 0 && job->pauses == 0 && !job_should_end(job)) {
+        uint64_t now_ns = job_now(job);
+        uint64_t slice_limit = MAX(job->speed_bytes / (NS_PER_S / JOB_SLICE_NS), UINT64_C(1));
+        /* Whole slices that have passed pay for what was taken. */
+        uint64_t passed = (now_ns - job->slice_start_ns) / JOB_SLICE_NS;
+        job->slice_start_ns += passed * JOB_SLICE_NS;
+        if (passed >= job->slice_bytes / slice_limit + 1)
+            job->slice_bytes = 0;
+        else
+            job->slice_bytes -= MIN(job->slice_bytes, passed * slice_limit);
+        if (job->slice_bytes <= slice_limit)
+            break;
+        (void)co_queue_wait_until(&job->changed, job->slice_start_ns + JOB_SLICE_NS);
+    }
+    return job_pause_point(job);
+}
+
+void job_set_ready(struct job *job)
+{
+    job_set_status(job, JOB_READY);
+    job_emit_block(job, "BLOCK_JOB_READY");
+}
+
+uint64_t job_rate(const struct job *job)
+{
+    uint64_t elapsed_ns = job_now(job) - job->started_ns;
+    if (elapsed_ns == 0)
+        return 0;
+    return (uint64_t)((double)job->done_bytes * (double)NS_PER_S / (double)elapsed_ns);
+}
+
+/* --- for queries --- */
+
+struct json_object *job_query(const struct job *job)
+{
+    CLEANUP(json_putp) struct json_object *object = json_object_new_object();
+    if (object == NULL || json_add_string(object, "id", job->id) < 0 ||
+        json_add_string(object, "type", job->driver->type) < 0 ||
+        json_add_string(object, "status", job_status_name(job->status)) < 0 ||
+        json_add_uint(object, "current-progress", job->done_bytes) < 0 ||
+        json_add_uint(object, "total-progress", job->total_bytes) < 0 ||
+        job_add_error(job, object, "error") < 0)
+        return NULL;
+    return TAKE_PTR(object);
+}
+
+struct json_object *job_query_block(const struct job *job)
+{
+    CLEANUP(json_putp) struct json_object *object = json_object_new_object();
+    if (object == NULL || json_add_string(object, "device", job->id) < 0 ||
+        json_add_string(object, "type", job->driver->type) < 0 ||
+        json_add_uint(object, "len", job->total_bytes) < 0 ||
+        json_add_uint(object, "offset", job->done_bytes) < 0 ||
+        json_add_bool(object, "busy", job->running && job->pauses == 0) < 0 ||
+        json_add_bool(object, "paused", job->pauses > 0) < 0 ||
+        json_add_uint(object, "speed", job->speed_bytes) < 0 ||
+        json_add_string(object, "io-status", "ok") < 0 ||
+        json_add_bool(object, "ready", job->status == JOB_READY) < 0 ||
+        json_add_string(object, "status", job_status_name(job->status)) < 0 ||
+        json_add_bool(object, "auto-finalize", true) < 0 ||
+        json_add_bool(object, "auto-dismiss", job->auto_dismiss) < 0 ||
+        job_add_error(job, object, "error") < 0)
+        return NULL;
+    return TAKE_PTR(object);
+}
