@@ -6,7 +6,8 @@
  *
  * A missing data hook means: pass through to the child "file" when the driver is a filter, else not
  * supported (read, write) or emulated by the gate (zero by writing zeroes, discard by doing nothing,
- * extents as one stretch of data).
+ * flush by flushing "file" if there is such a child, extents as one stretch of data). A filter with a
+ * write hook of its own wants zero and discard hooks as well: they would pass it by.
  *
  * All hooks run in coroutines of the graph's loop and may wait, unless they say otherwise.
  */
@@ -38,15 +39,15 @@ struct io {
 };
 
 enum extent_flags {
-    EXTENT_DATA = 1u << 0,  /* may read as anything */
-    EXTENT_ZERO = 1u << 1,  /* reads as zeroes */
-    EXTENT_HERE = 1u << 2,  /* an image with a backing child holds it itself */
+    EXTENT_DATA = 1u << 0, /* may read as anything */
+    EXTENT_ZERO = 1u << 1, /* reads as zeroes */
+    EXTENT_HERE = 1u << 2, /* an image with a backing child holds it itself */
 };
 
 struct extent {
     uint64_t length_bytes; /* from the offset asked for; at least 1 */
     unsigned flags;
-    unsigned depth;        /* 0: no layer holds it; 1: the node asked; 2: its backing node; ... */
+    unsigned depth; /* 0: no layer holds it; 1: the node asked; 2: its backing node; ... */
 };
 
 /* What a parent needs of a child, or lets others do with it. */
@@ -58,13 +59,22 @@ enum perm {
     PERM_ALL = (1u << 4) - 1,
 };
 
+/* Filters pass both on (and need consistent-read with any write: the gate may have to read). Others
+ * need consistent-read, and write and resize when the node is not read-only, of "file"; only
+ * consistent-read of any other child. They share everything but write and resize, save that
+ * "backing" may be written to where the node's own parents let others write. For hooks that differ
+ * in one point only. */
+void perms_default(struct node *node, struct edge *edge, unsigned parents_need,
+                   unsigned parents_share, unsigned *ret_need, unsigned *ret_share);
+
 struct driver {
     const char *name;
-    bool is_filter;      /* shows what its child "file" shows */
-    bool orders_writes;  /* the gate runs overlapping writes, zeroes and discards one after the other */
-    bool internal;       /* cannot be made by blockdev-add */
-    size_t state_size;   /* zeroed; node->state */
-    size_t options_size; /* zeroed and filled by `opts`; node->options. 0: no options */
+    bool is_filter; /* shows what its child "file" shows */
+    bool
+        orders_writes; /* the gate runs overlapping writes, zeroes and discards one after the other */
+    bool internal;     /* cannot be made by blockdev-add */
+    size_t state_size;      /* zeroed; node->state */
+    size_t options_size;    /* zeroed and filled by `opts`; node->options. 0: no options */
     const struct opt *opts; /* beyond the common ones; OPT_CHILD(REN) entries are the children */
 
     /*
@@ -84,16 +94,19 @@ struct driver {
     int (*child_added)(struct node *node, struct edge *edge, struct err *err);
     int (*child_removing)(struct node *node, struct edge *edge, struct err *err);
     /* What the node needs of this child and shares with the child's other parents, given what its
-     * own parents need and share in sum. Missing: filters pass both on; others need consistent-read,
-     * and write and resize when the node is not read-only, of "file", only consistent-read of any
-     * other child, and share everything but write and resize. Must not wait. */
+     * own parents need and share in sum. Missing: perms_default(). Must not wait. */
     void (*child_perms)(struct node *node, struct edge *edge, unsigned parents_need,
                         unsigned parents_share, unsigned *ret_need, unsigned *ret_share);
     /* Adds what only this driver knows to query-named-block-nodes' "driver-specific" object. Must
      * not wait. */
     int (*describe)(struct node *node, struct json_object *object);
 
-    /* Data plane: 0 or -errno. */
+    /*
+     * Data plane: 0 or -errno. Offsets and lengths are multiples of limits.request_align_bytes, never
+     * empty; data hooks get at most limits.max_transfer_bytes (32 MiB when that is 0), zero and
+     * discard at most IO_MAX_ZERO_BYTES (io.h). -EOPNOTSUPP of zero: the gate writes zeroes; of
+     * discard: it does nothing. IO_FUA reaches only drivers with limits.fua, on write and zero.
+     */
     int (*read)(struct node *node, struct io *io);
     int (*write)(struct node *node, struct io *io);
     int (*zero)(struct node *node, struct io *io);
@@ -101,12 +114,20 @@ struct driver {
     int (*flush)(struct node *node);
     int (*extents)(struct node *node, uint64_t offset_bytes, uint64_t length_bytes,
                    struct extent *ret_extent);
+    /* Optional, for images with a backing child: what the image itself holds, without asking the
+     * backing child. Missing: io_held() asks `extents`. */
+    int (*held)(struct node *node, uint64_t offset_bytes, uint64_t length_bytes, bool *ret_held,
+                uint64_t *ret_length_bytes);
+    /* Changes the length. With this hook, parents with PERM_RESIZE may also write past the end: the
+     * write hook then extends the image, and reads past its end are zeroes. */
+    int (*truncate)(struct node *node, uint64_t length_bytes);
 
     /*
      * Emptying an image with a backing child, in two steps so that a group can empty all or none.
      * `empty_prepare` does what can fail, and changes nothing that a reader sees; after it either
      * `empty_commit` (cannot fail, constant time, must not wait) or `empty_abort`. No request is
-     * inside the node from before the first to after the last.
+     * inside the node from before the first to after the last. Called through node_empty_*() of io.h,
+     * which pass through filters that have no such hooks.
      */
     int (*empty_prepare)(struct node *node, struct err *err);
     void (*empty_commit)(struct node *node);

@@ -21,10 +21,12 @@ struct graph;
 #define NODE_MAX_DEPTH  64
 
 struct node_limits {
-    uint32_t request_align_bytes; /* power of two; the gate does read-modify-write for smaller ones */
-    uint32_t memory_align_bytes;  /* power of two up to BUF_ALIGNMENT; the gate copies when it must */
-    uint32_t max_transfer_bytes;  /* the gate splits; 0: no limit below 32 MiB */
-    bool fua;                     /* the write hook honours IO_FUA; else the gate flushes */
+    uint32_t
+        request_align_bytes; /* power of two; the gate does read-modify-write for smaller ones */
+    uint32_t
+        memory_align_bytes; /* power of two up to BUF_ALIGNMENT; the gate copies when it must */
+    uint32_t max_transfer_bytes; /* the gate splits; 0: no limit below 32 MiB */
+    bool fua; /* the write and zero hooks honour IO_FUA; else the gate flushes behind them */
 };
 
 struct io_count {
@@ -35,6 +37,8 @@ struct node_stats {
     struct io_count read, write, zero, discard, flush;
 };
 
+enum node_detect_zeroes { NODE_DETECT_ZEROES_OFF, NODE_DETECT_ZEROES_ON, NODE_DETECT_ZEROES_UNMAP };
+
 struct node {
     uint32_t magic; /* NODE_MAGIC: catches a stale pointer at first use */
     const struct driver *driver;
@@ -42,20 +46,38 @@ struct node {
     char name[NODE_NAME_BYTES];
     void *state;
     void *options;
+    enum opts_syntax options_syntax;  /* for drivers that read an OPT_ANY themselves */
     struct json_object *options_json; /* as given, children replaced by node names; for queries */
     uint64_t length_bytes;
     struct node_limits limits;
     bool read_only;
-    bool named;     /* by blockdev-add: stays until blockdev-del; else goes with its last parent */
-    bool opened;
+    bool read_only_inherited; /* follows its parent's through graph_reopen() */
+    bool auto_read_only;      /* the driver may open read-only what it cannot open read-write */
+    bool cache_direct;        /* cache.direct: past the page cache */
+    bool no_flush;            /* cache.no-flush: the gate drops flushes and IO_FUA */
+    bool discard_ignored;     /* discard=ignore: the gate drops discards and IO_MAY_UNMAP */
+    enum node_detect_zeroes detect_zeroes;
+    bool named;   /* by blockdev-add: stays until blockdev-del; else goes with its last parent */
+    bool opened;  /* false while the open hook runs and from when it begins to close */
+    bool closing; /* the close hook runs, or has run */
+    struct edge *file;    /* the child called "file", or NULL */
     struct list children; /* struct edge, link in_parent; in the order of attaching */
     struct list parents;  /* struct edge, link in_child */
-    struct list in_graph;
     struct list_link graph_link;
     struct list blockers; /* struct node_blocker */
-    struct range_locks ranges; /* ordered writes, read-modify-write */
     struct node_stats stats;
-    unsigned refs;        /* of whoever keeps a pointer across waits: node_ref */
+    unsigned refs; /* of whoever keeps a pointer across waits: node_ref */
+
+    /* The gate's: writes that run without a range lock, and read-modify-writes. While one of these
+     * runs, all writes take locks, and it waits for those that began without. */
+    struct range_locks ranges;
+    unsigned unlocked_writes;
+    unsigned rmw_running;
+    struct co_queue unlocked_done;
+
+    /* The graph's, within one pass over it. */
+    unsigned mark, depth, parents_left;
+    struct list_link pass_link;
 };
 
 #define NODE_MAGIC 0x6e6f6465u
@@ -71,8 +93,11 @@ struct edge {
     struct node *parent; /* NULL: a root */
     struct node *child;
     struct graph *graph;
-    char name[EDGE_NAME_BYTES]; /* "file", "backing", "children.0"; roots: "export 'disk0'" */
-    unsigned need, share;       /* of enum perm */
+    char name[EDGE_NAME_BYTES];     /* "file", "backing", "children.0"; roots: "export 'disk0'" */
+    unsigned need, share;           /* of enum perm */
+    unsigned next_need, next_share; /* while a change is tried */
+    unsigned refs;
+    bool detaching;
     struct co_gate gate;
     const struct edge_user_ops *user_ops; /* roots */
     void *user;
@@ -85,17 +110,27 @@ static inline struct node *node_check(struct node *node)
     return node;
 }
 
-/* The child's edge of that name, or NULL. */
+/* The edge to the child of that name, or NULL. */
 struct edge *node_child(struct node *node, const char *name);
 struct node *node_ref(struct node *node);
-void node_unref(struct node *node) MAY_WAIT; /* NULL is fine */
+/* NULL is fine. A node that is neither named nor used nor referenced any more is closed. */
+void node_unref(struct node *node) MAY_WAIT;
+/* A driver's image has grown or shrunk by other ways than io_truncate() and writes past the end. Sets
+ * the length of the node and of the filters above it, and tells the users. */
+void node_set_length(struct node *node, uint64_t length_bytes);
+/* "export 'disk0'" or "node 'top' (its child 'file')", into `text`, which is returned: who sits at the
+ * upper end of the edge. */
+const char *edge_describe_parent(struct edge *edge, char *text, size_t text_bytes);
+#define EDGE_PARENT_TEXT_BYTES 128
 
-/* Something forbids control operations on the node while it stands (a replication that runs). */
+/* Something forbids control operations on the node while it stands (a replication that runs). The
+ * graph itself asks in graph_del(), graph_child_add() and graph_child_del(); commands ask for theirs. */
 struct node_blocker {
     struct list_link link;
     char reason[160];
 };
-void node_block(struct node *node, struct node_blocker *blocker, const char *fmt, ...) PRINTF_LIKE(3, 4);
+void node_block(struct node *node, struct node_blocker *blocker, const char *fmt, ...)
+    PRINTF_LIKE(3, 4);
 void node_unblock(struct node_blocker *blocker);
 /* 0, or -EBUSY with the blocker's reason. `operation` says what was attempted. */
 int node_check_blocked(struct node *node, const char *operation, struct err *err);
