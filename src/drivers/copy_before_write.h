@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * copy-before-write: a filter above a disk that saves the old content of a block in a target before
+ * the block is overwritten for the first time since the target was emptied.
+ *
+ * In a replication group the target (the hidden disk) is backed by the disk itself, and shows it as
+ * of the last checkpoint. A reader that finds nothing in the target goes down to the disk, and must
+ * not meet a block that is overwritten meanwhile: so the target's backing edge leads to a node of
+ * driver `copy-before-write-access`, whose reads exclude copies of their range and look into the
+ * target again.
+ *
+ *     export -> copy-before-write --file----------------------------> disk
+ *                        \--target--> hidden --backing--> access ------^
+ */
+#ifndef BLOCKSTEP_DRIVERS_COPY_BEFORE_WRITE_H
+#define BLOCKSTEP_DRIVERS_COPY_BEFORE_WRITE_H
+
+#include "block/graph.h"
+
+/* The first copy that failed since the filter was inserted or cbw_clear_error(). */
+struct cbw_error {
+    int code;          /* 0: none; else a negative errno */
+    bool reading;      /* old content could not be read; else it could not be saved */
+    uint64_t offset_bytes, length_bytes;
+    uint64_t wall_ns;
+    uint64_t count;    /* failed copies in all */
+};
+
+struct cbw_stats {
+    uint64_t copied_bytes;
+    uint64_t copies;
+    uint64_t waits; /* writes and reads that had to wait for a copy or a reader of their range */
+};
+
+/* What cbw_insert() made and cbw_remove() takes away. Keeps references on the nodes. */
+struct cbw {
+    struct node *disk, *hidden, *filter, *access;
+};
+
+/*
+ * Puts a filter above `disk`, with `hidden` (an image whose backing child is `disk`) as its target,
+ * and leads hidden's backing edge to the filter's locked read path; under live I/O. All parents of
+ * the disk sit on the filter afterwards. On failure nothing is left behind and *ret_cbw untouched.
+ */
+int cbw_insert(struct graph *graph, struct node *disk, struct node *hidden, struct cbw *ret_cbw,
+               struct err *err) MAY_WAIT;
+/* Puts back what cbw_insert() changed; under live I/O. On failure the filter stays whole, `cbw` stays
+ * valid, and it can be tried again. On success `cbw` is zeroed. A zeroed `cbw` is fine. */
+int cbw_remove(struct graph *graph, struct cbw *cbw, struct err *err) MAY_WAIT;
+
+/* `filter`: a node of driver copy-before-write. Returns error.code. */
+int cbw_first_error(struct node *filter, struct cbw_error *ret_error);
+void cbw_clear_error(struct node *filter);
+struct cbw_stats cbw_stats(struct node *filter);
+
+extern const struct driver driver_copy_before_write;
+extern const struct driver driver_copy_before_write_access;
+
+#endif

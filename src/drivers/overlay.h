@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * overlay: our copy-on-write image, for disks that are filled from empty and dropped often and at
+ * once. Blocks are appended to a log, an index in memory finds them, and emptying is one small write.
+ * docs/overlay-format.md describes the bytes; wire/overlay_format.h has them in C.
+ */
+#ifndef BLOCKSTEP_DRIVERS_OVERLAY_H
+#define BLOCKSTEP_DRIVERS_OVERLAY_H
+
+#include "block/graph.h"
+#include "wire/overlay_format.h"
+
+struct overlay_create {
+    uint64_t virtual_bytes;
+    uint32_t block_bytes; /* 0: 4 KiB */
+    uint32_t unit_bytes;  /* 0: 512 up to 512 GiB, else 4 KiB. What log positions count in */
+    uint8_t disk_id[OVERLAY_ID_BYTES]; /* all zero: not bound to a disk */
+};
+
+/* Makes an empty image at `path`. An existing file is refused (-EEXIST) unless `replace`. */
+int overlay_create(struct loop *loop, const char *path, const struct overlay_create *create,
+                   bool replace, struct err *err) MAY_WAIT;
+
+/* What is in it and what that costs. Any node of driver overlay; constant time. */
+struct overlay_stats {
+    uint64_t held_blocks;    /* data, and zeroes in short runs */
+    uint64_t held_bytes;
+    uint64_t zero_run_bytes; /* zeroed in long runs */
+    uint64_t log_bytes;      /* of the file, from its begin to the log's end */
+    uint64_t index_bytes;    /* memory */
+    uint64_t generation;
+    uint64_t epoch;
+    uint64_t records;        /* of this generation */
+    uint32_t block_bytes;
+    uint64_t written_blocks; /* appended since open: held_blocks counts each block once */
+    uint64_t failed_groups;
+};
+struct overlay_stats overlay_stats(struct node *node);
+bool node_is_overlay(const struct node *node);
+
+/* Records written from now on carry this epoch. */
+void overlay_set_epoch(struct node *node, uint64_t epoch);
+
+/* The stretches that the image itself holds, in order, from `from_bytes`: false at the end. */
+struct overlay_stretch {
+    uint64_t offset_bytes, length_bytes;
+    bool zero;
+    uint64_t file_offset_bytes; /* data: where in the file */
+};
+bool overlay_next_held(struct node *node, uint64_t from_bytes, struct overlay_stretch *ret_stretch);
+
+/*
+ * For `blockstep image info`: what superblocks and log of the file at the edge say, without opening
+ * it as a node. The object is for the caller; image and damage found are described in it:
+ * { "format", "version", "image-id", "disk-id", "virtual-size", "block-size", "unit-size",
+ *   "generation", "epoch", "clean" }.
+ */
+int overlay_info(struct edge *file, struct json_object **ret_info, struct err *err) MAY_WAIT;
+
+extern const struct driver driver_overlay;
+
+#endif
