@@ -30,12 +30,12 @@ const char *replication_stage_name(enum replication_stage stage);
 
 /* The first failure since the start, and how many followed. */
 struct replication_error {
-    uint64_t count;  /* 0: none */
+    uint64_t count;        /* 0: none */
     const char *operation; /* "forward write", "copy-before-write", "merge"; static text */
     char node[NODE_NAME_BYTES];
     enum replication_mode side;
     uint64_t offset_bytes, length_bytes;
-    int code;        /* -errno */
+    int code; /* -errno */
     uint64_t wall_ns;
 };
 
@@ -77,11 +77,19 @@ void replication_forward_release(struct node *node);
 
 /* What a merge and the guest's writes share during a failover. */
 struct replication_merge {
-    struct range_locks locks;    /* whole regions; guest writes hold theirs exclusively */
-    struct bitmap *rewritten;    /* a bit per region: held blocks written since the merge began */
-    bool write_through;          /* held blocks are written to the secondary disk too */
+    struct range_locks locks; /* whole regions; guest writes hold theirs exclusively */
+    struct bitmap *rewritten; /* a bit per region: held blocks written since the merge began */
+    bool write_through;       /* held blocks are written to the secondary disk too */
 };
-/* For stages failover and failover-failed; made by the first call. NULL when memory is out. */
+/* For stages failover and failover-failed; made by the first call, which the group makes before the
+ * stage leaves `none`. NULL when memory is out. */
 struct replication_merge *replication_merge_of(struct node *node);
+/* Waits until the writes that began while the stage was `running` have ended. */
+void replication_plain_writes_end(struct node *node) MAY_WAIT;
+
+/* The image at the end of an edge, behind the filters that stand before it. */
+struct node *replication_layer_below(struct edge *edge);
+/* What the hidden disk's backing edge leads to now; NULL: the chain is shorter. */
+struct node *replication_base(struct node *node);
 
 #endif

@@ -13,9 +13,9 @@
 #define JOB_SLICE_NS (100 * NS_PER_MS)
 
 static const char *const job_status_names[] = {
-    [JOB_UNDEFINED] = "undefined", [JOB_CREATED] = "created",   [JOB_RUNNING] = "running",
-    [JOB_PAUSED] = "paused",       [JOB_READY] = "ready",       [JOB_STANDBY] = "standby",
-    [JOB_WAITING] = "waiting",     [JOB_PENDING] = "pending",   [JOB_ABORTING] = "aborting",
+    [JOB_UNDEFINED] = "undefined", [JOB_CREATED] = "created", [JOB_RUNNING] = "running",
+    [JOB_PAUSED] = "paused",       [JOB_READY] = "ready",     [JOB_STANDBY] = "standby",
+    [JOB_WAITING] = "waiting",     [JOB_PENDING] = "pending", [JOB_ABORTING] = "aborting",
     [JOB_CONCLUDED] = "concluded", [JOB_NULL] = "null",
 };
 
@@ -84,7 +84,7 @@ struct job *job_next(struct job_list *list, struct job *job)
 
 static struct job *job_find(struct job_list *list, const char *id)
 {
-    LIST_FOR_EACH (job, &list->jobs, struct job, link) {
+    LIST_FOR_EACH(job, &list->jobs, struct job, link) {
         if (strcmp(job->id, id) == 0)
             return job;
     }
@@ -133,7 +133,7 @@ static void job_forget(struct job *job)
 
 void job_list_end(struct job_list *list)
 {
-    LIST_FOR_EACH_SAFE (job, &list->jobs, struct job, link) {
+    LIST_FOR_EACH_SAFE(job, &list->jobs, struct job, link) {
         if (job->running)
             job_interrupt(job);
         else
@@ -354,8 +354,8 @@ int job_complete(struct job *job, struct err *err)
 int job_dismiss(struct job *job, struct err *err)
 {
     if (job->status != JOB_CONCLUDED)
-        return err_set(err, -EINVAL, "job '%s' is %s: only concluded jobs can be dismissed", job->id,
-                       job_status_name(job->status));
+        return err_set(err, -EINVAL, "job '%s' is %s: only concluded jobs can be dismissed",
+                       job->id, job_status_name(job->status));
     job_forget(job);
     return 0;
 }

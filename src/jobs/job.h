@@ -40,7 +40,7 @@ struct job_list {
 };
 
 struct job_driver {
-    const char *type; /* "commit", "mirror", "backup" */
+    const char *type;  /* "commit", "mirror", "backup" */
     size_t state_size; /* zeroed; job->state */
     /* The work: 0 or -errno, with a text in job->err where there is more to say than the errno. It
      * calls job_pause_point() between pieces and ends with its result when that is not 0. */
@@ -65,11 +65,11 @@ struct job {
     bool cancelled;   /* by a user */
     bool interrupted; /* by the end of the daemon: what it did stays, a later one goes on */
     bool auto_dismiss;
-    bool running;     /* the coroutine exists */
+    bool running; /* the coroutine exists */
     struct co *co;
     struct co_queue changed;
     int result;
-    struct err err;   /* of a failure */
+    struct err err; /* of a failure */
     uint64_t done_bytes, total_bytes;
     uint64_t speed_bytes; /* per second; 0: no limit */
     uint64_t slice_start_ns, slice_bytes;
