@@ -71,7 +71,7 @@ int co_group_wait(struct co_group *group) MAY_WAIT; /* returns first_error */
 /* Locks stretches [offset, offset + length) of something, shared or exclusive. Overlapping
  * stretches are granted in the order of arrival. */
 struct range_locks {
-    struct list held; /* and waiting, in the order of arrival */
+    struct list held; /* struct range_lock, granted and waiting, in the order of arrival */
     unsigned count;
 };
 struct range_lock {
@@ -95,8 +95,7 @@ void range_lock_release(struct range_locks *locks, struct range_lock *lock);
 struct co_budget {
     uint64_t limit;
     uint64_t used;
-    struct co_queue queue;
-    struct list requests;
+    struct list requests; /* that wait, in the order of arrival */
 };
 void co_budget_init(struct co_budget *budget, uint64_t limit);
 void co_budget_take(struct co_budget *budget, uint64_t units) MAY_WAIT;

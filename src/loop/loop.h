@@ -32,14 +32,15 @@ struct loop;
 enum loop_feature {
     LOOP_FEATURE_DEFER_TASKRUN = 1u << 0, /* SINGLE_ISSUER | DEFER_TASKRUN, Linux 6.1 */
     LOOP_FEATURE_COOP_TASKRUN = 1u << 1,  /* Linux 5.19 */
-    LOOP_FEATURE_INLINE_FILE = 1u << 2,   /* plain calls where they cannot stall (RWF_NOWAIT, tmpfs) */
-    LOOP_FEATURE_INLINE_SEND = 1u << 3,   /* try a non-blocking send before the ring */
+    LOOP_FEATURE_INLINE_FILE =
+        1u << 2, /* plain calls where they cannot stall (RWF_NOWAIT, tmpfs) */
+    LOOP_FEATURE_INLINE_SEND = 1u << 3, /* try a non-blocking send before the ring */
     LOOP_FEATURES_ALL = (1u << 4) - 1,
 };
 
 struct loop_options {
-    unsigned features_off;   /* of enum loop_feature */
-    unsigned ring_entries;   /* 0: 256 */
+    unsigned features_off;    /* of enum loop_feature */
+    unsigned ring_entries;    /* 0: 256 */
     unsigned offload_threads; /* 0: 4 */
 };
 
@@ -124,10 +125,10 @@ struct loop_stats {
     uint64_t kernel_waits;
     uint64_t longest_turn_ns; /* from the end of one wait to the next, since the last reset */
     uint64_t offloaded;
-    size_t coroutines;        /* alive */
+    size_t coroutines; /* alive */
     size_t coroutines_peak;
     size_t stacks_cached;
-    size_t stack_peak_bytes;  /* high-water mark over all stacks; 0 unless measured */
+    size_t stack_peak_bytes; /* high-water mark over all stacks, in whole pages */
 };
 struct loop_stats loop_stats(struct loop *loop);
 void loop_stats_reset(struct loop *loop);
