@@ -26,9 +26,9 @@ enum file_aio { FILE_AIO_AUTO, FILE_AIO_URING, FILE_AIO_INLINE, FILE_AIO_THREADS
 
 struct file_info {
     uint64_t length_bytes;
-    uint32_t align_bytes;  /* for offsets, lengths and memory: 1 when buffered */
+    uint32_t align_bytes; /* for offsets, lengths and memory: 1 when buffered */
     bool block_device;
-    bool in_memory;        /* tmpfs or ramfs */
+    bool in_memory; /* tmpfs or ramfs */
 };
 
 /* `err` names path and reason. */
@@ -39,9 +39,11 @@ void file_close(struct file *file) MAY_WAIT;
 const struct file_info *file_info(const struct file *file);
 
 /* Reads until `length_bytes` or the end of the file; returns how many, or -errno. */
-ssize_t file_read(struct file *file, void *bytes, size_t length_bytes, uint64_t offset_bytes) MAY_WAIT;
+ssize_t file_read(struct file *file, void *bytes, size_t length_bytes, uint64_t offset_bytes)
+    MAY_WAIT;
 /* Write all: 0 or -errno; on failure any part may have been written. */
-int file_write(struct file *file, const void *bytes, size_t length_bytes, uint64_t offset_bytes) MAY_WAIT;
+int file_write(struct file *file, const void *bytes, size_t length_bytes, uint64_t offset_bytes)
+    MAY_WAIT;
 /* The vector is changed by the call. At most 1024 entries (IOV_MAX). */
 int file_writev(struct file *file, struct iovec *iov, int count, uint64_t offset_bytes) MAY_WAIT;
 /* fdatasync: what was written before the call is durable after it. */
@@ -50,7 +52,8 @@ int file_sync(struct file *file) MAY_WAIT;
 /* -EOPNOTSUPP where the file system cannot. */
 int file_punch(struct file *file, uint64_t offset_bytes, uint64_t length_bytes) MAY_WAIT;
 /* Makes the range read as zeroes without writing them; blocks stay allocated unless `may_unmap`. */
-int file_zero(struct file *file, uint64_t offset_bytes, uint64_t length_bytes, bool may_unmap) MAY_WAIT;
+int file_zero(struct file *file, uint64_t offset_bytes, uint64_t length_bytes, bool may_unmap)
+    MAY_WAIT;
 int file_truncate(struct file *file, uint64_t length_bytes) MAY_WAIT;
 
 /* Whether there is data at the offset, and for how many bytes (1 to length_bytes) it stays so. Files
