@@ -48,6 +48,14 @@ int cbw_insert(struct graph *graph, struct node *disk, struct node *hidden, stru
  * valid, and it can be tried again. On success `cbw` is zeroed. A zeroed `cbw` is fine. */
 int cbw_remove(struct graph *graph, struct cbw *cbw, struct err *err) MAY_WAIT;
 
+/* Tells, as it happens, of every failed copy ("copy-before-write") and of every write, zero, discard or
+ * flush that the disk below the filter failed ("write to the secondary disk", ...): `operation` is
+ * static text, `where` the node that failed. Until cbw_remove(); NULL takes it back. The replication
+ * group makes its sticky error of it. */
+typedef void cbw_failed(void *arg, const char *operation, const struct node *where,
+                        uint64_t offset_bytes, uint64_t length_bytes, int code); /* must not wait */
+void cbw_on_failure(struct cbw *cbw, cbw_failed *failed, void *arg);
+
 /* `filter`: a node of driver copy-before-write. Returns error.code. */
 int cbw_first_error(struct node *filter, struct cbw_error *ret_error);
 void cbw_clear_error(struct node *filter);
