@@ -258,10 +258,6 @@ static struct co *co_map(void)
     struct co *co = (struct co *)(void *)(mapping + CO_MAPPING_BYTES -
                                           align_up(sizeof(struct co), 64));
     co->mapping = mapping;
-#if CO_ASAN
-    /* What only a suspended coroutine points to is not leaked. */
-    __lsan_register_root_region(mapping + CO_GUARD_BYTES, CO_STACK_BYTES);
-#endif
 #if HAVE_VALGRIND
     co->valgrind_stack = VALGRIND_STACK_REGISTER(co_stack_bottom(co), co);
 #endif
@@ -274,9 +270,6 @@ static void co_unmap(struct co *co)
 
 #if HAVE_VALGRIND
     VALGRIND_STACK_DEREGISTER(co->valgrind_stack);
-#endif
-#if CO_ASAN
-    __lsan_unregister_root_region(mapping + CO_GUARD_BYTES, CO_STACK_BYTES);
 #endif
     munmap(mapping, CO_MAPPING_BYTES);
 }
@@ -308,6 +301,10 @@ static struct co *co_take(struct loop *loop)
         pool->cached_count--;
     else if ((co = co_map()) == NULL)
         return NULL;
+#if CO_ASAN
+    /* What only a suspended coroutine points to is not leaked; what an ended one did is. */
+    __lsan_register_root_region(co_stack_bottom(co), CO_STACK_BYTES);
+#endif
     list_push_front(&pool->alive, &co->pool_link);
     if (++pool->alive_count > pool->alive_peak)
         pool->alive_peak = pool->alive_count;
@@ -319,6 +316,9 @@ static void co_give_back(struct co *co)
     struct co_pool *pool = &co->loop->coroutines;
 
     co->magic = 0;
+#if CO_ASAN
+    __lsan_unregister_root_region(co_stack_bottom(co), CO_STACK_BYTES);
+#endif
     list_remove(&co->pool_link);
     pool->alive_count--;
     if (pool->cached_count >= CO_POOL_STACKS) {
@@ -541,7 +541,7 @@ void co_wake(struct co *co)
     }
 }
 
-void co_yield (void)
+void co_yield(void)
 {
     struct co *co = co_self();
 
