@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "control/address.h"
+
+#include <errno.h>
+
+static const char *const type_names[] = {"unix", "inet", NULL};
+
+_Static_assert(SOCK_FAMILY_UNIX == 0 && SOCK_FAMILY_INET == 1, "type_names is in this order");
+
+const struct opt address_type_opts[] = {
+    {.name = "type",
+     .type = OPT_ENUM,
+     .offset = OPT_FIELD(struct address_opts, type),
+     .required = true,
+     .values = type_names,
+     .help = "kind of socket"},
+    {0},
+};
+
+static const struct opt inet_opts[] = {
+    {.name = "host",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct address_opts, host),
+     .required = true,
+     .help = "host name or address"},
+    {.name = "port",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct address_opts, port),
+     .required = true,
+     .help = "port number"},
+    {0},
+};
+
+static const struct opt unix_opts[] = {
+    {.name = "path",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct address_opts, path),
+     .required = true,
+     .help = "path of the socket"},
+    {0},
+};
+
+static const struct opt inet_data_opts[] = {
+    {.name = "data",
+     .type = OPT_OBJECT,
+     .required = true,
+     .members = inet_opts,
+     .help = "the address"},
+    {0},
+};
+
+static const struct opt unix_data_opts[] = {
+    {.name = "data",
+     .type = OPT_OBJECT,
+     .required = true,
+     .members = unix_opts,
+     .help = "the address"},
+    {0},
+};
+
+const struct opt *const address_flat_variants[] = {unix_opts, inet_opts};
+const struct opt *const address_legacy_variants[] = {unix_data_opts, inet_data_opts};
+
+struct sock_address address_of_opts(const struct address_opts *opts)
+{
+    return (struct sock_address){
+        .family = (enum sock_family)opts->type,
+        .host = opts->host,
+        .port = opts->port,
+        .path = opts->path,
+    };
+}
+
+int address_check_local(const struct sock_address *address, bool insecure, const char *what,
+                        struct err *err)
+{
+    char text[300];
+
+    if (insecure || sock_address_is_local(address))
+        return 0;
+    return err_set(err, -EPERM,
+                   "%s: %s can be reached from other hosts, and connections are neither encrypted "
+                   "nor authenticated yet; use a unix socket or a loopback address, or start the "
+                   "daemon with --insecure on a network that you trust",
+                   what, sock_address_format(address, text, sizeof(text)));
+}

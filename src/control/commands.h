@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The commands, one file and one table per subject. Handlers get the daemon as call->context. */
+#ifndef BLOCKSTEP_CONTROL_COMMANDS_H
+#define BLOCKSTEP_CONTROL_COMMANDS_H
+
+#include "control/qmp.h"
+
+extern const struct qmp_command commands_misc[];
+extern const struct qmp_command commands_block[];
+extern const struct qmp_command commands_nbd[];
+extern const struct qmp_command commands_jobs[];
+extern const struct qmp_command commands_replication[];
+
+/* All of them, NULL-terminated. */
+extern const struct qmp_command *const commands_tables[];
+
+#endif

@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Nodes: made, removed, shown in the shape that QEMU's clients read. */
+#include "control/commands.h"
+#include "control/daemon.h"
+#include "control/qmp_dispatch.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define FILENAME_BYTES 4200
+
+/* --- changes --- */
+
+static int run_blockdev_add(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
+{
+    struct daemon *daemon = call->context;
+    struct json_object *driver = NULL;
+    struct node *node;
+
+    if (call->arguments == NULL || !json_object_object_get_ex(call->arguments, "driver", &driver))
+        return err_set(err, -EINVAL, "Parameter 'driver' is missing");
+    if (!json_object_is_type(driver, json_type_string))
+        return err_set(err, -EINVAL, "Invalid parameter type for 'driver', expected: string");
+    return graph_add(daemon->graph, call->arguments, OPTS_JSON, "blockdev-add", true, &node, err);
+}
+
+struct del_args {
+    char *node_name;
+};
+
+static const struct opt del_opts[] = {
+    {.name = "node-name",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct del_args, node_name),
+     .required = true,
+     .help = "the node to remove"},
+    {0},
+};
+
+static int run_blockdev_del(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
+{
+    const struct del_args *del = args;
+    struct daemon *daemon = call->context;
+
+    if (graph_find(daemon->graph, del->node_name) == NULL)
+        return err_set(err, -ENOENT, "Failed to find node with node-name='%s'", del->node_name);
+    return graph_del(daemon->graph, del->node_name, err);
+}
+
+struct change_args {
+    char *parent, *child, *node;
+};
+
+static const struct opt change_opts[] = {
+    {.name = "parent",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct change_args, parent),
+     .required = true,
+     .help = "the node whose children change"},
+    {.name = "child",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct change_args, child),
+     .help = "name of the child to take away (children.1)"},
+    {.name = "node",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct change_args, node),
+     .help = "name of the node to add"},
+    {0},
+};
+
+static int change_add(struct daemon *daemon, struct node *parent, const char *name, struct err *err)
+    MAY_WAIT
+{
+    struct node *node = graph_find(daemon->graph, name);
+    int r;
+
+    if (node == NULL)
+        return err_set(err, -ENOENT, "Node '%s' not found", name);
+    node_ref(node);
+    r = graph_child_add(daemon->graph, parent, node, err);
+    node_unref(node);
+    return r;
+}
+
+static int run_change(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
+{
+    const struct change_args *change = args;
+    struct daemon *daemon = call->context;
+    struct node *parent;
+    int r;
+
+    if (change->child != NULL && change->node != NULL)
+        return err_set(err, -EINVAL, "The parameters child and node are in conflict");
+    if (change->child == NULL && change->node == NULL)
+        return err_set(err, -EINVAL, "Either child or node must be specified");
+    r = graph_get(daemon->graph, change->parent, &parent, err);
+    if (r < 0)
+        return r;
+    if (change->child != NULL && node_child(parent, change->child) == NULL)
+        return err_set(err, -ENOENT, "Node '%s' does not have child '%s'", change->parent,
+                       change->child);
+    node_ref(parent);
+    if (change->child != NULL)
+        r = graph_child_del(daemon->graph, parent, change->child, err);
+    else
+        r = change_add(daemon, parent, change->node, err);
+    node_unref(parent);
+    return r;
+}
+
+/* --- queries --- */
+
+static const char *option_text(struct json_object *options, const char *name)
+{
+    struct json_object *value = NULL;
+
+    if (!json_object_object_get_ex(options, name, &value) ||
+        !json_object_is_type(value, json_type_string))
+        return NULL;
+    return json_object_get_string(value);
+}
+
+/* nbd://HOST:PORT/EXPORT as QEMU names it; false: the options are of another kind. */
+static bool nbd_filename(struct json_object *options, char *text, size_t text_bytes)
+{
+    const char *export = option_text(options, "export");
+    struct json_object *server = NULL;
+    const char *path, *host, *port;
+
+    if (!json_object_object_get_ex(options, "server", &server))
+        return false;
+    path = option_text(server, "path");
+    host = option_text(server, "host");
+    port = option_text(server, "port");
+    if (export == NULL)
+        export = "";
+    if (path != NULL)
+        snprintf(text, text_bytes, "nbd+unix:///%s?socket=%s", export, path);
+    else if (host != NULL && port != NULL)
+        snprintf(text, text_bytes, "nbd://%s:%s/%s", host, port, export);
+    else
+        return false;
+    return true;
+}
+
+/* Where the node's bytes are, in one text: a path, an address, or the driver's name. */
+static const char *node_filename(const struct node *node, char *text, size_t text_bytes)
+{
+    const char *filename = NULL;
+
+    while (node->file != NULL)
+        node = node->file->child;
+    if (node->options_json != NULL) {
+        filename = option_text(node->options_json, "filename");
+        if (filename == NULL && nbd_filename(node->options_json, text, text_bytes))
+            return text;
+    }
+    if (filename != NULL)
+        snprintf(text, text_bytes, "%s", filename);
+    else
+        snprintf(text, text_bytes, "%s://", node->driver->name);
+    return text;
+}
+
+static struct node *node_backing(const struct node *node)
+{
+    const struct edge *edge = node_child((struct node *)node, "backing");
+
+    return edge != NULL ? edge->child : NULL;
+}
+
+/* With `chain` the images below follow as "backing-image". */
+static struct json_object *image_info(struct node *node, bool chain)
+{
+    struct json_object *image = json_object_new_object();
+    struct node *backing = node_backing(node);
+    char filename[FILENAME_BYTES];
+    int r = image == NULL ? -ENOMEM : 0;
+
+    if (r == 0) {
+        r |= json_add_uint(image, "virtual-size", node->length_bytes);
+        r |= json_add_string(image, "filename", node_filename(node, filename, sizeof(filename)));
+        r |= json_add_string(image, "format", node->driver->name);
+        r |= json_add_bool(image, "dirty-flag", false);
+    }
+    if (r == 0 && backing != NULL) {
+        node_filename(backing, filename, sizeof(filename));
+        r |= json_add_string(image, "backing-filename", filename);
+        r |= json_add_string(image, "full-backing-filename", filename);
+        if (chain)
+            r |= json_add(image, "backing-image", image_info(backing, true));
+    }
+    if (r == 0)
+        return image;
+    json_object_put(image);
+    return NULL;
+}
+
+static struct json_object *cache_info(const struct node *node)
+{
+    struct json_object *cache = json_object_new_object();
+    int r = cache == NULL ? -ENOMEM : 0;
+
+    if (r == 0) {
+        r |= json_add_bool(cache, "no-flush", node->no_flush);
+        r |= json_add_bool(cache, "direct", node->cache_direct);
+        r |= json_add_bool(cache, "writeback", true);
+    }
+    if (r == 0)
+        return cache;
+    json_object_put(cache);
+    return NULL;
+}
+
+/* Limits of the throttle that QEMU has in every device; none here. */
+static int add_throttle(struct json_object *info)
+{
+    static const char *const names[] = {"bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"};
+    int r = 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(names); i++)
+        r |= json_add_int(info, names[i], 0);
+    r |= json_add_int(info, "write_threshold", 0);
+    return r;
+}
+
+static struct json_object *children_info(const struct node *node)
+{
+    struct json_object *children = json_object_new_object();
+    int r = children == NULL ? -ENOMEM : 0;
+
+    LIST_FOR_EACH(edge, &node->children, struct edge, in_parent) {
+        if (r == 0)
+            r = json_add_string(children, edge->name, edge->child->name);
+    }
+    if (r == 0)
+        return children;
+    json_object_put(children);
+    return NULL;
+}
+
+static struct json_object *specific_info(struct node *node)
+{
+    struct json_object *object = json_object_new_object();
+
+    if (object != NULL && node->driver->describe != NULL &&
+        node->driver->describe(node, object) < 0) {
+        json_object_put(object);
+        return NULL;
+    }
+    return object;
+}
+
+static struct json_object *count_info(const struct io_count *count)
+{
+    struct json_object *object = json_object_new_object();
+    int r = object == NULL ? -ENOMEM : 0;
+
+    if (r == 0) {
+        r |= json_add_uint(object, "requests", count->requests);
+        r |= json_add_uint(object, "bytes", count->bytes);
+        r |= json_add_uint(object, "errors", count->errors);
+    }
+    if (r == 0)
+        return object;
+    json_object_put(object);
+    return NULL;
+}
+
+static struct json_object *stats_info(const struct node_stats *stats)
+{
+    struct json_object *object = json_object_new_object();
+    int r = object == NULL ? -ENOMEM : 0;
+
+    if (r == 0) {
+        r |= json_add(object, "read", count_info(&stats->read));
+        r |= json_add(object, "write", count_info(&stats->write));
+        r |= json_add(object, "zero", count_info(&stats->zero));
+        r |= json_add(object, "discard", count_info(&stats->discard));
+        r |= json_add(object, "flush", count_info(&stats->flush));
+    }
+    if (r == 0)
+        return object;
+    json_object_put(object);
+    return NULL;
+}
+
+static int fill_node(struct json_object *info, struct node *node, bool flat)
+{
+    static const char *const detect_names[] = {
+        [NODE_DETECT_ZEROES_OFF] = "off",
+        [NODE_DETECT_ZEROES_ON] = "on",
+        [NODE_DETECT_ZEROES_UNMAP] = "unmap",
+    };
+    struct node *backing = node_backing(node);
+    char filename[FILENAME_BYTES];
+    int depth = 0;
+    int r = 0;
+
+    for (const struct node *below = backing; below != NULL && depth < NODE_MAX_DEPTH; depth++)
+        below = node_backing(below);
+    r |= json_add_string(info, "node-name", node->name);
+    r |= json_add_string(info, "drv", node->driver->name);
+    r |= json_add_bool(info, "ro", node->read_only);
+    r |= json_add_string(info, "file", node_filename(node, filename, sizeof(filename)));
+    if (backing != NULL)
+        r |= json_add_string(info, "backing_file",
+                             node_filename(backing, filename, sizeof(filename)));
+    r |= json_add_int(info, "backing_file_depth", depth);
+    r |= json_add_bool(info, "encrypted", false);
+    r |= json_add_string(info, "detect_zeroes", detect_names[node->detect_zeroes]);
+    r |= json_add(info, "cache", cache_info(node));
+    r |= add_throttle(info);
+    r |= json_add(info, "image", image_info(node, !flat));
+    r |= json_add(info, "x-children", children_info(node));
+    r |= json_add(info, "x-driver-specific", specific_info(node));
+    r |= json_add(info, "x-stats", stats_info(&node->stats));
+    return r;
+}
+
+static struct json_object *node_info(struct node *node, bool flat)
+{
+    struct json_object *info = json_object_new_object();
+
+    if (info == NULL || fill_node(info, node, flat) == 0)
+        return info;
+    json_object_put(info);
+    return NULL;
+}
+
+struct query_nodes_args {
+    bool flat;
+};
+
+static const struct opt query_nodes_opts[] = {
+    {.name = "flat",
+     .type = OPT_BOOL,
+     .offset = OPT_FIELD(struct query_nodes_args, flat),
+     .help = "without the chains of backing images"},
+    {0},
+};
+
+static int run_query_nodes(struct qmp_call *call, void *args, struct err *err)
+{
+    const struct query_nodes_args *query = args;
+    struct daemon *daemon = call->context;
+    struct node *node = NULL;
+
+    call->result = json_object_new_array();
+    if (call->result == NULL)
+        return err_no_memory(err);
+    while ((node = graph_next(daemon->graph, node)) != NULL) {
+        struct json_object *info = node_info(node, query->flat);
+
+        if (info == NULL || json_object_array_add(call->result, info) < 0) {
+            json_object_put(info);
+            return err_no_memory(err);
+        }
+    }
+    return 0;
+}
+
+static struct json_object *device_info(struct node *node)
+{
+    struct json_object *device = json_object_new_object();
+    int r = device == NULL ? -ENOMEM : 0;
+
+    if (r == 0) {
+        r |= json_add_string(device, "device", node->name);
+        r |= json_add_string(device, "type", "unknown");
+        r |= json_add_bool(device, "removable", false);
+        r |= json_add_bool(device, "locked", false);
+        r |= json_add(device, "inserted", node_info(node, false));
+    }
+    if (r == 0)
+        return device;
+    json_object_put(device);
+    return NULL;
+}
+
+static bool is_top(const struct node *node)
+{
+    LIST_FOR_EACH(edge, &node->parents, struct edge, in_child) {
+        if (edge->parent != NULL)
+            return false;
+    }
+    return node->named;
+}
+
+/* What QEMU calls devices are here the nodes that no other node sits on. */
+static int run_query_block(struct qmp_call *call, void *args, struct err *err)
+{
+    struct daemon *daemon = call->context;
+    struct node *node = NULL;
+
+    call->result = json_object_new_array();
+    if (call->result == NULL)
+        return err_no_memory(err);
+    while ((node = graph_next(daemon->graph, node)) != NULL) {
+        struct json_object *device;
+
+        if (!is_top(node))
+            continue;
+        device = device_info(node);
+        if (device == NULL || json_object_array_add(call->result, device) < 0) {
+            json_object_put(device);
+            return err_no_memory(err);
+        }
+    }
+    return 0;
+}
+
+const struct qmp_command commands_block[] = {
+    {.name = "blockdev-add", .flags = QMP_RAW, .run = run_blockdev_add},
+    {.name = "blockdev-del",
+     .args = del_opts,
+     .args_size = sizeof(struct del_args),
+     .run = run_blockdev_del},
+    {.name = "x-blockdev-change",
+     .args = change_opts,
+     .args_size = sizeof(struct change_args),
+     .run = run_change},
+    {.name = "query-named-block-nodes",
+     .args = query_nodes_opts,
+     .args_size = sizeof(struct query_nodes_args),
+     .run = run_query_nodes},
+    {.name = "query-block", .run = run_query_block},
+    {0},
+};

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Replication: our own commands, and QEMU's names for the same functions as the managers of Xen and
+ * COLO send them.
+ */
+#include "control/commands.h"
+#include "control/daemon.h"
+
+#include <errno.h>
+
+static const char *const mode_names[] = {"primary", "secondary", NULL};
+
+_Static_assert(REPLICATION_PRIMARY == 0 && REPLICATION_SECONDARY == 1, "order of mode_names");
+
+static const char *const overlays_names[] = {"empty", "fresh", "resume", "merge", NULL};
+
+_Static_assert(REPLICATION_OVERLAYS_EMPTY == 0 && REPLICATION_OVERLAYS_FRESH == 1 &&
+                   REPLICATION_OVERLAYS_RESUME == 2 && REPLICATION_OVERLAYS_MERGE == 3,
+               "order of overlays_names");
+
+/* --- ours --- */
+
+struct start_args {
+    int mode, overlays;
+};
+
+static const struct opt start_opts[] = {
+    {.name = "mode",
+     .type = OPT_ENUM,
+     .offset = OPT_FIELD(struct start_args, mode),
+     .required = true,
+     .values = mode_names,
+     .help = "which side this is"},
+    {.name = "overlays",
+     .type = OPT_ENUM,
+     .offset = OPT_FIELD(struct start_args, overlays),
+     .fallback = "empty",
+     .values = overlays_names,
+     .help = "secondary: what becomes of overlays that hold blocks"},
+    {0},
+};
+
+static int run_start(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
+{
+    const struct start_args *start = args;
+    struct daemon *daemon = call->context;
+
+    return replication_start(daemon->group, (enum replication_mode)start->mode,
+                             (enum replication_overlays)start->overlays, err);
+}
+
+struct checkpoint_args {
+    uint64_t timeout_ms;
+};
+
+static const struct opt checkpoint_opts[] = {
+    {.name = "timeout-ms",
+     .type = OPT_UINT,
+     .offset = OPT_FIELD(struct checkpoint_args, timeout_ms),
+     .max = 3600 * 1000,
+     .help = "how long to wait for the peer (0: the default)"},
+    {0},
+};
+
+static int run_checkpoint(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
+{
+    const struct checkpoint_args *checkpoint = args;
+    struct daemon *daemon = call->context;
+    uint64_t deadline_ns = DEADLINE_NEVER;
+    uint64_t epoch = 0;
+    int r;
+
+    if (checkpoint->timeout_ms > 0)
+        deadline_ns = loop_now_ns(daemon->loop) + checkpoint->timeout_ms * NS_PER_MS;
+    r = replication_checkpoint(daemon->group, deadline_ns, &epoch, err);
+    if (r < 0)
+        return r;
+    call->result = json_object_new_object();
+    if (call->result == NULL || json_add_uint(call->result, "epoch", epoch) < 0)
+        return err_no_memory(err);
+    return 0;
+}
+
+struct stop_args {
+    bool failover;
+    int target;
+};
+
+static const char *const target_names[] = {"checkpoint", "latest", NULL};
+
+static const struct opt stop_opts[] = {
+    {.name = "failover",
+     .type = OPT_BOOL,
+     .offset = OPT_FIELD(struct stop_args, failover),
+     .help = "secondary: take over"},
+    {.name = "target",
+     .type = OPT_ENUM,
+     .offset = OPT_FIELD(struct stop_args, target),
+     .values = target_names,
+     .help = "the state to take over at"},
+    {0},
+};
+
+static int stop(struct daemon *daemon, bool failover, struct err *err) MAY_WAIT
+{
+    return failover ? daemon_failover(daemon, err) : replication_stop(daemon->group, false, err);
+}
+
+static int run_stop(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
+{
+    const struct stop_args *how = args;
+
+    if (how->target != 0)
+        return err_set(err, -EOPNOTSUPP, "target 'latest' is not supported yet: use 'checkpoint'");
+    return stop(call->context, how->failover, err);
+}
+
+static int run_query(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
+{
+    struct daemon *daemon = call->context;
+
+    call->result = replication_query(daemon->group);
+    if (call->result == NULL)
+        return err_no_memory(err);
+    if (daemon->name != NULL && json_add_string(call->result, "name", daemon->name) < 0)
+        return err_no_memory(err);
+    return 0;
+}
+
+/* --- QEMU's --- */
+
+struct xen_args {
+    bool enable, primary, failover, failover_given;
+};
+
+static const struct opt xen_opts[] = {
+    {.name = "enable",
+     .type = OPT_BOOL,
+     .offset = OPT_FIELD(struct xen_args, enable),
+     .required = true,
+     .help = "true: start, false: stop"},
+    {.name = "primary",
+     .type = OPT_BOOL,
+     .offset = OPT_FIELD(struct xen_args, primary),
+     .required = true,
+     .help = "which side this is"},
+    {.name = "failover",
+     .type = OPT_BOOL,
+     .offset = OPT_FIELD(struct xen_args, failover),
+     .present = OPT_PRESENT(struct xen_args, failover_given),
+     .help = "with enable false on the secondary: take over"},
+    {0},
+};
+
+/* The primary of a stop is the node's business; QEMU ignores the member there too. */
+static int run_xen_set(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
+{
+    const struct xen_args *set = args;
+    struct daemon *daemon = call->context;
+    enum replication_mode mode = set->primary ? REPLICATION_PRIMARY : REPLICATION_SECONDARY;
+
+    if (set->enable && set->failover_given)
+        return err_set(err, -EINVAL, "Parameter 'failover' is only for stopping replication");
+    if (set->enable)
+        return replication_start(daemon->group, mode, REPLICATION_OVERLAYS_FRESH, err);
+    return stop(daemon, set->failover, err);
+}
+
+static int run_xen_status(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
+{
+    struct daemon *daemon = call->context;
+    struct err found = ERR_INIT;
+    int broken = replication_get_error(daemon->group, &found);
+    int r = 0;
+
+    call->result = json_object_new_object();
+    if (call->result == NULL)
+        return err_no_memory(err);
+    r |= json_add_bool(call->result, "error", broken < 0);
+    if (broken < 0)
+        r |= json_add_string(call->result, "desc", found.text);
+    return r == 0 ? 0 : err_no_memory(err);
+}
+
+/* Fails as a command when replication is broken: managers exist that look at nothing else. */
+static int run_xen_checkpoint(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
+{
+    struct daemon *daemon = call->context;
+
+    return replication_checkpoint(daemon->group, DEADLINE_NEVER, NULL, err);
+}
+
+/* The manager says that the other side is dead: the secondary takes over, the primary goes on
+ * alone. */
+static int run_lost_heartbeat(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
+{
+    return daemon_failover(call->context, err);
+}
+
+const struct qmp_command commands_replication[] = {
+    {.name = "replication-start",
+     .args = start_opts,
+     .args_size = sizeof(struct start_args),
+     .run = run_start},
+    {.name = "replication-checkpoint",
+     .flags = QMP_PEER,
+     .args = checkpoint_opts,
+     .args_size = sizeof(struct checkpoint_args),
+     .run = run_checkpoint},
+    {.name = "replication-stop",
+     .args = stop_opts,
+     .args_size = sizeof(struct stop_args),
+     .run = run_stop},
+    {.name = "query-replication", .flags = QMP_PEER, .run = run_query},
+    {.name = "xen-set-replication",
+     .args = xen_opts,
+     .args_size = sizeof(struct xen_args),
+     .run = run_xen_set},
+    {.name = "query-xen-replication-status", .flags = QMP_PEER, .run = run_xen_status},
+    {.name = "xen-colo-do-checkpoint", .flags = QMP_PEER, .run = run_xen_checkpoint},
+    {.name = "x-colo-lost-heartbeat", .run = run_lost_heartbeat},
+    {0},
+};

@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The daemon's life: made, started from its configuration, ended in order. */
+#include "control/daemon.h"
+
+#include "base/log.h"
+#include "block/io.h"
+#include "control/commands.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+static void daemon_event(void *arg, const char *name, struct json_object *data)
+{
+    struct daemon *daemon = arg;
+
+    qmp_server_event(daemon->qmp, name, data);
+}
+
+static int make_parts(struct daemon *daemon, const struct config *config, struct err *err)
+{
+    const struct replication_owner owner = {.fence = daemon_fence, .arg = daemon};
+
+    daemon->owner = owner;
+    daemon->graph = graph_new(daemon->loop, config->drivers);
+    daemon->qmp = qmp_server_new(daemon->loop, commands_tables, daemon);
+    if (daemon->graph == NULL || daemon->qmp == NULL)
+        return err_no_memory(err);
+    graph_set_events(daemon->graph, daemon_event, daemon);
+    job_list_init(&daemon->jobs, daemon->graph);
+    daemon->nbd = nbd_service_new(daemon->graph, NULL);
+    daemon->group = replication_group_new(daemon->graph, &daemon->jobs, &daemon->owner);
+    if (daemon->nbd == NULL || daemon->group == NULL)
+        return err_no_memory(err);
+    if (config->name != NULL) {
+        daemon->name = strdup(config->name);
+        if (daemon->name == NULL)
+            return err_no_memory(err);
+    }
+    return 0;
+}
+
+int daemon_new(struct loop *loop, const struct config *config, struct daemon **ret_daemon,
+               struct err *err)
+{
+    struct daemon *daemon = calloc(1, sizeof(*daemon));
+    int r;
+
+    if (daemon == NULL)
+        return err_no_memory(err);
+    daemon->loop = loop;
+    daemon->config = config;
+    daemon->insecure = config->insecure;
+    daemon->vm_running = true;
+    co_queue_init(&daemon->quit);
+    list_init(&daemon->promoted);
+    r = make_parts(daemon, config, err);
+    if (r < 0) {
+        daemon_end(daemon);
+        daemon_free(daemon);
+        return r;
+    }
+    *ret_daemon = daemon;
+    return 0;
+}
+
+/* --- start --- */
+
+int daemon_add_nbd_server(struct daemon *daemon, const struct config_nbd_server *server,
+                          struct err *err)
+{
+    struct sock_address address = address_of_opts(&server->addr);
+    const char *id = server->id != NULL ? server->id : NBD_SERVER_DEFAULT_ID;
+    char what[160];
+    int r;
+
+    if (server->tls_creds != NULL || server->tls_authz != NULL)
+        return err_set(err, -EOPNOTSUPP, "NBD server '%s': TLS is not supported yet", id);
+    snprintf(what, sizeof(what), "NBD server '%s'", id);
+    r = address_check_local(&address, daemon->insecure, what, err);
+    if (r < 0)
+        return r;
+    return nbd_server_start(daemon->nbd, id, &address, 1, (unsigned)server->max_connections, err);
+}
+
+/* Remembers an export that a failover makes writable. */
+static int promote_later(struct daemon *daemon, const struct config_export *options,
+                         struct err *err)
+{
+    struct daemon_promoted *promoted = calloc(1, sizeof(*promoted));
+
+    if (promoted == NULL)
+        return err_no_memory(err);
+    if (config_export_copy(options, &promoted->options) < 0) {
+        free(promoted);
+        return err_no_memory(err);
+    }
+    list_push_back(&daemon->promoted, &promoted->link);
+    return 0;
+}
+
+int daemon_add_export(struct daemon *daemon, const struct config_export *options, struct err *err)
+{
+    struct nbd_export_options export = {
+        .id = options->id,
+        .name = options->name,
+        .description = options->description,
+        .server = options->server,
+        .writable = options->writable,
+    };
+    int r;
+
+    if (options->writable && options->writable_after_failover)
+        return err_set(err, -EINVAL,
+                       "export '%s': writable and writable-after-failover contradict each other",
+                       options->id);
+    r = graph_get(daemon->graph, options->node_name, &export.node, err);
+    if (r < 0)
+        return r;
+    node_ref(export.node);
+    r = nbd_export_add(daemon->nbd, &export, err);
+    node_unref(export.node);
+    if (r < 0 || !options->writable_after_failover)
+        return r;
+    r = promote_later(daemon, options, err);
+    if (r < 0) {
+        struct err ignored = ERR_INIT;
+
+        (void)nbd_export_del(daemon->nbd, options->id, NBD_REMOVE_HARD, &ignored);
+    }
+    return r;
+}
+
+static int start_item(struct daemon *daemon, const struct config_item *item, struct err *err)
+    MAY_WAIT
+{
+    struct node *node;
+
+    switch (item->kind) {
+    case CONFIG_BLOCKDEV:
+        return graph_add(daemon->graph, item->blockdev.options, item->blockdev.syntax, "--blockdev",
+                         true, &node, err);
+    case CONFIG_NBD_SERVER:
+        return daemon_add_nbd_server(daemon, &item->nbd_server, err);
+    case CONFIG_EXPORT:
+        return daemon_add_export(daemon, &item->export, err);
+    case CONFIG_MONITOR:
+        return qmp_server_listen(daemon->qmp, &item->monitor.address, item->monitor.role, err);
+    }
+    return 0;
+}
+
+int daemon_start(struct daemon *daemon, struct err *err)
+{
+    int r = config_check(daemon->config, err);
+
+    for (size_t i = 0; r == 0 && i < daemon->config->item_count; i++)
+        r = start_item(daemon, &daemon->config->items[i], err);
+    return r;
+}
+
+/* --- end --- */
+
+void daemon_quit(struct daemon *daemon, const char *why)
+{
+    if (daemon->quit_why != NULL)
+        return;
+    daemon->quit_why = why;
+    co_queue_wake_all(&daemon->quit);
+}
+
+void daemon_wait_quit(struct daemon *daemon)
+{
+    while (daemon->quit_why == NULL)
+        co_queue_wait(&daemon->quit);
+}
+
+static void tell_clients(struct daemon *daemon)
+{
+    struct json_object *data = json_object_new_object();
+
+    if (data != NULL && (json_add_bool(data, "guest", false) < 0 ||
+                         json_add_string(data, "reason", daemon->quit_why) < 0)) {
+        json_object_put(data);
+        data = NULL;
+    }
+    qmp_server_event(daemon->qmp, "SHUTDOWN", data);
+}
+
+/* What clients have been told to be written becomes durable, also without a flush of theirs. */
+static void flush_tops(struct daemon *daemon) MAY_WAIT
+{
+    struct node *node = NULL;
+
+    while ((node = graph_next(daemon->graph, node)) != NULL) {
+        struct err err = ERR_INIT;
+        struct edge *edge = NULL;
+        int r;
+
+        if (!list_empty(&node->parents) || node->read_only)
+            continue;
+        node_ref(node);
+        r = graph_attach_root(daemon->graph, node, "shutdown", 0, PERM_ALL, NULL, NULL, &edge,
+                              &err);
+        if (r == 0) {
+            r = io_flush(edge);
+            if (r < 0)
+                log_error("daemon", "node '%s': flush at the end: %s", node->name, strerror(-r));
+            graph_detach(edge);
+        }
+        node_unref(node);
+    }
+}
+
+void daemon_end(struct daemon *daemon)
+{
+    if (daemon->ended)
+        return;
+    daemon->ended = true;
+    if (daemon->qmp != NULL) {
+        if (daemon->quit_why != NULL)
+            tell_clients(daemon);
+        qmp_server_stop_accepting(daemon->qmp);
+    }
+    nbd_service_free(daemon->nbd);
+    daemon->nbd = NULL;
+    if (daemon->qmp != NULL)
+        qmp_server_close(daemon->qmp);
+    if (daemon->graph == NULL)
+        return;
+    flush_tops(daemon);
+    replication_group_free(daemon->group);
+    daemon->group = NULL;
+    if (daemon->jobs.graph != NULL)
+        job_list_end(&daemon->jobs);
+    graph_free(daemon->graph);
+    daemon->graph = NULL;
+}
+
+void daemon_free(struct daemon *daemon)
+{
+    struct daemon_promoted *promoted;
+
+    if (daemon == NULL)
+        return;
+    assert(daemon->ended);
+    while ((promoted = LIST_POP_FRONT(&daemon->promoted, struct daemon_promoted, link)) != NULL) {
+        opts_release(config_export_opts, &promoted->options);
+        free(promoted);
+    }
+    qmp_server_free(daemon->qmp);
+    free(daemon->name);
+    free(daemon);
+}
+
+/* --- a process --- */
+
+struct run {
+    struct loop *loop;
+    const struct config *config;
+    const struct daemon_hooks *hooks;
+    struct daemon *daemon;
+    struct err *err;
+    int result;
+    bool finished;
+    unsigned signals;
+};
+
+static void run_signal(void *arg, int signal)
+{
+    struct run *run = arg;
+
+    if (run->signals++ == 0) {
+        log_info("daemon", "signal %d (%s): ending", signal, strsignal(signal));
+        if (run->daemon != NULL)
+            daemon_quit(run->daemon, "host-signal");
+    } else {
+        log_warning("daemon", "signal %d again: not waiting for requests under way", signal);
+        loop_stop(run->loop);
+    }
+}
+
+static void run_main(void *arg) MAY_WAIT
+{
+    struct run *run = arg;
+    struct daemon *daemon = NULL;
+    int r = daemon_new(run->loop, run->config, &daemon, run->err);
+
+    if (r == 0) {
+        run->daemon = daemon;
+        r = daemon_start(daemon, run->err);
+        if (r == 0 && run->hooks != NULL && run->hooks->started != NULL)
+            r = run->hooks->started(daemon, run->hooks->arg, run->err);
+        if (r == 0) {
+            if (run->signals > 0)
+                daemon_quit(daemon, "host-signal");
+            daemon_wait_quit(daemon);
+        }
+        daemon_end(daemon);
+        run->daemon = NULL;
+        daemon_free(daemon);
+    }
+    run->result = r;
+    run->finished = true;
+    loop_stop(run->loop);
+}
+
+int daemon_run(struct loop *loop, const struct config *config, const struct daemon_hooks *hooks,
+               struct err *err)
+{
+    struct run run = {.loop = loop, .config = config, .hooks = hooks, .err = err};
+    int r = loop_signal_set(loop, SIGTERM, run_signal, &run, err);
+
+    if (r == 0)
+        r = loop_signal_set(loop, SIGINT, run_signal, &run, err);
+    if (r < 0)
+        return r;
+    if (co_spawn(loop, "daemon", run_main, &run) < 0)
+        return err_no_memory(err);
+    loop_run(loop);
+    if (!run.finished)
+        return err_set(err, -EINTR, "ended by a second signal, with requests under way");
+    loop_signal_set(loop, SIGTERM, NULL, NULL, &(struct err)ERR_INIT);
+    loop_signal_set(loop, SIGINT, NULL, NULL, &(struct err)ERR_INIT);
+    return run.result;
+}
