@@ -19,16 +19,16 @@
 struct json_object;
 
 enum opt_type {
-    OPT_STRING,   /* char *; NULL when absent */
-    OPT_BOOL,     /* bool; dotted keys: on|off (also yes|no, true|false) */
-    OPT_UINT,     /* uint64_t within min..max */
-    OPT_SIZE,     /* uint64_t; strings may carry k, M, G, T (powers of 1024); JSON: also a number */
-    OPT_ENUM,     /* int: index into `values` */
-    OPT_OBJECT,   /* described by `members`, whose offsets count from the same struct */
-    OPT_UNION,    /* like OPT_OBJECT; `members` are common, and the member called `discriminator`
+    OPT_STRING,  /* char *; NULL when absent */
+    OPT_BOOL,    /* bool; dotted keys: on|off (also yes|no, true|false) */
+    OPT_UINT,    /* uint64_t within min..max */
+    OPT_SIZE,    /* uint64_t; strings may carry k, M, G, T... (size_parse()); JSON: also a number */
+    OPT_ENUM,    /* int: index into `values` */
+    OPT_OBJECT,  /* described by `members`, whose offsets count from the same struct */
+    OPT_UNION,   /* like OPT_OBJECT; `members` are common, and the member called `discriminator`
                    * (an OPT_ENUM) selects the further table variants[index] */
-    OPT_STRINGS,  /* struct opt_strings: a list of strings */
-    OPT_CHILD,    /* a block node: its name or an inline object. Kept as struct json_object * with a
+    OPT_STRINGS, /* struct opt_strings: a list of strings */
+    OPT_CHILD,   /* a block node: its name or an inline object. Kept as struct json_object * with a
                    * reference; the graph resolves it */
     OPT_CHILDREN, /* a list of these: struct json_object * (array) */
     OPT_ANY,      /* any value: struct json_object * with a reference */
@@ -47,14 +47,14 @@ struct opt {
     size_t offset;  /* of the field in the struct that is filled; see OPT_FIELD */
     size_t present; /* offset of a bool plus one; 0: none */
     bool required;
-    bool secret;          /* never shown in logs or dumps */
-    const char *fallback; /* default value, in dotted-key spelling; NULL: none */
-    uint64_t min, max;    /* OPT_UINT, OPT_SIZE; max 0: no upper limit */
-    const char *const *values; /* OPT_ENUM: names, NULL-terminated */
-    const struct opt *members; /* OPT_OBJECT, OPT_UNION */
-    const char *discriminator; /* OPT_UNION */
-    const struct opt *const *variants;
-    const char *help; /* one line, no full stop */
+    bool secret;                       /* never shown in logs or dumps */
+    const char *fallback;              /* default value, in dotted-key spelling; NULL: none */
+    uint64_t min, max;                 /* OPT_UINT, OPT_SIZE; max 0: no upper limit */
+    const char *const *values;         /* OPT_ENUM: names, NULL-terminated */
+    const struct opt *members;         /* OPT_OBJECT, OPT_UNION */
+    const char *discriminator;         /* OPT_UNION */
+    const struct opt *const *variants; /* one for each of its values; NULL: no further members */
+    const char *help;                  /* one line, no full stop */
 };
 
 #define OPT_FIELD(type, field)   offsetof(type, field)
@@ -70,21 +70,37 @@ enum opts_syntax {
  * ("blockdev-add", "--export"). On failure nothing is left to free and `out` is zeroed again in
  * all table fields. On success opts_release() frees what was allocated.
  * Members called in `ignore` (NULL-terminated, may be NULL) are skipped, whatever they hold.
+ *
+ * The fields are named by offset, so tables must be sound: see opts_table_check(). Members of an
+ * absent object get their fallbacks; those of a union's variant only when the discriminator has one.
  */
 int opts_parse(const struct opt *table, struct json_object *object, enum opts_syntax syntax,
                const char *where, const char *const *ignore, void *out, struct err *err);
 void opts_release(const struct opt *table, void *out);
 
+#define OPTS_MAX_TEXT_BYTES (64u * 1024)
+#define OPTS_MAX_LEVELS     32u
+#define OPTS_MAX_KEYS       1024u
+#define OPTS_MAX_NAME_BYTES 63u
+
 /*
- * "a=1,b.c=2,b.d.0=x" -> an object of strings, nested objects and, where all keys of an object are
- * 0..n-1, arrays. `implied_key`: the name of a first value without "=", NULL for none. A text that
+ * "a=1,b.c=2,b.d.0=x" -> an object of strings, nested objects and, where the keys of an object are
+ * numbers, arrays: these must be 0..n-1. `implied_key`: the name of a first value without "=", NULL for none. A text that
  * begins with "{" is read as JSON instead, and *ret_syntax says which. The caller releases the
- * object with json_object_put(). Limits: 64 KiB of text, 32 levels, 1024 keys.
+ * object with json_object_put(). Limits: OPTS_MAX_*.
  */
 int opts_read(const char *text, const char *implied_key, const char *where,
               struct json_object **ret_object, enum opts_syntax *ret_syntax, struct err *err);
 
-/* "64k", "1.5G", "4096"; only non-negative results that are whole bytes. */
+/* Prints the lines of a --help text, one call each, without newlines. */
+void opts_help(const struct opt *table, void (*print)(void *arg, const char *line), void *arg);
+
+/* For tests: asserts that a table is consistent (names unique and speakable, all have a help line,
+ * fallbacks fit their types, unions know their discriminator, fields at one offset have one type). */
+void opts_table_check(const struct opt *table);
+
+/* "64k", "1.5G", "4096"; only whole bytes. -EINVAL for what is no size, -ERANGE for too large a one;
+ * the units are k, M, G, T, P, E in either case. */
 int size_parse(const char *text, uint64_t *ret_bytes);
 /* "1.5 GiB" for people, into `text` (at least 32 bytes), which is returned. */
 const char *size_format(uint64_t bytes, char *text, size_t text_bytes);
