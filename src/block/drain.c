@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Holding requests at the roots. A drain is the set of roots above some nodes, all closed first and
+ * then waited for. Only roots are closed, since whole requests shall end: one that has entered goes
+ * through open edges down to the disks.
+ *
+ * While a drain stands the graph may change. Before a change brings a held node below further roots,
+ * these are held too; the graph's change lock is what makes that set complete.
+ */
+#include "block/internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+static bool drain_has_edge(const struct graph_drain *drain, const struct edge *edge)
+{
+    for (size_t i = 0; i < drain->count; i++) {
+        if (drain->edges[i] == edge)
+            return true;
+    }
+    return false;
+}
+
+static int drain_add_edge(struct graph_drain *drain, struct edge *edge)
+{
+    struct edge **edges = realloc(drain->edges, (drain->count + 1) * sizeof(struct edge *));
+
+    if (edges == NULL)
+        return -ENOMEM;
+    drain->edges = edges;
+    edges[drain->count++] = edge;
+    edge->refs++;
+    co_gate_close(&edge->gate);
+    return 0;
+}
+
+/* Marks are numbers of passes, so that no pass has to clear them. */
+static int drain_add_roots_above(struct graph_drain *drain, struct node *node, unsigned mark)
+{
+    if (node->mark == mark)
+        return 0;
+    node->mark = mark;
+    LIST_FOR_EACH(edge, &node->parents, struct edge, in_child) {
+        int ret = 0;
+
+        if (edge->parent != NULL)
+            ret = drain_add_roots_above(drain, edge->parent, mark);
+        else if (!drain_has_edge(drain, edge))
+            ret = drain_add_edge(drain, edge);
+        if (ret < 0)
+            return ret;
+    }
+    return 0;
+}
+
+static void drain_release(struct graph_drain *drain)
+{
+    list_remove(&drain->link);
+    for (size_t i = 0; i < drain->count; i++) {
+        co_gate_open(&drain->edges[i]->gate);
+        edge_unref(drain->edges[i]);
+    }
+    free(drain->edges);
+    free(drain->nodes);
+    memset(drain, 0, sizeof(*drain));
+}
+
+int graph_drain_begin(struct node *const *nodes, size_t count, struct graph_drain *drain)
+{
+    struct graph *graph = count > 0 ? nodes[0]->graph : NULL;
+    int ret = 0;
+
+    memset(drain, 0, sizeof(*drain));
+    if (graph == NULL)
+        return 0;
+    drain->nodes = calloc(count, sizeof(struct node *));
+    if (drain->nodes == NULL)
+        return -ENOMEM;
+    memcpy(drain->nodes, nodes, count * sizeof(struct node *));
+    drain->node_count = count;
+    drain->graph = graph;
+
+    graph_change_begin(graph);
+    list_push_back(&graph->drains, &drain->link);
+    graph->mark++;
+    for (size_t i = 0; i < count && ret == 0; i++)
+        ret = drain_add_roots_above(drain, node_check(nodes[i]), graph->mark);
+    if (ret < 0)
+        drain_release(drain);
+    for (size_t i = 0; i < drain->count; i++)
+        co_gate_wait_empty(&drain->edges[i]->gate);
+    graph_change_end(graph);
+    return ret;
+}
+
+void graph_drain_end(struct graph_drain *drain)
+{
+    drain_release(drain);
+}
+
+static bool drain_covers(const struct graph_drain *drain, struct node *child)
+{
+    for (size_t i = 0; i < drain->node_count; i++) {
+        if (drain->nodes[i] != NULL && graph_is_below(drain->nodes[i], child))
+            return true;
+    }
+    return false;
+}
+
+int drains_cover_child(struct node *parent, struct node *child)
+{
+    struct graph *graph = child->graph;
+    struct graph_drain above = {.graph = graph};
+    bool covered = false;
+    int ret = 0;
+
+    LIST_FOR_EACH(drain, &graph->drains, struct graph_drain, link) {
+        if (!drain_covers(drain, child))
+            continue;
+        covered = true;
+        ret = drain_add_roots_above(drain, parent, ++graph->mark);
+        if (ret < 0)
+            return ret;
+    }
+    if (!covered)
+        return 0;
+    /* A set of our own to wait with: the drains may end meanwhile. */
+    ret = drain_add_roots_above(&above, parent, ++graph->mark);
+    for (size_t i = 0; i < above.count && ret == 0; i++)
+        co_gate_wait_empty(&above.edges[i]->gate);
+    drain_release(&above);
+    return ret;
+}
+
+int drains_cover_root(struct edge *root)
+{
+    LIST_FOR_EACH(drain, &root->graph->drains, struct graph_drain, link) {
+        if (drain_has_edge(drain, root) || !drain_covers(drain, root->child))
+            continue;
+        if (drain_add_edge(drain, root) < 0)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+void drains_forget_node(struct node *node)
+{
+    LIST_FOR_EACH(drain, &node->graph->drains, struct graph_drain, link) {
+        for (size_t i = 0; i < drain->node_count; i++) {
+            if (drain->nodes[i] == node)
+                drain->nodes[i] = NULL;
+        }
+    }
+}

@@ -1,0 +1,412 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The graph: finding nodes, and changing edges under live I/O. A change closes the gates of the edges
+ * it moves, waits until nobody is inside, moves them, computes the permissions anew, moves them back
+ * when these conflict, and opens the gates.
+ */
+#include "block/internal.h"
+
+#include "base/json.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+struct graph *graph_new(struct loop *loop, const struct driver *const *drivers)
+{
+    struct graph *graph = calloc(1, sizeof(*graph));
+
+    if (graph == NULL)
+        return NULL;
+    graph->loop = loop;
+    graph->drivers = drivers;
+    list_init(&graph->nodes);
+    list_init(&graph->drains);
+    co_mutex_init(&graph->change);
+    return graph;
+}
+
+void graph_free(struct graph *graph)
+{
+    if (graph == NULL)
+        return;
+    assert(list_empty(&graph->drains));
+    while (!list_empty(&graph->nodes)) {
+        struct node *top = NULL;
+
+        /* There are no cycles: some node has no parents. */
+        LIST_FOR_EACH(node, &graph->nodes, struct node, graph_link) {
+            if (list_empty(&node->parents)) {
+                top = node;
+                break;
+            }
+        }
+        assert(top != NULL);
+        assert(top->refs == 0);
+        top->named = false;
+        node_close_if_unused(top);
+    }
+    assert(graph->node_count == 0);
+    buf_unref(graph->zeroes);
+    free(graph);
+}
+
+struct loop *graph_loop(const struct graph *graph)
+{
+    return graph->loop;
+}
+
+void graph_set_events(struct graph *graph,
+                      void (*event)(void *arg, const char *name, struct json_object *data),
+                      void *arg)
+{
+    graph->event = event;
+    graph->event_arg = arg;
+}
+
+void graph_event(struct graph *graph, const char *name, struct json_object *data)
+{
+    if (graph->event != NULL)
+        graph->event(graph->event_arg, name, data);
+    else
+        json_object_put(data);
+}
+
+void graph_change_begin(struct graph *graph)
+{
+    if (graph->changer == NULL || graph->changer != co_self()) {
+        co_mutex_lock(&graph->change);
+        graph->changer = co_self();
+    }
+    graph->change_depth++;
+}
+
+void graph_change_end(struct graph *graph)
+{
+    assert(graph->changer == co_self());
+    assert(graph->change_depth > 0);
+    if (--graph->change_depth == 0) {
+        graph->changer = NULL;
+        co_mutex_unlock(&graph->change);
+    }
+}
+
+struct node *graph_find(struct graph *graph, const char *node_name)
+{
+    LIST_FOR_EACH(node, &graph->nodes, struct node, graph_link) {
+        if (node->opened && strcmp(node->name, node_name) == 0)
+            return node;
+    }
+    return NULL;
+}
+
+struct node *graph_next(struct graph *graph, struct node *node)
+{
+    struct list_link *link = node != NULL ? node->graph_link.next : graph->nodes.head.next;
+
+    for (; link != &graph->nodes.head; link = link->next) {
+        if (LIST_ENTRY(link, struct node, graph_link)->opened)
+            return LIST_ENTRY(link, struct node, graph_link);
+    }
+    return NULL;
+}
+
+int graph_get(struct graph *graph, const char *node_name, struct node **ret_node, struct err *err)
+{
+    struct node *node = graph_find(graph, node_name);
+    char names[256] = "";
+    size_t length = 0;
+
+    if (node != NULL) {
+        *ret_node = node;
+        return 0;
+    }
+    for (node = graph_next(graph, NULL); node != NULL; node = graph_next(graph, node)) {
+        if (length + sizeof(node->name) + 8 > sizeof(names)) {
+            snprintf(names + length, sizeof(names) - length, ", ...");
+            break;
+        }
+        length += (size_t)snprintf(names + length, sizeof(names) - length, "%s%s",
+                                   length > 0 ? ", " : "", node->name);
+    }
+    return err_set_kind(err, ERR_DEVICE_NOT_FOUND, -ENOENT, "there is no node '%s'; there are%s%s",
+                        node_name, length > 0 ? ": " : " none", names);
+}
+
+static void mark_below(struct node *node, unsigned mark)
+{
+    if (node->mark == mark)
+        return;
+    node->mark = mark;
+    LIST_FOR_EACH(edge, &node->children, struct edge, in_parent)
+        mark_below(edge->child, mark);
+}
+
+bool graph_is_below(struct node *node, struct node *ancestor)
+{
+    unsigned mark = ++ancestor->graph->mark;
+
+    mark_below(ancestor, mark);
+    return node->mark == mark;
+}
+
+/* --- edges --- */
+
+struct edge *edge_link(struct graph *graph, struct node *parent, struct node *child,
+                       const char *name)
+{
+    struct edge *edge = calloc(1, sizeof(*edge));
+
+    if (edge == NULL)
+        return NULL;
+    edge->graph = graph;
+    edge->parent = parent;
+    edge->child = child;
+    edge->share = edge->next_share = PERM_ALL;
+    edge->refs = 1;
+    snprintf(edge->name, sizeof(edge->name), "%s", name);
+    co_gate_init(&edge->gate);
+    list_push_back(&child->parents, &edge->in_child);
+    if (parent != NULL) {
+        list_push_back(&parent->children, &edge->in_parent);
+        if (strcmp(name, "file") == 0)
+            parent->file = edge;
+    }
+    return edge;
+}
+
+void edge_unlink(struct edge *edge)
+{
+    if (edge->parent != NULL && edge->parent->file == edge)
+        edge->parent->file = NULL;
+    list_remove(&edge->in_parent);
+    list_remove(&edge->in_child);
+    edge->child = NULL;
+    edge->parent = NULL;
+}
+
+void edge_unref(struct edge *edge)
+{
+    assert(edge->refs > 0);
+    if (--edge->refs == 0)
+        free(edge);
+}
+
+static int check_usable(struct node *node, struct err *err)
+{
+    if (node_check(node)->opened)
+        return 0;
+    return err_set(err, -ENODEV, "node '%s' is being %s", node->name,
+                   node->closing ? "closed" : "opened");
+}
+
+int graph_attach_root(struct graph *graph, struct node *node, const char *name, unsigned need,
+                      unsigned share, const struct edge_user_ops *ops, void *user,
+                      struct edge **ret_edge, struct err *err)
+{
+    struct edge *edge;
+    int ret;
+
+    graph_change_begin(graph);
+    ret = check_usable(node, err);
+    if (ret < 0)
+        goto out;
+    edge = edge_link(graph, NULL, node, name);
+    if (edge == NULL) {
+        ret = err_no_memory(err);
+        goto out;
+    }
+    edge->need = need;
+    edge->share = share;
+    edge->user_ops = ops;
+    edge->user = user;
+    ret = perms_update(graph, err);
+    if (ret == 0 && drains_cover_root(edge) < 0)
+        ret = err_no_memory(err);
+    if (ret < 0) {
+        edge_unlink(edge);
+        edge_unref(edge);
+    } else {
+        *ret_edge = edge;
+    }
+out:
+    graph_change_end(graph);
+    return ret;
+}
+
+int graph_attach_child(struct graph *graph, struct node *parent, struct node *child,
+                       const char *name, struct edge **ret_edge, struct err *err)
+{
+    struct edge *edge;
+    int ret;
+
+    graph_change_begin(graph);
+    ret = check_usable(child, err);
+    if (ret == 0 && node_child(parent, name) != NULL)
+        ret = err_set(err, -EEXIST, "node '%s' has a child '%s' already", parent->name, name);
+    if (ret == 0 && drains_cover_child(parent, child) < 0)
+        ret = err_no_memory(err);
+    if (ret < 0)
+        goto out;
+    edge = edge_link(graph, parent, child, name);
+    if (edge == NULL) {
+        ret = err_no_memory(err);
+        goto out;
+    }
+    ret = perms_update(graph, err);
+    if (ret < 0) {
+        edge_unlink(edge);
+        edge_unref(edge);
+    } else {
+        *ret_edge = edge;
+    }
+out:
+    graph_change_end(graph);
+    return ret;
+}
+
+void edge_detach(struct edge *edge, struct node **ret_child)
+{
+    struct graph *graph = edge->graph;
+    struct err err = ERR_INIT;
+
+    edge->detaching = true;
+    co_gate_close(&edge->gate);
+    co_gate_wait_empty(&edge->gate);
+    graph_change_begin(graph);
+    assert(co_queue_empty(&edge->gate.outside));
+    *ret_child = edge->child;
+    edge_unlink(edge);
+    /* Less is needed than before, so nothing can conflict; a driver whose needs grow when a child goes
+     * keeps what it had. */
+    if (perms_update(graph, &err) < 0)
+        log_warning("graph", "after a detach: %s", err.text);
+    graph_change_end(graph);
+    co_gate_open(&edge->gate);
+    edge_unref(edge);
+}
+
+void graph_detach(struct edge *edge)
+{
+    struct node *child;
+
+    if (edge == NULL)
+        return;
+    edge_detach(edge, &child);
+    node_close_if_unused(child);
+}
+
+int graph_set_perms(struct edge *root, unsigned need, unsigned share, struct err *err)
+{
+    unsigned old_need, old_share;
+    int ret;
+
+    assert(root->parent == NULL);
+    graph_change_begin(root->graph);
+    old_need = root->need;
+    old_share = root->share;
+    root->need = need;
+    root->share = share;
+    ret = perms_update(root->graph, err);
+    if (ret < 0) {
+        root->need = old_need;
+        root->share = old_share;
+    }
+    graph_change_end(root->graph);
+    return ret;
+}
+
+/* --- deletion, children by hook --- */
+
+int graph_del(struct graph *graph, const char *node_name, struct err *err)
+{
+    struct node *node = NULL;
+    char user[EDGE_PARENT_TEXT_BYTES];
+    int ret;
+
+    graph_change_begin(graph);
+    ret = graph_get(graph, node_name, &node, err);
+    if (ret == 0)
+        ret = node_check_blocked(node, "delete", err);
+    if (ret == 0 && !list_empty(&node->parents)) {
+        struct edge *edge = LIST_ENTRY(list_first(&node->parents), struct edge, in_child);
+
+        ret = err_set(err, -EBUSY, "node '%s' is in use by %s", node_name,
+                      edge_describe_parent(edge, user, sizeof(user)));
+    }
+    if (ret == 0)
+        node->named = false;
+    graph_change_end(graph);
+    if (ret == 0)
+        node_close_if_unused(node);
+    return ret;
+}
+
+/* The hooks of one driver, each called in one place. */
+static int call_child_name(struct node *node, char *text, size_t text_bytes, struct err *err)
+    MAY_WAIT
+{
+    return node->driver->child_name(node, text, text_bytes, err);
+}
+
+static int call_child_added(struct node *node, struct edge *edge, struct err *err) MAY_WAIT
+{
+    return node->driver->child_added(node, edge, err);
+}
+
+static int call_child_removing(struct node *node, struct edge *edge, struct err *err) MAY_WAIT
+{
+    return node->driver->child_removing(node, edge, err);
+}
+
+int graph_child_add(struct graph *graph, struct node *parent, struct node *child, struct err *err)
+{
+    char name[EDGE_NAME_BYTES] = "";
+    struct edge *edge = NULL;
+    int ret;
+
+    graph_change_begin(graph);
+    ret = node_check_blocked(parent, "add a child to", err);
+    if (ret == 0 && parent->driver->child_name == NULL)
+        ret = err_set(err, -ENOTSUP, "node '%s' (driver '%s') takes no further children",
+                      parent->name, parent->driver->name);
+    if (ret == 0)
+        ret = call_child_name(parent, name, sizeof(name), err);
+    if (ret == 0)
+        ret = graph_attach_child(graph, parent, child, name, &edge, err);
+    if (ret == 0 && parent->driver->child_added != NULL) {
+        ret = call_child_added(parent, edge, err);
+        if (ret < 0)
+            edge_detach(edge, &child);
+    }
+    graph_change_end(graph);
+    return ret;
+}
+
+int graph_child_del(struct graph *graph, struct node *parent, const char *edge_name,
+                    struct err *err)
+{
+    struct edge *edge = NULL;
+    int ret;
+
+    graph_change_begin(graph);
+    ret = node_check_blocked(parent, "remove a child from", err);
+    if (ret == 0 && parent->driver->child_removing == NULL)
+        ret = err_set(err, -ENOTSUP, "children of node '%s' (driver '%s') cannot be removed",
+                      parent->name, parent->driver->name);
+    if (ret == 0) {
+        edge = node_child(parent, edge_name);
+        if (edge == NULL)
+            ret = err_set(err, -ENOENT, "node '%s' has no child '%s'", parent->name, edge_name);
+    }
+    if (ret == 0)
+        ret = call_child_removing(parent, edge, err);
+    if (ret == 0)
+        edge->detaching = true;
+    graph_change_end(graph);
+    /* A request that hangs in the child shall not hold up other changes. */
+    if (ret == 0)
+        graph_detach(edge);
+    return ret;
+}

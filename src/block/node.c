@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* One node: its life, its name, who uses it, and what forbids to touch it. */
+#include "block/internal.h"
+
+#include "base/json.h"
+#include "base/log.h"
+#include "base/text.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+struct node *node_new(struct graph *graph, const struct driver *driver, const char *name)
+{
+    struct node *node = calloc(1, sizeof(*node));
+
+    if (node == NULL)
+        return NULL;
+    node->state = calloc(1, MAX(driver->state_size, 1));
+    node->options = calloc(1, MAX(driver->options_size, 1));
+    if (node->state == NULL || node->options == NULL) {
+        free(node->state);
+        free(node->options);
+        free(node);
+        return NULL;
+    }
+    node->magic = NODE_MAGIC;
+    node->driver = driver;
+    node->graph = graph;
+    snprintf(node->name, sizeof(node->name), "%s", name);
+    node->limits = (struct node_limits){.request_align_bytes = 1, .memory_align_bytes = 1};
+    list_init(&node->children);
+    list_init(&node->parents);
+    list_init(&node->blockers);
+    range_locks_init(&node->ranges);
+    co_queue_init(&node->unlocked_done);
+    list_push_back(&graph->nodes, &node->graph_link);
+    graph->node_count++;
+    return node;
+}
+
+void node_free(struct node *node)
+{
+    assert(list_empty(&node->parents));
+    assert(list_empty(&node->children));
+    assert(list_empty(&node->blockers));
+    assert(node->refs == 0);
+    assert(node->unlocked_writes == 0);
+    drains_forget_node(node);
+    list_remove(&node->graph_link);
+    node->graph->node_count--;
+    if (node->driver->opts != NULL)
+        opts_release(node->driver->opts, node->options);
+    json_object_put(node->options_json);
+    free(node->options);
+    free(node->state);
+    node->magic = 0;
+    free(node);
+}
+
+static void call_close(struct node *node) MAY_WAIT
+{
+    if (node->driver->close != NULL)
+        node->driver->close(node);
+}
+
+void node_close_if_unused(struct node *node)
+{
+    struct list_link *link;
+
+    node_check(node);
+    if (node->closing || node->named || node->refs > 0 || !list_empty(&node->parents))
+        return;
+    TRACE("block.node_close", "%s", node->name);
+    node->closing = true;
+    if (node->opened) {
+        node->opened = false;
+        call_close(node);
+    }
+    while ((link = list_first(&node->children)) != NULL)
+        graph_detach(LIST_ENTRY(link, struct edge, in_parent));
+    node_free(node);
+}
+
+struct edge *node_child(struct node *node, const char *name)
+{
+    LIST_FOR_EACH(edge, &node_check(node)->children, struct edge, in_parent) {
+        if (!edge->detaching && strcmp(edge->name, name) == 0)
+            return edge;
+    }
+    return NULL;
+}
+
+struct node *node_ref(struct node *node)
+{
+    node_check(node)->refs++;
+    return node;
+}
+
+void node_unref(struct node *node)
+{
+    if (node == NULL)
+        return;
+    assert(node_check(node)->refs > 0);
+    if (--node->refs == 0 && node->opened)
+        node_close_if_unused(node);
+}
+
+void node_set_length(struct node *node, uint64_t length_bytes)
+{
+    if (node->length_bytes == length_bytes)
+        return;
+    node->length_bytes = length_bytes;
+    LIST_FOR_EACH(edge, &node->parents, struct edge, in_child) {
+        if (edge->parent == NULL) {
+            if (edge->user_ops != NULL && edge->user_ops->resized != NULL)
+                edge->user_ops->resized(edge);
+        } else if (edge->parent->driver->is_filter && edge->parent->file == edge) {
+            node_set_length(edge->parent, length_bytes);
+        }
+    }
+}
+
+const char *edge_describe_parent(struct edge *edge, char *text, size_t text_bytes)
+{
+    if (edge->parent != NULL)
+        snprintf(text, text_bytes, "node '%s' (its child '%s')", edge->parent->name, edge->name);
+    else if (edge->user_ops != NULL && edge->user_ops->describe != NULL)
+        edge->user_ops->describe(edge, text, text_bytes);
+    else
+        snprintf(text, text_bytes, "%s", edge->name);
+    return text;
+}
+
+void node_block(struct node *node, struct node_blocker *blocker, const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    text_format(blocker->reason, sizeof(blocker->reason), fmt, args);
+    va_end(args);
+    list_push_back(&node_check(node)->blockers, &blocker->link);
+}
+
+void node_unblock(struct node_blocker *blocker)
+{
+    list_remove(&blocker->link);
+}
+
+int node_check_blocked(struct node *node, const char *operation, struct err *err)
+{
+    struct list_link *link = list_first(&node_check(node)->blockers);
+
+    if (link == NULL)
+        return 0;
+    return err_set(err, -EBUSY, "cannot %s node '%s': %s", operation, node->name,
+                   LIST_ENTRY(link, struct node_blocker, link)->reason);
+}
