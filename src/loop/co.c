@@ -292,6 +292,12 @@ void co_pool_deinit(struct loop *loop)
     pool->cached_count = 0;
 }
 
+void co_visit_alive(struct loop *loop, void (*visit)(void *arg, const struct co *co), void *arg)
+{
+    LIST_FOR_EACH(co, &loop->coroutines.alive, struct co, pool_link)
+        visit(arg, co);
+}
+
 static struct co *co_take(struct loop *loop)
 {
     struct co_pool *pool = &loop->coroutines;

@@ -134,6 +134,8 @@ struct loop *loop_enter(struct loop *loop); /* returns the former one */
 /* co.c */
 void co_pool_init(struct co_pool *pool);
 void co_pool_deinit(struct loop *loop);        /* frees the cached stacks; none may be alive */
+/* Calls for each coroutine of the loop that has not ended, the latest first. */
+void co_visit_alive(struct loop *loop, void (*visit)(void *arg, const struct co *co), void *arg);
 void co_run_next(struct loop *loop);           /* resumes one ready coroutine */
 size_t co_stack_peak_bytes(struct loop *loop); /* the deepest stack so far; looks at all pages */
 

@@ -10,8 +10,6 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-/* Until the simulator is linked. */
-#pragma weak loop_sim_new
 
 static char folder[256];
 

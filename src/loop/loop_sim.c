@@ -1,0 +1,601 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The simulator's world: the seed, virtual time, what will happen, and whose turn it is.
+ *
+ * Nothing here may depend on addresses, on the real clock or on memory that is not initialised:
+ * they would make two runs of one seed differ.
+ */
+#include "loop/sim_internal.h"
+
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Ready coroutines among which the next is drawn. More would only make the draw dearer. */
+#define SIM_PICK_MAX       16u
+/* What a turn takes: so time goes on even for those who never wait. */
+#define SIM_TURN_MIN_NS    20u
+#define SIM_TURN_MAX_NS    200u
+/* Each world begins at the same moment: 2026-01-01 00:00 UTC, and monotonic time above zero. */
+#define SIM_WALL_BEGIN_NS  (UINT64_C(1767225600) * NS_PER_S)
+#define SIM_CLOCK_BEGIN_NS NS_PER_S
+
+/* --- the seed and the trace --- */
+
+static uint64_t mix(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return x ^ (x >> 31);
+}
+
+/* splitmix64 */
+static uint64_t random_next(uint64_t *state)
+{
+    *state += UINT64_C(0x9e3779b97f4a7c15);
+    return mix(*state);
+}
+
+uint64_t sim_random(struct sim *sim)
+{
+    return random_next(&sim->random_state);
+}
+
+uint64_t sim_below(struct sim *sim, uint64_t limit)
+{
+    return sim_random(sim) % limit;
+}
+
+bool sim_chance(struct sim *sim, unsigned percent)
+{
+    return sim_below(sim, 100) < percent;
+}
+
+uint64_t sim_delay_ns(struct sim *sim, struct sim_delay delay)
+{
+    assert(delay.min_ns <= delay.max_ns);
+    if (delay.max_ns == 0)
+        return 0;
+    return delay.min_ns + sim_below(sim, delay.max_ns - delay.min_ns + 1);
+}
+
+void sim_trace(struct sim *sim, enum sim_kind kind, uint64_t a, uint64_t b, uint64_t c)
+{
+    uint64_t hash = sim->hash;
+
+    hash = mix(hash ^ (sim->now_ns + kind));
+    hash = mix(hash ^ a);
+    hash = mix(hash ^ b);
+    sim->hash = mix(hash ^ c);
+    TRACE("sim.event", "%llu ns: kind %d: %llu %llu %llu", (unsigned long long)sim->now_ns,
+          (int)kind, (unsigned long long)a, (unsigned long long)b, (unsigned long long)c);
+}
+
+uint64_t sim_trace_hash(const struct sim *sim)
+{
+    return sim->hash;
+}
+
+uint64_t sim_now_ns(const struct sim *sim)
+{
+    return sim->now_ns;
+}
+
+uint64_t sim_seed(const struct sim *sim)
+{
+    return sim->options.seed;
+}
+
+/* --- what will happen: a pairing heap, for it needs no memory of its own --- */
+
+static bool event_before(const struct sim_event *a, const struct sim_event *b)
+{
+    return a->time_ns != b->time_ns ? a->time_ns < b->time_ns : a->tie < b->tie;
+}
+
+static struct sim_event *events_meld(struct sim_event *a, struct sim_event *b)
+{
+    if (a == NULL || b == NULL)
+        return a != NULL ? a : b;
+    if (event_before(b, a)) {
+        struct sim_event *swap = a;
+        a = b;
+        b = swap;
+    }
+    b->prev = a;
+    b->next = a->child;
+    if (b->next != NULL)
+        b->next->prev = b;
+    a->child = b;
+    return a;
+}
+
+/* Makes one heap of a row of siblings: in pairs, then from the end backwards. */
+static struct sim_event *events_merge_row(struct sim_event *first)
+{
+    struct sim_event *pairs = NULL;
+    struct sim_event *result = NULL;
+
+    while (first != NULL) {
+        struct sim_event *second = first->next;
+        struct sim_event *rest = second != NULL ? second->next : NULL;
+        first->next = first->prev = NULL;
+        if (second != NULL)
+            second->next = second->prev = NULL;
+        struct sim_event *pair = events_meld(first, second);
+        pair->next = pairs;
+        pairs = pair;
+        first = rest;
+    }
+    while (pairs != NULL) {
+        struct sim_event *rest = pairs->next;
+        pairs->next = NULL;
+        result = events_meld(result, pairs);
+        pairs = rest;
+    }
+    return result;
+}
+
+void sim_event_arm(struct sim *sim, struct sim_event *event, uint64_t delay_ns)
+{
+    assert(!event->armed);
+    event->armed = true;
+    event->child = event->next = event->prev = NULL;
+    event->time_ns = sim->now_ns + delay_ns;
+    event->tie = sim_random(sim);
+    sim->events = events_meld(sim->events, event);
+}
+
+void sim_event_cancel(struct sim *sim, struct sim_event *event)
+{
+    if (!event->armed)
+        return;
+    event->armed = false;
+    struct sim_event *below = events_merge_row(event->child);
+    if (event == sim->events) {
+        sim->events = below;
+        return;
+    }
+    if (event->prev->child == event)
+        event->prev->child = event->next;
+    else
+        event->prev->next = event->next;
+    if (event->next != NULL)
+        event->next->prev = event->prev;
+    sim->events = events_meld(sim->events, below);
+}
+
+static void sim_fire_due(struct sim *sim)
+{
+    while (sim->events != NULL && sim->events->time_ns <= sim->now_ns) {
+        struct sim_event *event = sim->events;
+        sim_event_cancel(sim, event);
+        event->fire(event);
+    }
+}
+
+/* --- waiting --- */
+
+struct sim_sleeper {
+    struct sim_event event;
+    struct co *co;
+};
+
+static void sim_sleeper_fire(struct sim_event *event)
+{
+    co_wake(CONTAINER_OF(event, struct sim_sleeper, event)->co);
+}
+
+void sim_pause(struct sim_loop *loop, uint64_t delay_ns)
+{
+    struct sim_sleeper sleeper = {.event.fire = sim_sleeper_fire, .co = co_self()};
+
+    assert(sleeper.co != NULL);
+    sim_event_arm(loop->sim, &sleeper.event, delay_ns);
+    while (sleeper.event.armed)
+        co_wait();
+    sim_trace(loop->sim, SIM_KIND_PAUSE, loop->index, delay_ns, 0);
+}
+
+/* --- the hang --- */
+
+struct hang_text {
+    char text[SIM_HANG_TEXT_BYTES];
+    size_t length;
+};
+
+static void hang_add(struct hang_text *hang, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static void hang_add(struct hang_text *hang, const char *fmt, ...)
+{
+    size_t room = sizeof(hang->text) - hang->length;
+    va_list args;
+
+    va_start(args, fmt);
+    int length = vsnprintf(hang->text + hang->length, room, fmt, args);
+    va_end(args);
+    if (length > 0)
+        hang->length += MIN((size_t)length, room - 1);
+}
+
+static void hang_add_coroutine(void *arg, const struct co *co)
+{
+    hang_add(arg, " %s", co_name(co));
+}
+
+static void sim_hang(struct sim *sim, const char *reason)
+{
+    struct hang_text hang = {.length = 0};
+
+    hang_add(&hang, "the simulated world hangs at %llu ns (seed %llu): %s; suspended:",
+             (unsigned long long)sim->now_ns, (unsigned long long)sim->options.seed, reason);
+    LIST_FOR_EACH(loop, &sim->loops, struct sim_loop, link) {
+        hang_add(&hang, " [%s:", loop->host->name);
+        co_visit_alive(&loop->base, hang_add_coroutine, &hang);
+        hang_add(&hang, "]");
+    }
+    sim->hung = true;
+    if (sim->options.on_hang != NULL) {
+        sim->options.on_hang(sim->options.on_hang_arg, hang.text);
+        return;
+    }
+    log_error("sim", "%s", hang.text);
+    abort();
+}
+
+/* --- the world goes on --- */
+
+static bool loop_is_due(const struct sim_loop *loop)
+{
+    return loop_has_work(&loop->base) || !list_empty(&loop->posted) ||
+           loop_next_timer_ns(&loop->base) <= loop->sim->now_ns;
+}
+
+static void sim_run_posted(struct sim_loop *loop)
+{
+    struct list tasks = LIST_INIT(tasks);
+    struct loop_task *task;
+
+    list_splice_back(&tasks, &loop->posted);
+    while ((task = LIST_POP_FRONT(&tasks, struct loop_task, link)) != NULL)
+        task->run(task);
+}
+
+/* A turn of a loop without its wait, which the world does for all. */
+static void sim_loop_turn(struct sim_loop *loop)
+{
+    struct loop *former = loop_enter(&loop->base);
+
+    sim_trace(loop->sim, SIM_KIND_TURN, loop->index, 0, 0);
+    loop->base.now_ns = loop->sim->now_ns;
+    sim_run_posted(loop);
+    loop_fire_timers(&loop->base);
+    loop_run_ready(&loop->base);
+    loop->base.stats.turns++;
+    loop_enter(former);
+}
+
+/* One turn for a loop that is due, drawn by the seed. The one that polls turns by itself. */
+static bool sim_turn_one(struct sim *sim, const struct sim_loop *polling)
+{
+    uint64_t due = 0;
+
+    LIST_FOR_EACH(loop, &sim->loops, struct sim_loop, link)
+        due += loop != polling && loop_is_due(loop);
+    if (due == 0)
+        return false;
+    uint64_t chosen = due > 1 ? sim_below(sim, due) : 0;
+    LIST_FOR_EACH(loop, &sim->loops, struct sim_loop, link) {
+        if (loop == polling || !loop_is_due(loop) || chosen-- != 0)
+            continue;
+        sim_loop_turn(loop);
+        break;
+    }
+    sim->now_ns += SIM_TURN_MIN_NS + sim_below(sim, SIM_TURN_MAX_NS - SIM_TURN_MIN_NS);
+    return true;
+}
+
+static uint64_t sim_next_ns(const struct sim *sim)
+{
+    uint64_t next_ns = sim->events != NULL ? sim->events->time_ns : DEADLINE_NEVER;
+
+    LIST_FOR_EACH(loop, &sim->loops, struct sim_loop, link)
+        next_ns = MIN(next_ns, loop_next_timer_ns(&loop->base));
+    return next_ns;
+}
+
+/* Goes on to the next thing that will happen, but not beyond the deadline. False: the world hangs. */
+static bool sim_advance(struct sim *sim, uint64_t deadline_ns)
+{
+    uint64_t next_ns = MIN(sim_next_ns(sim), deadline_ns);
+
+    if (next_ns == DEADLINE_NEVER) {
+        sim_hang(sim, "nothing can happen any more");
+        return false;
+    }
+    sim->now_ns = MAX(sim->now_ns, next_ns);
+    if (sim->options.limit_ns != 0 && sim->now_ns > sim->options.limit_ns) {
+        sim_hang(sim, "the limit of virtual time has come");
+        return false;
+    }
+    sim_fire_due(sim);
+    return true;
+}
+
+bool sim_step(struct sim *sim)
+{
+    if (sim_turn_one(sim, NULL)) {
+        sim_fire_due(sim);
+        return true;
+    }
+    return sim_next_ns(sim) != DEADLINE_NEVER && sim_advance(sim, DEADLINE_NEVER);
+}
+
+static void sim_poll(struct loop *base, uint64_t deadline_ns)
+{
+    struct sim_loop *loop = sim_loop_of(base);
+    struct sim *sim = loop->sim;
+
+    sim_trace(sim, SIM_KIND_TURN, loop->index, deadline_ns == DEADLINE_NEVER, 0);
+    sim->now_ns += SIM_TURN_MIN_NS + sim_below(sim, SIM_TURN_MAX_NS - SIM_TURN_MIN_NS);
+    sim_fire_due(sim);
+    sim_turn_one(sim, loop);
+    while (deadline_ns > sim->now_ns && !loop_is_due(loop) && !base->stopping) {
+        if (sim_turn_one(sim, loop)) {
+            sim_fire_due(sim);
+        } else if (!sim_advance(sim, deadline_ns)) {
+            loop_stop(base);
+            break;
+        }
+    }
+    sim_run_posted(loop);
+}
+
+static struct list_link *sim_pick(struct loop *base, struct list *ready)
+{
+    struct sim *sim = sim_loop_of(base)->sim;
+    struct list_link *link = list_first(ready);
+    uint64_t count = 0;
+
+    for (struct list_link *l = link; l != &ready->head && count < SIM_PICK_MAX; l = l->next)
+        count++;
+    if (count < 2)
+        return link;
+    uint64_t chosen = sim_below(sim, count);
+    sim_trace(sim, SIM_KIND_PICK, sim_loop_of(base)->index, chosen, count);
+    while (chosen-- > 0)
+        link = link->next;
+    return link;
+}
+
+/* No threads here: a post is work for one of the loop's next turns. */
+static void sim_post(struct loop *base, struct loop_task *task)
+{
+    list_push_back(&sim_loop_of(base)->posted, &task->link);
+}
+
+static uint64_t sim_clock_ns(struct loop *base)
+{
+    return sim_loop_of(base)->sim->now_ns;
+}
+
+static uint64_t sim_wall_ns(struct loop *base)
+{
+    return SIM_WALL_BEGIN_NS + sim_loop_of(base)->sim->now_ns;
+}
+
+static uint64_t sim_loop_random(struct loop *base)
+{
+    return random_next(&sim_loop_of(base)->random_state);
+}
+
+static unsigned sim_features(const struct loop *base UNUSED)
+{
+    return 0;
+}
+
+static int sim_signal_set(struct loop *base UNUSED, int signal UNUSED, struct err *err UNUSED)
+{
+    return 0;
+}
+
+static int sim_offload(struct loop *base, int (*call)(void *arg), void *arg) MAY_WAIT
+{
+    struct sim_loop *loop = sim_loop_of(base);
+
+    sim_pause(loop, sim_delay_ns(loop->sim, loop->sim->options.offload));
+    int result = call(arg);
+    sim_pause(loop, sim_delay_ns(loop->sim, loop->sim->options.offload));
+    return result;
+}
+
+/* --- worlds, hosts and loops come and go --- */
+
+void sim_options_init(struct sim_options *options, uint64_t seed)
+{
+    *options = (struct sim_options){
+        .seed = seed,
+        .file = {1 * NS_PER_US, 100 * NS_PER_US},
+        .net = {5 * NS_PER_US, 200 * NS_PER_US},
+        .offload = {1 * NS_PER_US, 100 * NS_PER_US},
+        .inline_percent = 25,
+        .split_percent = 20,
+        .sock_buffer_bytes = 64 * 1024,
+    };
+}
+
+int sim_new(const struct sim_options *options, struct sim **ret_sim, struct err *err)
+{
+    assert(options->sock_buffer_bytes > 0);
+    struct sim *sim = calloc(1, sizeof(*sim));
+    if (sim == NULL)
+        return err_no_memory(err);
+    sim->options = *options;
+    sim->random_state = mix(options->seed + 1);
+    sim->hash = mix(options->seed);
+    sim->now_ns = SIM_CLOCK_BEGIN_NS;
+    list_init(&sim->hosts);
+    list_init(&sim->loops);
+    list_init(&sim->conns);
+    list_init(&sim->cuts);
+    *ret_sim = sim;
+    return 0;
+}
+
+static void sim_host_free(struct sim_host *host)
+{
+    list_remove(&host->link);
+    sim_fs_deinit(host);
+    free(host);
+}
+
+void sim_free(struct sim *sim)
+{
+    if (sim == NULL)
+        return;
+    assert(list_empty(&sim->loops));
+    sim_net_deinit(sim);
+    LIST_FOR_EACH_SAFE(host, &sim->hosts, struct sim_host, link)
+        sim_host_free(host);
+    assert(sim->events == NULL);
+    free(sim);
+}
+
+struct sim_host *sim_host_find(struct sim *sim, const char *name)
+{
+    LIST_FOR_EACH(host, &sim->hosts, struct sim_host, link) {
+        if (strcmp(host->name, name) == 0 || strcmp(host->address, name) == 0)
+            return host;
+    }
+    return NULL;
+}
+
+static int sim_host_make(struct sim *sim, const char *name, struct sim_host **ret_host,
+                         struct err *err)
+{
+    if (*name == '\0' || strlen(name) >= SIM_HOST_NAME_BYTES || sim->hosts_made >= 254)
+        return err_set(err, -EINVAL, "the simulator cannot make a host '%s'", name);
+    struct sim_host *host = calloc(1, sizeof(*host));
+    if (host == NULL)
+        return err_no_memory(err);
+    host->sim = sim;
+    host->index = ++sim->hosts_made;
+    host->next_port = SIM_PORT_MIN;
+    host->space.limit_bytes = sim->options.disk_bytes;
+    snprintf(host->name, sizeof(host->name), "%s", name);
+    snprintf(host->address, sizeof(host->address), "10.0.0.%u", (unsigned)host->index);
+    list_init(&host->faults);
+    list_push_back(&sim->hosts, &host->link);
+    if (sim_fs_init(host) < 0) {
+        sim_host_free(host);
+        return err_no_memory(err);
+    }
+    *ret_host = host;
+    return 0;
+}
+
+static void sim_loop_free(struct loop *base)
+{
+    struct sim_loop *loop = sim_loop_of(base);
+    struct sim *sim = loop->sim;
+
+    assert(list_empty(&loop->posted));
+    assert(list_empty(&loop->files));
+    assert(loop->socks == 0);
+    list_remove(&loop->link);
+    loop_deinit(base);
+    free(loop);
+    if (sim->owned_by_loop && list_empty(&sim->loops))
+        sim_free(sim);
+}
+
+static const struct loop_ops sim_ops = {
+    .free = sim_loop_free,
+    .clock_ns = sim_clock_ns,
+    .wall_ns = sim_wall_ns,
+    .random = sim_loop_random,
+    .features = sim_features,
+    .poll = sim_poll,
+    .post = sim_post,
+    .pick = sim_pick,
+    .signal_set = sim_signal_set,
+    .offload = sim_offload,
+    .file_open = sim_file_open,
+    .file_close = sim_file_close,
+    .file_read = sim_file_read,
+    .file_writev = sim_file_writev,
+    .file_sync = sim_file_sync,
+    .file_zero = sim_file_zero,
+    .file_truncate = sim_file_truncate,
+    .file_extent = sim_file_extent,
+    .file_lock = sim_file_lock,
+    .file_unlock = sim_file_unlock,
+    .file_lock_test = sim_file_lock_test,
+    .path_rename = sim_path_rename,
+    .path_unlink = sim_path_unlink,
+    .path_sync_folder = sim_path_sync_folder,
+    .path_make_folder = sim_path_make_folder,
+    .path_exists = sim_path_exists,
+    .sock_listen = sim_sock_listen,
+    .sock_connect = sim_sock_connect,
+    .sock_accept = sim_sock_accept,
+    .sock_recv = sim_sock_recv,
+    .sock_send = sim_sock_send,
+    .sock_send_now = sim_sock_send_now,
+    .sock_shutdown = sim_sock_shutdown,
+    .sock_close = sim_sock_close,
+};
+
+struct sim *sim_of(const struct loop *loop)
+{
+    return loop->ops == &sim_ops ? sim_loop_of(loop)->sim : NULL;
+}
+
+int sim_loop_new(struct sim *sim, const char *host_name, struct loop **ret_loop, struct err *err)
+{
+    struct sim_host *host = sim_host_find(sim, host_name);
+    if (host == NULL) {
+        int result = sim_host_make(sim, host_name, &host, err);
+        if (result < 0)
+            return result;
+    }
+    struct sim_loop *loop = calloc(1, sizeof(*loop));
+    if (loop == NULL)
+        return err_no_memory(err);
+    if (loop_init(&loop->base, &sim_ops) < 0) {
+        loop_deinit(&loop->base);
+        free(loop);
+        return err_no_memory(err);
+    }
+    loop->sim = sim;
+    loop->host = host;
+    loop->index = ++sim->loops_made;
+    loop->random_state = mix(sim->options.seed ^ mix(loop->index));
+    loop->base.now_ns = sim->now_ns;
+    list_init(&loop->posted);
+    list_init(&loop->files);
+    list_init(&loop->listeners);
+    list_push_back(&sim->loops, &loop->link);
+    *ret_loop = &loop->base;
+    return 0;
+}
+
+int loop_sim_new(uint64_t seed, struct loop **ret_loop, struct err *err)
+{
+    struct sim_options options;
+    struct sim *sim;
+
+    sim_options_init(&options, seed);
+    int result = sim_new(&options, &sim, err);
+    if (result < 0)
+        return result;
+    result = sim_loop_new(sim, "host", ret_loop, err);
+    if (result < 0) {
+        sim_free(sim);
+        return result;
+    }
+    sim->owned_by_loop = true;
+    return 0;
+}
