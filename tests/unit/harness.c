@@ -10,7 +10,6 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-
 static char folder[256];
 
 bool test_loop_is_sim(void)
