@@ -43,6 +43,7 @@ struct replication_state {
      * hold a region's lock nor mark the map, so a failover's writes and merge wait for their end. */
     struct co_gate plain_writes;
     struct replication_merge merge;
+    bool lower_read_only;
 };
 
 enum peer_ack { PEER_ACK_NONE, PEER_ACK_FLUSH, PEER_ACK_WRITE };
@@ -75,7 +76,7 @@ static struct replication_state *state_of(const struct node *node)
 
 bool replication_is(const struct node *node)
 {
-    return node->driver == &replication_driver;
+    return node->driver == &driver_replication;
 }
 
 enum replication_mode replication_mode_of(const struct node *node)
@@ -503,6 +504,7 @@ static int replication_open(struct node *node, struct err *err) MAY_WAIT
     forward_queue_init(&s->queue);
     co_gate_init(&s->plain_writes);
     node->length_bytes = s->file->child->length_bytes;
+    node->limits.fua = true; /* handed on with the request */
     return 0;
 }
 
@@ -514,11 +516,19 @@ static void replication_close(struct node *node) MAY_WAIT
     bitmap_free(s->merge.rewritten);
 }
 
+void replication_set_lower_writable(struct node *node, bool writable)
+{
+    state_of(node)->lower_read_only = !writable;
+}
+
 /* The data child is shared with the peer's writes (through copy-before-write), so they are let. */
 static void replication_child_perms(struct node *node, struct edge *edge, unsigned parents_need,
                                     unsigned parents_share, unsigned *ret_need, unsigned *ret_share)
 {
-    *ret_need = PERM_CONSISTENT_READ | (node->read_only ? 0 : PERM_WRITE);
+    const struct replication_state *s = node->state;
+    bool lower = strcmp(edge->name, REPLICATION_LOWER_EDGE) == 0;
+    bool writes = !node->read_only && !(lower && s->lower_read_only);
+    *ret_need = PERM_CONSISTENT_READ | (writes ? PERM_WRITE : 0);
     *ret_share = PERM_CONSISTENT_READ | PERM_WRITE | PERM_WRITE_UNCHANGED;
 }
 
@@ -586,7 +596,7 @@ static const struct opt replication_opts[] = {
     {.name = NULL},
 };
 
-const struct driver replication_driver = {
+const struct driver driver_replication = {
     .name = "replication",
     .is_filter = true,
     .orders_writes = true,

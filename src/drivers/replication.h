@@ -11,7 +11,7 @@
 #include "base/bitmap.h"
 #include "block/node.h"
 
-extern const struct driver replication_driver;
+extern const struct driver driver_replication;
 
 enum replication_mode { REPLICATION_PRIMARY, REPLICATION_SECONDARY };
 enum replication_stage {
@@ -74,6 +74,9 @@ void replication_forward_release(struct node *node);
 /* Where the split writes of a failover and all I/O after it go: an edge of the node to the secondary
  * disk, attached by the group before the stage leaves `none`, called REPLICATION_LOWER_EDGE. */
 #define REPLICATION_LOWER_EDGE "secondary"
+/* Whether that edge needs PERM_WRITE; takes effect with the graph's next change of permissions. A
+ * stop that puts a read-only disk back takes it away. */
+void replication_set_lower_writable(struct node *node, bool writable);
 
 /* What a merge and the guest's writes share during a failover. */
 struct replication_merge {

@@ -47,7 +47,7 @@ static int commit_next_held(struct job *job, uint64_t offset, uint64_t end, uint
     struct commit_state *s = job->state;
     while (offset < end) {
         if (++s->lookups % COMMIT_LOOKUPS_PER_TURN == 0)
-            co_yield ();
+            co_yield();
         bool held;
         uint64_t length;
         int ret = io_held(s->options.from, s->options.base(s->options.arg), offset, end - offset,
@@ -272,6 +272,13 @@ static int commit_flush(struct job *job) MAY_WAIT
     return ret == 0 ? 0 : commit_fail(job, s->options.to->child, "flush", 0, 0, ret);
 }
 
+static void commit_call_begin(struct job *job) MAY_WAIT
+{
+    struct commit_state *s = job->state;
+    if (s->options.begin != NULL)
+        s->options.begin(s->options.arg);
+}
+
 static int commit_call_hold(struct job *job) MAY_WAIT
 {
     struct commit_state *s = job->state;
@@ -311,6 +318,7 @@ static int commit_run(struct job *job) MAY_WAIT
     struct buf *buf = buf_alloc(loop_bufs(graph_loop(job->list->graph)), COMMIT_PIECE_BYTES);
     if (buf == NULL)
         return err_no_memory(&job->err);
+    commit_call_begin(job);
     int ret = commit_count(job);
     if (ret == 0)
         ret = commit_first_pass(job);

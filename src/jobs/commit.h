@@ -31,6 +31,9 @@ struct commit_options {
     struct bitmap *rewritten;
     uint64_t region_bytes; /* power of two, at most COMMIT_PIECE_BYTES */
 
+    /* Before anything is looked at: waits for guest writes that began before they held and marked
+     * regions. */
+    void (*begin)(void *arg);
     /* All have been copied once: from now on the guest's writes to held blocks shall reach the foot
      * too, as far as they can, so that the map only empties. Must not wait. */
     void (*copied)(void *arg);

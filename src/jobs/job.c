@@ -239,10 +239,10 @@ static void job_conclude(struct job *job) MAY_WAIT
         job_emit_block(job, "BLOCK_JOB_CANCELLED");
     else
         job_emit_block(job, "BLOCK_JOB_COMPLETED");
-    job->running = false;
-    job->co = NULL;
     job_set_status(job, JOB_CONCLUDED);
     job_call_ended(job);
+    job->running = false;
+    job->co = NULL;
 }
 
 static void job_main(void *arg) MAY_WAIT
@@ -279,7 +279,8 @@ int job_start(struct job *job, struct err *err)
 
 int job_wait(struct job *job)
 {
-    while (job->status != JOB_CONCLUDED && job->status != JOB_NULL)
+    assert(job->status != JOB_CREATED);
+    while (job->running)
         co_queue_wait(&job->changed);
     return job->result;
 }
@@ -353,7 +354,7 @@ int job_complete(struct job *job, struct err *err)
 
 int job_dismiss(struct job *job, struct err *err)
 {
-    if (job->status != JOB_CONCLUDED)
+    if (job->status != JOB_CONCLUDED || job->running)
         return err_set(err, -EINVAL, "job '%s' is %s: only concluded jobs can be dismissed",
                        job->id, job_status_name(job->status));
     job_forget(job);
@@ -453,7 +454,7 @@ struct json_object *job_query_block(const struct job *job)
         json_add_string(object, "type", job->driver->type) < 0 ||
         json_add_uint(object, "len", job->total_bytes) < 0 ||
         json_add_uint(object, "offset", job->done_bytes) < 0 ||
-        json_add_bool(object, "busy", job->running && job->pauses == 0) < 0 ||
+        json_add_bool(object, "busy", job->running && job->status != JOB_CONCLUDED) < 0 ||
         json_add_bool(object, "paused", job->pauses > 0) < 0 ||
         json_add_uint(object, "speed", job->speed_bytes) < 0 ||
         json_add_string(object, "io-status", "ok") < 0 ||

@@ -105,7 +105,7 @@ int job_dismiss(struct job *job, struct err *err);
 int job_set_speed(struct job *job, uint64_t bytes_per_second, struct err *err);
 /* The daemon ends: as cancel, but the job knows. */
 void job_interrupt(struct job *job);
-/* Until concluded; its result. The caller holds a reference. */
+/* Until concluded, and whoever made it has been told; its result. The caller holds a reference. */
 int job_wait(struct job *job) MAY_WAIT;
 
 /* --- for the drivers --- */

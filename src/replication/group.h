@@ -68,7 +68,7 @@ int replication_checkpoint(struct replication_group *group, uint64_t deadline_ns
 int replication_stop(struct replication_group *group, bool failover, struct err *err) MAY_WAIT;
 
 /* 0, or the sticky first error in words; -ENODEV when replication is not running. */
-int replication_get_error(struct replication_group *group, struct err *err);
+int replication_get_error(struct replication_group *group, struct err *err) MAY_WAIT;
 
 /* That of the disks that are not done, if any; else of those that are. False: no node carries the
  * driver. */

@@ -1,0 +1,470 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The group's calls: what each does in each stage is the table "Stages and calls" in
+ * docs/semantics.md. A call first looks at all disks, and changes nothing when one refuses it.
+ */
+#include "replication/group.h"
+
+#include "base/log.h"
+#include "block/io.h"
+#include "drivers/overlay.h"
+#include "replication/group_internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+struct replication_group *replication_group_new(struct graph *graph, struct job_list *jobs,
+                                                const struct replication_owner *owner)
+{
+    struct replication_group *group = calloc(1, sizeof(*group));
+    if (group == NULL)
+        return NULL;
+    group->graph = graph;
+    group->jobs = jobs;
+    group->owner = owner;
+    co_mutex_init(&group->calls);
+    list_init(&group->disks);
+    return group;
+}
+
+/* A merge that is interrupted leaves its disk in the list. */
+static void end_merges(struct replication_group *group) MAY_WAIT
+{
+    LIST_FOR_EACH(disk, &group->disks, struct group_disk, link) {
+        if (disk->merge != NULL)
+            job_interrupt(disk->merge);
+    }
+    struct list_link *link = list_first(&group->disks);
+    while (link != NULL && link != &group->disks.head) {
+        struct group_disk *disk = LIST_ENTRY(link, struct group_disk, link);
+        if (disk->merge == NULL) {
+            link = link->next;
+            continue;
+        }
+        struct job *job = job_ref(disk->merge);
+        (void)job_wait(job);
+        job_unref(job);
+        link = list_first(&group->disks); /* it may have gone, and others */
+    }
+}
+
+void replication_group_free(struct replication_group *group)
+{
+    if (group == NULL)
+        return;
+    co_mutex_lock(&group->calls);
+    group->ending = true;
+    co_mutex_unlock(&group->calls);
+    end_merges(group);
+    LIST_FOR_EACH_SAFE(disk, &group->disks, struct group_disk, link)
+        disk_free(disk);
+    free(group);
+}
+
+uint64_t group_clock_ns(const struct replication_group *group)
+{
+    return loop_clock_ns(graph_loop(group->graph));
+}
+
+struct group_disk *group_find_disk(struct replication_group *group, const struct node *node)
+{
+    LIST_FOR_EACH(disk, &group->disks, struct group_disk, link) {
+        if (disk->node == node)
+            return disk;
+    }
+    return NULL;
+}
+
+size_t disks_in_stage(struct replication_group *group, enum replication_stage stage,
+                      struct group_disk **ret_disks)
+{
+    size_t count = 0;
+    LIST_FOR_EACH(disk, &group->disks, struct group_disk, link) {
+        if (replication_stage_of(disk->node) == stage && count < REPLICATION_MAX_DISKS)
+            ret_disks[count++] = disk;
+    }
+    return count;
+}
+
+/* --- members --- */
+
+int members_get(struct replication_group *group, struct group_members *ret_members, struct err *err)
+{
+    struct group_members members = {0};
+    members.nodes = calloc(REPLICATION_MAX_DISKS, sizeof(struct node *));
+    if (members.nodes == NULL)
+        return err_no_memory(err);
+    for (struct node *node = graph_next(group->graph, NULL); node != NULL;
+         node = graph_next(group->graph, node)) {
+        if (!replication_is(node) || !node->opened)
+            continue;
+        if (members.count == REPLICATION_MAX_DISKS) {
+            free(members.nodes);
+            return err_set(err, -E2BIG, "more than %u nodes carry the driver replication",
+                           REPLICATION_MAX_DISKS);
+        }
+        members.nodes[members.count++] = node;
+    }
+    for (size_t i = 0; i < members.count; i++)
+        node_ref(members.nodes[i]);
+    *ret_members = members;
+    return 0;
+}
+
+void members_release(struct group_members *members)
+{
+    for (size_t i = 0; i < members->count; i++)
+        node_unref(members->nodes[i]);
+    free(members->nodes);
+    *members = (struct group_members){0};
+}
+
+static struct node *members_find(const struct group_members *members, enum replication_stage stage)
+{
+    for (size_t i = 0; i < members->count; i++) {
+        if (replication_stage_of(members->nodes[i]) == stage)
+            return members->nodes[i];
+    }
+    return NULL;
+}
+
+static int error_not_running(const struct group_members *members, const struct node *node,
+                             struct err *err)
+{
+    if (members->count == 0)
+        return err_set(err, -ENODEV,
+                       "replication is not running: no node has the driver 'replication'");
+    return err_set(err, -ENODEV, "replication is not running on node '%s': start it first",
+                   node->name);
+}
+
+int group_error_text(const struct node *node, struct err *err)
+{
+    const struct replication_error *error = replication_error_of(node);
+    return err_set(err, -EIO,
+                   "%s '%s': %s failed on node '%s' at offset %" PRIu64 ", %" PRIu64
+                   " bytes: %s (%" PRIu64
+                   " failure(s) since the start); only a new start with equal"
+                   " disks repairs it yet",
+                   replication_mode_name(error->side), node->name, error->operation, error->node,
+                   error->offset_bytes, error->length_bytes, strerror(-error->code), error->count);
+}
+
+/* --- start --- */
+
+struct group_start {
+    enum replication_mode mode;
+    enum replication_overlays overlays;
+    struct group_disk *disks[REPLICATION_MAX_DISKS];
+    size_t count;    /* of disks, checked */
+    size_t prepared; /* of those, put together at least in part */
+};
+
+/* Whether this member takes part in the start: 1, 0 (its stage ignores it), or an error. */
+static int start_check_stage(struct node *node, enum replication_mode mode, struct err *err)
+{
+    enum replication_mode own = replication_mode_of(node);
+    switch (replication_stage_of(node)) {
+    case REPLICATION_NONE:
+        break;
+    case REPLICATION_RUNNING:
+        return err_set(err, -EBUSY, "replication of node '%s' is running already", node->name);
+    case REPLICATION_FAILOVER:
+        return 0;
+    case REPLICATION_FAILOVER_FAILED:
+        return err_set(err, -EBUSY,
+                       "the failover of node '%s' has failed in its merge: repeat the stop with"
+                       " failover first",
+                       node->name);
+    case REPLICATION_DONE:
+        if (own == REPLICATION_SECONDARY)
+            return 0;
+        return err_set(
+            err, -EINVAL,
+            "replication of node '%s' has been stopped: remove the node and add a new one",
+            node->name);
+    }
+    if (own != mode)
+        return err_set(err, -EINVAL, "node '%s' has mode=%s, but a start as %s was asked for",
+                       node->name, replication_mode_name(own), replication_mode_name(mode));
+    return 1;
+}
+
+static int start_check_overlays(struct group_disk *disk, enum replication_overlays overlays,
+                                struct err *err) MAY_WAIT
+{
+    bool holds = false;
+    if (overlays != REPLICATION_OVERLAYS_EMPTY)
+        return 0;
+    int ret = disk_holds(disk, &holds, err);
+    if (ret < 0 || !holds)
+        return ret;
+    return err_set(
+        err, -EEXIST,
+        "the overlays of node '%s' ('%s', '%s') hold blocks of an earlier run: start with"
+        " overlays 'fresh' to drop them (the disks are equal), 'resume' to go on at that"
+        " checkpoint, or 'merge' to finish a failover",
+        disk->node->name, disk->active->name, disk->hidden->name);
+}
+
+static int start_check(struct replication_group *group, const struct group_members *members,
+                       struct group_start *start, struct err *err) MAY_WAIT
+{
+    for (size_t i = 0; i < members->count; i++) {
+        struct node *node = members->nodes[i];
+        int ret = start_check_stage(node, start->mode, err);
+        if (ret < 0)
+            return ret;
+        if (ret == 0 || start->mode == REPLICATION_PRIMARY)
+            continue;
+        struct group_disk *disk = calloc(1, sizeof(*disk));
+        if (disk == NULL)
+            return err_no_memory(err);
+        start->disks[start->count++] = disk;
+        ret = disk_check(group, node, disk, err);
+        if (ret == 0)
+            ret = start_check_overlays(disk, start->overlays, err);
+        if (ret < 0)
+            return ret;
+    }
+    return 0;
+}
+
+/* Epochs are never used twice: the overlays remember theirs. */
+static void start_adopt_epoch(struct replication_group *group, const struct group_start *start)
+{
+    for (size_t i = 0; i < start->count; i++) {
+        struct node *const layers[] = {start->disks[i]->active, start->disks[i]->hidden};
+        for (size_t k = 0; k < ARRAY_LEN(layers); k++) {
+            if (node_is_overlay(layers[k]))
+                group->epoch = MAX(group->epoch, overlay_stats(layers[k]).epoch);
+        }
+    }
+}
+
+static int start_secondary(struct replication_group *group, struct group_start *start,
+                           struct err *err) MAY_WAIT
+{
+    bool merge = start->overlays == REPLICATION_OVERLAYS_MERGE;
+    for (size_t i = 0; i < start->count; i++) {
+        start->prepared = i + 1;
+        int ret = disk_prepare(start->disks[i], !merge, err);
+        if (ret < 0)
+            return err_prefix(err, "cannot start replication of node '%s'",
+                              start->disks[i]->node->name);
+    }
+    start_adopt_epoch(group, start);
+    for (size_t i = 0; i < start->count; i++)
+        replication_error_clear(start->disks[i]->node);
+    if (start->overlays == REPLICATION_OVERLAYS_EMPTY ||
+        start->overlays == REPLICATION_OVERLAYS_FRESH) {
+        int ret = group_checkpoint_secondary(group, start->disks, start->count, err);
+        if (ret < 0)
+            return err_prefix(err, "cannot start replication: the first checkpoint");
+    }
+    for (size_t i = 0; i < start->count; i++) {
+        list_push_back(&group->disks, &start->disks[i]->link);
+        if (!merge)
+            replication_set_stage(start->disks[i]->node, REPLICATION_RUNNING);
+    }
+    if (merge)
+        return group_fail_over(group, start->disks, start->count, err);
+    return 0;
+}
+
+static void start_undo(struct group_start *start) MAY_WAIT
+{
+    for (size_t i = start->count; i > 0; i--) {
+        if (i <= start->prepared)
+            disk_undo(start->disks[i - 1]);
+        else
+            free(start->disks[i - 1]);
+    }
+}
+
+static void start_primary(struct replication_group *group, const struct group_members *members)
+{
+    bool any = false;
+    for (size_t i = 0; i < members->count; i++) {
+        if (replication_stage_of(members->nodes[i]) != REPLICATION_NONE)
+            continue;
+        replication_error_clear(members->nodes[i]);
+        replication_set_stage(members->nodes[i], REPLICATION_RUNNING);
+        any = true;
+    }
+    group->epoch += any;
+}
+
+static int start_members(struct replication_group *group, const struct group_members *members,
+                         enum replication_mode mode, enum replication_overlays overlays,
+                         struct err *err) MAY_WAIT
+{
+    if (members->count == 0)
+        return err_set(err, -ENODEV,
+                       "no node has the driver 'replication': add one before the start");
+    CLEANUP(free_ptr) struct group_start *start = calloc(1, sizeof(*start));
+    if (start == NULL)
+        return err_no_memory(err);
+    start->mode = mode;
+    start->overlays = overlays;
+    int ret = start_check(group, members, start, err);
+    if (ret == 0 && mode == REPLICATION_SECONDARY && start->count > 0)
+        ret = start_secondary(group, start, err);
+    if (ret < 0) {
+        start_undo(start);
+        return ret;
+    }
+    if (mode == REPLICATION_PRIMARY)
+        start_primary(group, members);
+    return 0;
+}
+
+int group_begin(struct replication_group *group, struct group_members *ret_members, struct err *err)
+{
+    co_mutex_lock(&group->calls);
+    int ret = group->ending ? err_set(err, -ESHUTDOWN, "the daemon is ending")
+                            : members_get(group, ret_members, err);
+    if (ret < 0)
+        co_mutex_unlock(&group->calls);
+    return ret;
+}
+
+void group_end(struct replication_group *group, struct group_members *members)
+{
+    members_release(members);
+    co_mutex_unlock(&group->calls);
+}
+
+int replication_start(struct replication_group *group, enum replication_mode mode,
+                      enum replication_overlays overlays, struct err *err)
+{
+    struct group_members members;
+    int ret = group_begin(group, &members, err);
+    if (ret < 0)
+        return ret;
+    ret = start_members(group, &members, mode, overlays, err);
+    group_end(group, &members);
+    return ret;
+}
+
+/* --- stop --- */
+
+static int stop_check(const struct group_members *members, bool failover, struct err *err)
+{
+    struct node *none = members_find(members, REPLICATION_NONE);
+    if (none != NULL || members->count == 0)
+        return error_not_running(members, none, err);
+    struct node *failed = members_find(members, REPLICATION_FAILOVER_FAILED);
+    if (failed != NULL && !failover)
+        return err_set(
+            err, -EBUSY,
+            "the failover of node '%s' has failed in its merge: only a stop with failover,"
+            " which tries it again, is possible",
+            failed->name);
+    return 0;
+}
+
+static void stop_primaries(const struct group_members *members)
+{
+    for (size_t i = 0; i < members->count; i++) {
+        struct node *node = members->nodes[i];
+        if (replication_mode_of(node) == REPLICATION_PRIMARY &&
+            replication_stage_of(node) == REPLICATION_RUNNING)
+            replication_set_stage(node, REPLICATION_DONE);
+    }
+}
+
+/* Drops what the overlays hold: the secondary disk keeps what the primary forwarded. */
+static int stop_secondaries(struct replication_group *group, struct err *err) MAY_WAIT
+{
+    CLEANUP(free_ptr) struct group_disk **disks = calloc(REPLICATION_MAX_DISKS, sizeof(*disks));
+    if (disks == NULL)
+        return err_no_memory(err);
+    size_t count = disks_in_stage(group, REPLICATION_RUNNING, disks);
+    if (count == 0)
+        return 0;
+    struct graph_drain drain;
+    int ret = disks_drain(disks, count, &drain, err);
+    if (ret < 0)
+        return ret;
+    ret = disks_empty_prepare(disks, count, group->epoch, err);
+    if (ret == 0) {
+        disks_empty_commit(disks, count);
+        for (size_t i = 0; i < count; i++)
+            replication_set_stage(disks[i]->node, REPLICATION_DONE);
+        for (size_t i = 0; i < count; i++)
+            disk_remove_filter(disks[i]);
+    }
+    graph_drain_end(&drain);
+    for (size_t i = 0; ret == 0 && i < count; i++) {
+        disk_put_back(disks[i]);
+        disk_free(disks[i]);
+    }
+    return ret;
+}
+
+/* Repeats merges that have failed. */
+static int retry_failed(struct replication_group *group, struct err *err) MAY_WAIT
+{
+    CLEANUP(free_ptr) struct group_disk **disks = calloc(REPLICATION_MAX_DISKS, sizeof(*disks));
+    if (disks == NULL)
+        return err_no_memory(err);
+    size_t count = disks_in_stage(group, REPLICATION_FAILOVER_FAILED, disks);
+    for (size_t i = 0; i < count; i++)
+        replication_set_stage(disks[i]->node, REPLICATION_FAILOVER);
+    group_merge(disks, count);
+    return 0;
+}
+
+static int fail_over_running(struct replication_group *group, struct err *err) MAY_WAIT
+{
+    CLEANUP(free_ptr) struct group_disk **disks = calloc(REPLICATION_MAX_DISKS, sizeof(*disks));
+    if (disks == NULL)
+        return err_no_memory(err);
+    size_t count = disks_in_stage(group, REPLICATION_RUNNING, disks);
+    return count == 0 ? 0 : group_fail_over(group, disks, count, err);
+}
+
+static int stop_members(struct replication_group *group, const struct group_members *members,
+                        bool failover, struct err *err) MAY_WAIT
+{
+    int ret = stop_check(members, failover, err);
+    if (ret == 0 && failover)
+        ret = retry_failed(group, err);
+    if (ret == 0)
+        ret = failover ? fail_over_running(group, err) : stop_secondaries(group, err);
+    if (ret == 0)
+        stop_primaries(members);
+    return ret;
+}
+
+int replication_stop(struct replication_group *group, bool failover, struct err *err)
+{
+    struct group_members members;
+    int ret = group_begin(group, &members, err);
+    if (ret < 0)
+        return ret;
+    ret = stop_members(group, &members, failover, err);
+    group_end(group, &members);
+    return ret;
+}
+
+/* --- the sticky error --- */
+
+int replication_get_error(struct replication_group *group, struct err *err)
+{
+    struct group_members members;
+    int ret = members_get(group, &members, err);
+    if (ret < 0)
+        return ret;
+    struct node *none = members_find(&members, REPLICATION_NONE);
+    if (none != NULL || members.count == 0)
+        ret = error_not_running(&members, none, err);
+    for (size_t i = 0; ret == 0 && i < members.count; i++) {
+        if (replication_error_of(members.nodes[i])->count > 0)
+            ret = group_error_text(members.nodes[i], err);
+    }
+    members_release(&members);
+    return ret;
+}

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The checkpoint. S: flush what P has forwarded, hold all requests on all disks, empty all overlays
+ * or none, go on. P: a marker in the forward queue of every disk, and the wait for what is before it.
+ */
+#include "replication/group_internal.h"
+
+#include "base/json.h"
+#include "block/io.h"
+#include "drivers/overlay.h"
+
+#include <errno.h>
+#include <inttypes.h>
+
+/* --- emptying --- */
+
+/* Two layers of each disk, active first. */
+static struct node *layer_of(struct group_disk *const *disks, size_t index)
+{
+    return index % 2 == 0 ? disks[index / 2]->active : disks[index / 2]->hidden;
+}
+
+static void layers_set_epoch(struct group_disk *const *disks, size_t count, uint64_t epoch)
+{
+    for (size_t i = 0; i < 2 * count; i++) {
+        if (node_is_overlay(layer_of(disks, i)))
+            overlay_set_epoch(layer_of(disks, i), epoch);
+    }
+}
+
+int disks_empty_prepare(struct group_disk *const *disks, size_t count, uint64_t epoch,
+                        struct err *err)
+{
+    uint64_t epoch_before = disks[0]->group->epoch;
+    layers_set_epoch(disks, count, epoch);
+    for (size_t i = 0; i < 2 * count; i++) {
+        int ret = node_empty_prepare(layer_of(disks, i), err);
+        if (ret == 0)
+            continue;
+        err_prefix(err, "node '%s': cannot empty the %s disk '%s'", disks[i / 2]->node->name,
+                   i % 2 == 0 ? "active" : "hidden", layer_of(disks, i)->name);
+        while (i-- > 0)
+            node_empty_abort(layer_of(disks, i));
+        layers_set_epoch(disks, count, epoch_before);
+        return ret;
+    }
+    return 0;
+}
+
+void disks_empty_commit(struct group_disk *const *disks, size_t count)
+{
+    for (size_t i = 0; i < 2 * count; i++)
+        node_empty_commit(layer_of(disks, i));
+}
+
+int disks_drain(struct group_disk *const *disks, size_t count, struct graph_drain *drain,
+                struct err *err)
+{
+    CLEANUP(free_ptr) struct node **nodes = calloc(count, sizeof(*nodes));
+    if (nodes == NULL)
+        return err_no_memory(err);
+    for (size_t i = 0; i < count; i++)
+        nodes[i] = disks[i]->disk;
+    int ret = graph_drain_begin(nodes, count, drain);
+    return ret < 0 ? err_set_errno(err, ret, "cannot hold the requests of the group") : 0;
+}
+
+/* --- what both sides share --- */
+
+static void emit_checkpoint(struct replication_group *group, enum replication_mode mode)
+{
+    CLEANUP(json_putp) struct json_object *data = json_object_new_object();
+    if (data == NULL || json_add_string(data, "role", replication_mode_name(mode)) < 0 ||
+        json_add_uint(data, "epoch", group->epoch) < 0 ||
+        json_add_uint(data, "held-ns", group->checkpoint_held_ns) < 0 ||
+        json_add_uint(data, "duration-ns", group->checkpoint_duration_ns) < 0)
+        return;
+    graph_event(group->graph, "REPLICATION_CHECKPOINT", TAKE_PTR(data));
+}
+
+static void checkpoint_done(struct replication_group *group, enum replication_mode mode,
+                            uint64_t begun_ns, uint64_t held_ns)
+{
+    struct loop *loop = graph_loop(group->graph);
+    group->checkpoint_wall_ns = loop_wall_ns(loop);
+    group->checkpoint_now_ns = group_clock_ns(group);
+    group->checkpoint_held_ns = held_ns;
+    group->checkpoint_duration_ns = group->checkpoint_now_ns - begun_ns;
+    emit_checkpoint(group, mode);
+}
+
+/* --- secondary --- */
+
+/* A write of P that failed here leaves the disk in a state that P never had. */
+static int check_intact(struct group_disk *const *disks, size_t count, struct err *err)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (replication_error_of(disks[i]->node)->count == 0)
+            continue;
+        group_error_text(disks[i]->node, err);
+        return err_prefix(err, "no checkpoint: the last one stays");
+    }
+    return 0;
+}
+
+static int flush_disks(struct group_disk *const *disks, size_t count, struct err *err) MAY_WAIT
+{
+    for (size_t i = 0; i < count; i++) {
+        int ret = io_flush(disks[i]->lower);
+        if (ret == 0)
+            continue;
+        replication_report(disks[i]->node, "flush of the secondary disk", disks[i]->disk, 0, 0,
+                           ret);
+        return err_set_errno(err, ret, "cannot flush the secondary disk '%s'",
+                             disks[i]->disk->name);
+    }
+    return 0;
+}
+
+int group_checkpoint_secondary(struct replication_group *group, struct group_disk *const *disks,
+                               size_t count, struct err *err)
+{
+    uint64_t begun_ns = group_clock_ns(group);
+    int ret = check_intact(disks, count, err);
+    if (ret == 0)
+        ret = flush_disks(disks, count, err);
+    if (ret < 0)
+        return ret;
+    uint64_t held_ns = group_clock_ns(group);
+    struct graph_drain drain;
+    ret = disks_drain(disks, count, &drain, err);
+    if (ret < 0)
+        return ret;
+    /* Again: a write may have failed since. */
+    ret = check_intact(disks, count, err);
+    if (ret == 0)
+        ret = disks_empty_prepare(disks, count, group->epoch + 1, err);
+    if (ret == 0) {
+        disks_empty_commit(disks, count);
+        group->epoch++;
+    }
+    graph_drain_end(&drain);
+    held_ns = group_clock_ns(group) - held_ns;
+    if (ret == 0)
+        checkpoint_done(group, REPLICATION_SECONDARY, begun_ns, held_ns);
+    return ret;
+}
+
+/* --- primary --- */
+
+static int wait_forwarded(struct node *node, uint64_t deadline_ns, struct err *err) MAY_WAIT
+{
+    int ret = replication_forward_wait(node, deadline_ns);
+    if (ret < 0)
+        return err_set(err, ret,
+                       "no checkpoint: the peer has not acknowledged what node '%s' forwards within"
+                       " the deadline (%u request(s) in flight)",
+                       node->name, replication_forward_stats(node).in_flight);
+    if (replication_error_of(node)->count == 0)
+        return 0;
+    group_error_text(node, err);
+    return err_prefix(err, "no checkpoint: the secondary lacks a write");
+}
+
+static int checkpoint_primary(struct replication_group *group, struct node *const *nodes,
+                              size_t count, uint64_t deadline_ns, struct err *err) MAY_WAIT
+{
+    uint64_t begun_ns = group_clock_ns(group);
+    int ret = 0;
+    /* In one step: nothing runs between the marks, so the cut is one on all disks. */
+    for (size_t i = 0; i < count; i++)
+        replication_forward_mark(nodes[i]);
+    for (size_t i = 0; ret == 0 && i < count; i++)
+        ret = wait_forwarded(nodes[i], deadline_ns, err);
+    for (size_t i = 0; i < count; i++)
+        replication_forward_release(nodes[i]);
+    if (ret < 0)
+        return ret;
+    group->epoch++;
+    checkpoint_done(group, REPLICATION_PRIMARY, begun_ns, group_clock_ns(group) - begun_ns);
+    return 0;
+}
+
+/* --- the call --- */
+
+/* The primaries that run come first in the members; *ret_count tells how many. */
+static int checkpoint_check(struct group_members *members, size_t *ret_count, struct err *err)
+{
+    size_t count = 0;
+    if (members->count == 0)
+        return err_set(err, -ENODEV,
+                       "replication is not running: no node has the driver 'replication'");
+    for (size_t i = 0; i < members->count; i++) {
+        struct node *node = members->nodes[i];
+        switch (replication_stage_of(node)) {
+        case REPLICATION_NONE:
+            return err_set(err, -ENODEV, "replication is not running on node '%s': start it first",
+                           node->name);
+        case REPLICATION_FAILOVER_FAILED:
+            return err_set(err, -EBUSY,
+                           "the failover of node '%s' has failed in its merge: no checkpoint is"
+                           " possible, repeat the stop with failover",
+                           node->name);
+        case REPLICATION_RUNNING:
+            if (replication_mode_of(node) == REPLICATION_PRIMARY) {
+                members->nodes[i] = members->nodes[count];
+                members->nodes[count++] = node;
+            }
+            break;
+        default:
+            break;
+        }
+    }
+    *ret_count = count;
+    return 0;
+}
+
+static int checkpoint_members(struct replication_group *group, struct group_members *members,
+                              uint64_t deadline_ns, struct err *err) MAY_WAIT
+{
+    size_t primaries;
+    int ret = checkpoint_check(members, &primaries, err);
+    if (ret < 0)
+        return ret;
+    CLEANUP(free_ptr) struct group_disk **disks = calloc(REPLICATION_MAX_DISKS, sizeof(*disks));
+    if (disks == NULL)
+        return err_no_memory(err);
+    size_t count = disks_in_stage(group, REPLICATION_RUNNING, disks);
+    if (count > 0)
+        ret = group_checkpoint_secondary(group, disks, count, err);
+    if (ret == 0 && primaries > 0)
+        ret = checkpoint_primary(group, members->nodes, primaries, deadline_ns, err);
+    return ret;
+}
+
+int replication_checkpoint(struct replication_group *group, uint64_t deadline_ns,
+                           uint64_t *ret_epoch, struct err *err)
+{
+    if (deadline_ns == DEADLINE_NEVER)
+        deadline_ns = loop_now_ns(graph_loop(group->graph)) + REPLICATION_CHECKPOINT_DEADLINE_NS;
+    struct group_members members;
+    int ret = group_begin(group, &members, err);
+    if (ret < 0)
+        return ret;
+    ret = checkpoint_members(group, &members, deadline_ns, err);
+    if (ret == 0 && ret_epoch != NULL)
+        *ret_epoch = group->epoch;
+    group_end(group, &members);
+    return ret;
+}

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* One secondary disk: what a start checks and puts together, and how it is taken apart. */
+#include "replication/group_internal.h"
+
+#include "base/log.h"
+#include "block/io.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+/* --- checks --- */
+
+static int check_layers(struct node *node, struct group_disk *disk, struct err *err)
+{
+    struct edge *file = node_child(node, "file");
+    disk->active = replication_layer_below(file);
+    struct edge *backing = node_child(disk->active, "backing");
+    if (backing == NULL)
+        return err_set(
+            err, -EINVAL,
+            "node '%s': the active disk '%s' has no backing disk: it must be backed by the"
+            " hidden disk",
+            node->name, disk->active->name);
+    disk->hidden = replication_layer_below(backing);
+    backing = node_child(disk->hidden, "backing");
+    if (backing == NULL)
+        return err_set(
+            err, -EINVAL,
+            "node '%s': the hidden disk '%s' has no backing disk: it must be backed by the"
+            " secondary disk",
+            node->name, disk->hidden->name);
+    disk->disk = backing->child;
+    return 0;
+}
+
+static int check_lengths(struct node *node, const struct group_disk *disk, struct err *err)
+{
+    uint64_t length = disk->disk->length_bytes;
+    if (disk->active->length_bytes == length && disk->hidden->length_bytes == length)
+        return 0;
+    return err_set(err, -EINVAL,
+                   "node '%s': the active disk '%s' (%" PRIu64
+                   " bytes), the hidden disk '%s' (%" PRIu64
+                   ") and the secondary disk '%s' (%" PRIu64 ") must have one length",
+                   node->name, disk->active->name, disk->active->length_bytes, disk->hidden->name,
+                   disk->hidden->length_bytes, disk->disk->name, length);
+}
+
+static int check_can_empty(struct node *node, const struct group_disk *disk, struct err *err)
+{
+    struct node *const layers[] = {disk->active, disk->hidden};
+    static const char *const names[] = {"active", "hidden"};
+    for (size_t i = 0; i < ARRAY_LEN(layers); i++) {
+        if (!node_can_empty(layers[i]))
+            return err_set(err, -EOPNOTSUPP,
+                           "node '%s': the %s disk '%s' cannot be emptied (driver '%s'): use an"
+                           " overlay image",
+                           node->name, names[i], layers[i]->name, layers[i]->driver->name);
+    }
+    return 0;
+}
+
+static int check_top(struct replication_group *group, struct node *node, struct group_disk *disk,
+                     struct err *err)
+{
+    const char *top_id = replication_top_id(node);
+    int ret = graph_get(group->graph, top_id, &disk->top, err);
+    if (ret < 0)
+        return err_prefix(err, "node '%s': top-id", node->name);
+    LIST_FOR_EACH(edge, &disk->top->parents, struct edge, in_child) {
+        if (edge->parent != NULL)
+            return err_set(err, -EINVAL,
+                           "node '%s': top-id '%s' is no root node: node '%s' sits on it",
+                           node->name, top_id, edge->parent->name);
+    }
+    if (!graph_is_below(node, disk->top))
+        return err_set(err, -EINVAL, "node '%s': top-id '%s' neither is nor contains this node",
+                       node->name, top_id);
+    return node_check_blocked(disk->top, "start replication", err);
+}
+
+int disk_check(struct replication_group *group, struct node *node, struct group_disk *disk,
+               struct err *err)
+{
+    disk->group = group;
+    disk->node = node;
+    int ret = check_layers(node, disk, err);
+    if (ret == 0)
+        ret = check_lengths(node, disk, err);
+    if (ret == 0)
+        ret = check_can_empty(node, disk, err);
+    if (ret == 0)
+        ret = check_top(group, node, disk, err);
+    return ret;
+}
+
+int disk_holds(struct group_disk *disk, bool *ret_holds, struct err *err)
+{
+    struct edge *file = node_child(disk->node, "file");
+    uint64_t offset = 0;
+    bool held = false;
+    while (offset < disk->node->length_bytes && !held) {
+        uint64_t length;
+        int ret = io_held(file, replication_base(disk->node), offset,
+                          disk->node->length_bytes - offset, &held, &length);
+        if (ret < 0)
+            return err_set_errno(err, ret, "cannot tell what the overlays of node '%s' hold",
+                                 disk->node->name);
+        offset += length;
+    }
+    *ret_holds = held;
+    return 0;
+}
+
+/* --- putting together --- */
+
+static int open_writable(struct node *node, bool *ret_was_read_only, struct err *err) MAY_WAIT
+{
+    if (!node->read_only)
+        return 0;
+    int ret = graph_reopen(node, false, err);
+    if (ret < 0)
+        return err_prefix(err, "node '%s' must be writable", node->name);
+    *ret_was_read_only = true;
+    return 0;
+}
+
+static void put_back_read_only(struct node *node, bool *was_read_only) MAY_WAIT
+{
+    if (!*was_read_only)
+        return;
+    *was_read_only = false;
+    struct err err = ERR_INIT;
+    if (graph_reopen(node, true, &err) < 0)
+        log_warning("replication", "node '%s' stays read-write: %s", node->name, err.text);
+}
+
+static void disk_block(struct group_disk *disk)
+{
+    node_block(disk->top, &disk->top_blocker, "replication of node '%s' is running: stop it first",
+               disk->node->name);
+    disk->top_blocked = true;
+    if (disk->node != disk->top)
+        node_block(disk->node, &disk->node_blocker, "replication is running: stop it first");
+    disk->node_blocked = disk->node != disk->top;
+}
+
+void disk_unblock_top(struct group_disk *disk)
+{
+    if (disk->top_blocked)
+        node_unblock(&disk->top_blocker);
+    disk->top_blocked = false;
+    /* The filter itself stays blocked until its merge has ended. */
+    if (disk->node == disk->top && !disk->node_blocked) {
+        node_block(disk->node, &disk->node_blocker, "a failover is under way: wait for its end");
+        disk->node_blocked = true;
+    }
+}
+
+static void disk_unblock(struct group_disk *disk)
+{
+    if (disk->top_blocked)
+        node_unblock(&disk->top_blocker);
+    if (disk->node_blocked)
+        node_unblock(&disk->node_blocker);
+    disk->top_blocked = disk->node_blocked = false;
+}
+
+static void disk_failed(void *arg, const char *operation, const struct node *where,
+                        uint64_t offset_bytes, uint64_t length_bytes, int code)
+{
+    struct group_disk *disk = arg;
+    replication_report(disk->node, operation, where, offset_bytes, length_bytes, code);
+}
+
+int disk_prepare(struct group_disk *disk, bool copies, struct err *err)
+{
+    node_ref(disk->node);
+    node_ref(disk->top);
+    node_ref(disk->active);
+    node_ref(disk->hidden);
+    node_ref(disk->disk);
+    if (replication_merge_of(disk->node) == NULL)
+        return err_no_memory(err);
+    int ret = open_writable(disk->hidden, &disk->hidden_was_read_only, err);
+    if (ret == 0)
+        ret = open_writable(disk->disk, &disk->disk_was_read_only, err);
+    if (ret < 0)
+        return ret;
+    disk_block(disk);
+    if (copies) {
+        ret = cbw_insert(disk->group->graph, disk->disk, disk->hidden, &disk->cbw, err);
+        if (ret < 0)
+            return ret;
+        cbw_on_failure(&disk->cbw, disk_failed, disk);
+    }
+    /* After the filter: what is attached before it is led to it. */
+    replication_set_lower_writable(disk->node, true);
+    return graph_attach_child(disk->group->graph, disk->node, disk->disk, REPLICATION_LOWER_EDGE,
+                              &disk->lower, err);
+}
+
+/* --- taking apart --- */
+
+void disk_remove_filter(struct group_disk *disk)
+{
+    struct err err = ERR_INIT;
+    if (disk->cbw.filter != NULL)
+        cbw_on_failure(&disk->cbw, NULL, NULL);
+    if (cbw_remove(disk->group->graph, &disk->cbw, &err) < 0)
+        log_warning("replication", "the copy-before-write filter of node '%s' stays: %s",
+                    disk->disk->name, err.text);
+}
+
+void disk_undo(struct group_disk *disk)
+{
+    graph_detach(disk->lower);
+    disk->lower = NULL;
+    disk_remove_filter(disk);
+    put_back_read_only(disk->disk, &disk->disk_was_read_only);
+    put_back_read_only(disk->hidden, &disk->hidden_was_read_only);
+    disk_free(disk);
+}
+
+/* After a stop: S's user reads the disk from now on, and can no more write to it than before. */
+void disk_put_back(struct group_disk *disk)
+{
+    if (disk->disk_was_read_only)
+        replication_set_lower_writable(disk->node, false);
+    put_back_read_only(disk->disk, &disk->disk_was_read_only);
+    put_back_read_only(disk->hidden, &disk->hidden_was_read_only);
+}
+
+void disk_free(struct group_disk *disk)
+{
+    disk_unblock(disk);
+    assert(disk->merge == NULL);
+    disk_remove_filter(disk);
+    /* A filter that could not be taken out is tried again at the end. */
+    if (disk->cbw.filter != NULL && list_linked(&disk->link) && !disk->group->ending)
+        return;
+    list_remove(&disk->link);
+    node_unref(disk->top);
+    node_unref(disk->active);
+    node_unref(disk->hidden);
+    node_unref(disk->disk);
+    node_unref(disk->node);
+    free(disk);
+}

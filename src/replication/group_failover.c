@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The failover: fence, then serve at once from the last checkpoint, then merge in the background.
+ */
+#include "replication/group_internal.h"
+
+#include "base/log.h"
+#include "block/io.h"
+#include "jobs/commit.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#define FENCE_MAX_ROOTS 256u
+
+/* --- the fence --- */
+
+struct fence_roots {
+    struct edge *edges[FENCE_MAX_ROOTS];
+    size_t count;
+    bool overflow;
+};
+
+static void fence_add(struct fence_roots *roots, struct edge *edge)
+{
+    for (size_t i = 0; i < roots->count; i++) {
+        if (roots->edges[i] == edge)
+            return;
+    }
+    if (roots->count == FENCE_MAX_ROOTS)
+        roots->overflow = true;
+    else
+        roots->edges[roots->count++] = edge;
+}
+
+/* Those who may write to the disk other than through the view of S's user: upwards from the disk,
+ * past nobody who belongs to that view. The graph's depth is bounded. */
+static void fence_collect(const struct group_disk *disk, struct node *node,
+                          struct fence_roots *roots)
+{
+    LIST_FOR_EACH(edge, &node->parents, struct edge, in_child) {
+        if (edge->parent == NULL) {
+            if ((edge->need & PERM_WRITE) != 0)
+                fence_add(roots, edge);
+        } else if (edge->parent != disk->node && edge->parent != disk->cbw.access &&
+                   edge->parent != disk->hidden) {
+            fence_collect(disk, edge->parent, roots);
+        }
+    }
+}
+
+static int call_fence(const struct replication_owner *owner, const struct fence_roots *roots,
+                      struct err *err) MAY_WAIT
+{
+    return owner->fence(owner->arg, roots->edges, roots->count, err);
+}
+
+static int fence(struct replication_group *group, struct group_disk *const *disks, size_t count,
+                 struct err *err) MAY_WAIT
+{
+    CLEANUP(free_ptr) struct fence_roots *roots = calloc(1, sizeof(*roots));
+    if (roots == NULL)
+        return err_no_memory(err);
+    for (size_t i = 0; i < count; i++)
+        fence_collect(disks[i], disks[i]->disk, roots);
+    if (roots->overflow)
+        return err_set(err, -E2BIG, "more than %u users sit on the secondary disks",
+                       FENCE_MAX_ROOTS);
+    if (roots->count == 0)
+        return 0;
+    if (group->owner == NULL || group->owner->fence == NULL)
+        return err_set(err, -EBUSY, "the peer still has a way to the secondary disks: %s on '%s'",
+                       roots->edges[0]->name, roots->edges[0]->child->name);
+    int ret = call_fence(group->owner, roots, err);
+    return ret < 0 ? err_prefix(err, "no failover: the peer is not fenced off") : 0;
+}
+
+/* --- the merge --- */
+
+static const struct node *merge_base(void *arg)
+{
+    struct group_disk *disk = arg;
+    return replication_base(disk->node);
+}
+
+static void merge_begin(void *arg) MAY_WAIT
+{
+    struct group_disk *disk = arg;
+    replication_plain_writes_end(disk->node);
+}
+
+static void merge_copied(void *arg)
+{
+    struct group_disk *disk = arg;
+    replication_merge_of(disk->node)->write_through = true;
+}
+
+static int merge_hold(void *arg, struct err *err) MAY_WAIT
+{
+    struct group_disk *disk = arg;
+    return disks_drain(&disk, 1, &disk->drain, err);
+}
+
+/* The secondary disk has everything, durably. The overlays are emptied before anybody writes past
+ * them: found full after a crash they would be merged over newer blocks. */
+static int merge_finish(void *arg, struct err *err) MAY_WAIT
+{
+    struct group_disk *disk = arg;
+    int ret = disks_empty_prepare(&disk, 1, disk->group->epoch, err);
+    if (ret < 0)
+        return ret;
+    disks_empty_commit(&disk, 1);
+    replication_set_stage(disk->node, REPLICATION_DONE);
+    return 0;
+}
+
+static void merge_release(void *arg)
+{
+    struct group_disk *disk = arg;
+    graph_drain_end(&disk->drain);
+}
+
+static void merge_failed(void *arg, const struct node *where, uint64_t offset_bytes,
+                         uint64_t length_bytes, int code)
+{
+    struct group_disk *disk = arg;
+    replication_report(disk->node, "merge", where, offset_bytes, length_bytes, code);
+}
+
+/* Serving goes on from the overlays; a stop with failover tries again. */
+static void merge_give_up(struct group_disk *disk, const struct err *err)
+{
+    log_error("replication", "node '%s': the merge has failed: %s", disk->node->name, err->text);
+    replication_merge_of(disk->node)->write_through = false;
+    replication_set_stage(disk->node, REPLICATION_FAILOVER_FAILED);
+}
+
+static void merge_ended(struct job *job, void *arg) MAY_WAIT
+{
+    struct group_disk *disk = arg;
+    struct replication_group *group = disk->group;
+    disk->merge_done_bytes = job->done_bytes;
+    disk->merge_total_bytes = job->total_bytes;
+    /* The last step counts even where somebody asked for an end during it. */
+    bool done = replication_stage_of(disk->node) == REPLICATION_DONE;
+    if (!done && !job->interrupted)
+        merge_give_up(disk, &job->err);
+    if (done)
+        co_mutex_lock(&group->calls);
+    disk->merge = NULL;
+    if (done) {
+        disk_free(disk);
+        co_mutex_unlock(&group->calls);
+    }
+    job_unref(job);
+}
+
+static int merge_start(struct group_disk *disk, struct err *err) MAY_WAIT
+{
+    struct replication_group *group = disk->group;
+    struct replication_merge *merge = replication_merge_of(disk->node);
+    char id[JOB_ID_BYTES];
+    snprintf(id, sizeof(id), "merge-%s", disk->node->name);
+    struct commit_options options = {
+        .id = id,
+        .from = node_child(disk->node, "file"),
+        .to = disk->lower,
+        .base = merge_base,
+        .locks = &merge->locks,
+        .rewritten = merge->rewritten,
+        .region_bytes = REPLICATION_REGION_BYTES,
+        .begin = merge_begin,
+        .copied = merge_copied,
+        .hold = merge_hold,
+        .finish = merge_finish,
+        .release = merge_release,
+        .failed = merge_failed,
+        .arg = disk,
+    };
+    struct job *job;
+    int ret = commit_new(group->jobs, &options, &job, err);
+    if (ret == -EEXIST) {
+        options.id = NULL;
+        ret = commit_new(group->jobs, &options, &job, err);
+    }
+    if (ret < 0)
+        return ret;
+    job->ended = merge_ended;
+    job->ended_arg = disk;
+    disk->merge = job_ref(job);
+    ret = job_start(job, err);
+    if (ret < 0) {
+        disk->merge = NULL;
+        job_unref(job);
+        job_drop(job);
+    }
+    return ret;
+}
+
+void group_merge(struct group_disk *const *disks, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct err err = ERR_INIT;
+        int ret = merge_start(disks[i], &err);
+        if (ret == 0)
+            continue;
+        replication_report(disks[i]->node, "merge", disks[i]->active, 0, 0, ret);
+        merge_give_up(disks[i], &err);
+    }
+}
+
+int group_fail_over(struct replication_group *group, struct group_disk *const *disks, size_t count,
+                    struct err *err)
+{
+    int ret = fence(group, disks, count, err);
+    if (ret < 0)
+        return ret;
+    /* Nothing waits here: all disks change over at once. */
+    for (size_t i = 0; i < count; i++) {
+        replication_merge_of(disks[i]->node)->write_through = false;
+        replication_set_stage(disks[i]->node, REPLICATION_FAILOVER);
+        disk_unblock_top(disks[i]);
+    }
+    group_merge(disks, count);
+    return 0;
+}
