@@ -115,9 +115,9 @@ static struct node *below_filter(struct node *node)
 
 bool node_can_empty(struct node *node)
 {
-    struct node *below = below_filter(node_check(node));
-
-    return below != NULL ? node_can_empty(below) : node->driver->empty_prepare != NULL;
+    if (node_check(node)->driver->is_filter)
+        return node_can_empty(node->file->child);
+    return node->driver->empty_prepare != NULL;
 }
 
 int node_empty_prepare(struct node *node, struct err *err)

@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "drivers/table.h"
+
+const struct driver *const drivers_table[] = {
+    &driver_blkdebug,
+    &driver_file,
+    &driver_null_co,
+    NULL,
+};

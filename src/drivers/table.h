@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* All drivers, for graph_new(). */
+#ifndef BLOCKSTEP_DRIVERS_TABLE_H
+#define BLOCKSTEP_DRIVERS_TABLE_H
+
+#include "block/driver.h"
+
+extern const struct driver driver_blkdebug;
+extern const struct driver driver_file;
+extern const struct driver driver_null_co;
+
+extern const struct driver *const drivers_table[];
+
+#endif
