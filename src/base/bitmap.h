@@ -9,7 +9,8 @@ struct bitmap;
 
 #define BITMAP_NONE UINT64_MAX
 
-/* All bits clear; NULL when memory is out. Memory: one bit per bit, plus 1/2048; parts never set cost none. */
+/* All bits clear; NULL when memory is out. Memory: one bit per bit, plus 1/2048; parts that were
+ * never set cost none. */
 struct bitmap *bitmap_new(uint64_t bits);
 void bitmap_free(struct bitmap *bitmap); /* NULL is fine */
 uint64_t bitmap_bits(const struct bitmap *bitmap);

@@ -46,7 +46,8 @@ struct buf_pool_stats {
 
 /* NULL when memory is out. */
 struct buf_pool *buf_pool_new(void);
-/* All buffers must have been given back: a leak of one is caught here by an assert. NULL is fine. */
+/* All buffers must have been given back: a leak of one is caught here by an assert. NULL is
+ * fine. */
 void buf_pool_free(struct buf_pool *pool);
 struct buf_pool_stats buf_pool_stats(const struct buf_pool *pool);
 

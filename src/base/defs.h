@@ -91,8 +91,9 @@ static inline bool ranges_overlap(uint64_t a, uint64_t a_length, uint64_t b, uin
  *     int node_flush(struct edge *edge) MAY_WAIT;
  *
  * The analysis does not follow calls through pointers: each hook has one wrapper that calls it, and
- * that wrapper is marked. A coroutine's entry function is marked as well; loop/co.c calls it through
- * a pointer. Code that is not in a coroutine (tests, main) cannot call a marked function directly.
+ * that wrapper is marked. A coroutine's entry function is marked as well; loop/co.c calls it
+ * through a pointer. Code that is not in a coroutine (tests, main) cannot call a marked function
+ * directly.
  */
 #if defined(__clang__)
 struct __attribute__((capability("coroutine"))) co_capability {

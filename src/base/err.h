@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Errors of the control plane: a code and a sentence that says what was wrong, where, and what to do.
+ * Errors of the control plane: a code and a sentence that says what was wrong, where, and what to
+ * do.
  * The data plane returns 0 or -errno without a text.
  *
  * A function that takes a `struct err *err` never accepts NULL, returns 0 or a negative errno, and

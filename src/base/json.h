@@ -7,9 +7,9 @@
  * duplicate keys, integers that do not fit). The scanner refuses these, and bounds length, depth
  * and the number of parts before memory is spent. Accepted beyond RFC 8259: strings in single
  * quotes, as QMP has them. Refused though RFC 8259 has it: \u0000, which C strings cannot hold.
- * Values may follow each other back to back; a number or a word at the top is complete when the byte
- * behind it has come. A control byte other than white space, or the byte 0xFF, resets the scanner
- * (QMP's way for a client to resynchronise).
+ * Values may follow each other back to back; a number or a word at the top is complete when the
+ * byte behind it has come. A control byte other than white space, or the byte 0xFF, resets the
+ * scanner (QMP's way for a client to resynchronise).
  */
 #ifndef BLOCKSTEP_BASE_JSON_H
 #define BLOCKSTEP_BASE_JSON_H

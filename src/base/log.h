@@ -43,8 +43,9 @@ void log_message(enum log_level level, const char *subject, const char *fmt, ...
 #define log_info(subject, ...)    log_message(LOG_LEVEL_INFO, subject, __VA_ARGS__)
 #define log_debug(subject, ...)   log_message(LOG_LEVEL_DEBUG, subject, __VA_ARGS__)
 
-/* The linker collects the points of a program into an array. Neither compiler puts red zones between
- * them under AddressSanitizer, since the section's name is an identifier (shown by a test). */
+/* The linker collects the points of a program into an array. Neither compiler puts red zones
+ * between them under AddressSanitizer, since the section's name is an identifier (shown by a
+ * test). */
 struct trace_point {
     const char *name;
     bool enabled;

@@ -72,7 +72,8 @@ enum opts_syntax {
  * Members called in `ignore` (NULL-terminated, may be NULL) are skipped, whatever they hold.
  *
  * The fields are named by offset, so tables must be sound: see opts_table_check(). Members of an
- * absent object get their fallbacks; those of a union's variant only when the discriminator has one.
+ * absent object get their fallbacks; those of a union's variant only when the discriminator has
+ * one.
  */
 int opts_parse(const struct opt *table, struct json_object *object, enum opts_syntax syntax,
                const char *where, const char *const *ignore, void *out, struct err *err);
@@ -85,9 +86,9 @@ void opts_release(const struct opt *table, void *out);
 
 /*
  * "a=1,b.c=2,b.d.0=x" -> an object of strings, nested objects and, where the keys of an object are
- * numbers, arrays: these must be 0..n-1. `implied_key`: the name of a first value without "=", NULL for none. A text that
- * begins with "{" is read as JSON instead, and *ret_syntax says which. The caller releases the
- * object with json_object_put(). Limits: OPTS_MAX_*.
+ * numbers, arrays: these must be 0..n-1. `implied_key`: the name of a first value without "=", NULL
+ * for none. A text that begins with "{" is read as JSON instead, and *ret_syntax says which. The
+ * caller releases the object with json_object_put(). Limits: OPTS_MAX_*.
  */
 int opts_read(const char *text, const char *implied_key, const char *where,
               struct json_object **ret_object, enum opts_syntax *ret_syntax, struct err *err);
@@ -96,11 +97,11 @@ int opts_read(const char *text, const char *implied_key, const char *where,
 void opts_help(const struct opt *table, void (*print)(void *arg, const char *line), void *arg);
 
 /* For tests: asserts that a table is consistent (names unique and speakable, all have a help line,
- * fallbacks fit their types, unions know their discriminator, fields at one offset have one type). */
+ * fallbacks fit their types, unions know their discriminator, one offset has one type). */
 void opts_table_check(const struct opt *table);
 
-/* "64k", "1.5G", "4096"; only whole bytes. -EINVAL for what is no size, -ERANGE for too large a one;
- * the units are k, M, G, T, P, E in either case. */
+/* "64k", "1.5G", "4096"; only whole bytes. -EINVAL for what is no size, -ERANGE for too large a
+ * one; the units are k, M, G, T, P, E in either case. */
 int size_parse(const char *text, uint64_t *ret_bytes);
 /* "1.5 GiB" for people, into `text` (at least 32 bytes), which is returned. */
 const char *size_format(uint64_t bytes, char *text, size_t text_bytes);

@@ -148,7 +148,7 @@ static int read_pair(struct reading *reading, const char **text, const char *imp
     return 0;
 }
 
-/* A list in place of an object whose keys are all 0..n-1; *ret_list stays NULL for other objects. */
+/* A list in place of an object whose keys are 0..n-1; *ret_list stays NULL for other objects. */
 static int make_list(const struct reading *reading, const char *name, struct json_object *object,
                      struct json_object **ret_list)
 {

@@ -5,8 +5,8 @@
 
 #include "base/opts.h"
 
-/* Converts and stores a value. Returns -EINVAL when it is not what `opt` wants (the caller words the
- * error), or -ENOMEM. Not for OPT_OBJECT and OPT_UNION. */
+/* Converts and stores a value. Returns -EINVAL when it is not what `opt` wants (the caller words
+ * the error), or -ENOMEM. Not for OPT_OBJECT and OPT_UNION. */
 int opt_set(const struct opt *opt, struct json_object *value, enum opts_syntax syntax, void *out);
 /* The same from a text; for a type that has no text form -EINVAL. */
 int opt_set_text(const struct opt *opt, const char *text, void *out);

@@ -8,9 +8,9 @@
 #include <stdarg.h>
 
 /*
- * Formats as vsnprintf does, then escapes control bytes and bytes that are not UTF-8 ("\n", "\x1b"),
- * so that the result is one line of valid UTF-8. A result that does not fit in `size` (at least 16)
- * is cut between characters and ends with "...". `out` may be among the arguments.
+ * Formats as vsnprintf does, then escapes control bytes and bytes that are not UTF-8 ("\n",
+ * "\x1b"), so that the result is one line of valid UTF-8. A result that does not fit in `size`
+ * (at least 16) is cut between characters and ends with "...". `out` may be among the arguments.
  */
 void text_format(char *out, size_t size, const char *fmt, va_list args)
     __attribute__((format(printf, 3, 0)));
