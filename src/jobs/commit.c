@@ -40,20 +40,29 @@ static int commit_fail(struct job *job, const struct node *where, const char *ve
     return code;
 }
 
+/* A look-up that fails is reported here. */
+static int commit_held(struct job *job, uint64_t offset, uint64_t end, bool *ret_held,
+                       uint64_t *ret_length) MAY_WAIT
+{
+    struct commit_state *s = job->state;
+    if (++s->lookups % COMMIT_LOOKUPS_PER_TURN == 0)
+        co_yield();
+    int ret = io_held(s->options.from, s->options.base(s->options.arg), offset, end - offset,
+                      ret_held, ret_length);
+    return ret == 0 ? 0
+                    : commit_fail(job, s->options.from->child, "map", offset, end - offset, ret);
+}
+
 /* The first held stretch in [offset, end): *ret_length 0 when there is none. */
 static int commit_next_held(struct job *job, uint64_t offset, uint64_t end, uint64_t *ret_offset,
                             uint64_t *ret_length) MAY_WAIT
 {
-    struct commit_state *s = job->state;
     while (offset < end) {
-        if (++s->lookups % COMMIT_LOOKUPS_PER_TURN == 0)
-            co_yield();
         bool held;
         uint64_t length;
-        int ret = io_held(s->options.from, s->options.base(s->options.arg), offset, end - offset,
-                          &held, &length);
+        int ret = commit_held(job, offset, end, &held, &length);
         if (ret < 0)
-            return commit_fail(job, s->options.from->child, "map", offset, end - offset, ret);
+            return ret;
         if (held) {
             *ret_offset = offset;
             *ret_length = length;
@@ -63,6 +72,22 @@ static int commit_next_held(struct job *job, uint64_t offset, uint64_t end, uint
     }
     *ret_offset = end;
     *ret_length = 0;
+    return 0;
+}
+
+/* Look-ups end where the layer changes; a copy goes on as long as any of them holds the data. */
+static int commit_extend_held(struct job *job, uint64_t offset, uint64_t end, uint64_t *length)
+    MAY_WAIT
+{
+    bool held = true;
+    while (held && offset + *length < end) {
+        uint64_t more;
+        int ret = commit_held(job, offset + *length, end, &held, &more);
+        if (ret < 0)
+            return ret;
+        if (held)
+            *length += more;
+    }
     return 0;
 }
 
@@ -76,6 +101,33 @@ static int commit_copy_zero(struct job *job, uint64_t offset, uint64_t length) M
     return ret == 0 ? 0 : commit_fail(job, s->options.to->child, "zero", offset, length, ret);
 }
 
+static int commit_write(struct job *job, struct io *io) MAY_WAIT
+{
+    struct commit_state *s = job->state;
+    int ret = io_write(s->options.to, io);
+    return ret == 0 ? 0
+                    : commit_fail(job, s->options.to->child, "write", io->offset_bytes,
+                                  io->length_bytes, ret);
+}
+
+/* How much of the bytes, from their start, is of one kind, in whole regions. */
+static size_t commit_same_kind(const struct commit_state *s, const struct buf_slice *data,
+                               bool *ret_zero)
+{
+    size_t region = s->options.region_bytes, length = 0;
+    while (length < data->length_bytes) {
+        size_t piece = MIN(region, data->length_bytes - length);
+        bool zero = bytes_are_zero(data->bytes + length, piece);
+        if (length == 0)
+            *ret_zero = zero;
+        else if (zero != *ret_zero)
+            break;
+        length += piece;
+    }
+    return length;
+}
+
+/* Whole regions of zeroes among the data travel as such. */
 static int commit_copy_data(struct job *job, struct buf *buf, uint64_t offset, uint64_t length)
     MAY_WAIT
 {
@@ -85,13 +137,20 @@ static int commit_copy_data(struct job *job, struct buf *buf, uint64_t offset, u
     int ret = io_read(s->options.from, &io);
     if (ret < 0)
         return commit_fail(job, s->options.from->child, "read", offset, length, ret);
-    if (bytes_are_zero(buf->bytes, length))
-        return commit_copy_zero(job, offset, length);
-    ret = io_write(s->options.to, &io);
-    return ret == 0 ? 0 : commit_fail(job, s->options.to->child, "write", offset, length, ret);
+    struct buf_slice rest = io.data;
+    while (ret == 0 && rest.length_bytes > 0) {
+        bool zero = false;
+        size_t piece = commit_same_kind(s, &rest, &zero);
+        io.data = buf_slice_sub(rest, 0, piece);
+        io.length_bytes = piece;
+        ret = zero ? commit_copy_zero(job, io.offset_bytes, piece) : commit_write(job, &io);
+        io.offset_bytes += piece;
+        rest = buf_slice_sub(rest, piece, rest.length_bytes - piece);
+    }
+    return ret;
 }
 
-/* One held stretch: the layers' zeroes are found without reading them where they fill it. */
+/* One held stretch: zeroes that a layer knows as such are not read. */
 static int commit_copy_stretch(struct job *job, struct buf *buf, uint64_t offset, uint64_t length)
     MAY_WAIT
 {
@@ -129,6 +188,8 @@ static int commit_copy_locked(struct job *job, struct buf *buf, uint64_t offset,
     while (offset < end) {
         uint64_t held_offset, held_length;
         int ret = commit_next_held(job, offset, end, &held_offset, &held_length);
+        if (ret == 0 && held_length > 0)
+            ret = commit_extend_held(job, held_offset, end, &held_length);
         if (ret == 0 && held_length > 0)
             ret = commit_copy_stretch(job, buf, held_offset, held_length);
         if (ret < 0) {

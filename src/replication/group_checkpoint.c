@@ -17,14 +17,16 @@
 /* Two layers of each disk, active first. */
 static struct node *layer_of(struct group_disk *const *disks, size_t index)
 {
-    return index % 2 == 0 ? disks[index / 2]->active : disks[index / 2]->hidden;
+    return disks[index / 2]->layers[index % 2];
 }
 
 static void layers_set_epoch(struct group_disk *const *disks, size_t count, uint64_t epoch)
 {
-    for (size_t i = 0; i < 2 * count; i++) {
-        if (node_is_overlay(layer_of(disks, i)))
-            overlay_set_epoch(layer_of(disks, i), epoch);
+    for (size_t i = 0; i < count; i++) {
+        if (node_is_overlay(disks[i]->active))
+            overlay_set_epoch(disks[i]->active, epoch);
+        if (node_is_overlay(disks[i]->hidden))
+            overlay_set_epoch(disks[i]->hidden, epoch);
     }
 }
 

@@ -14,6 +14,7 @@
 static int check_layers(struct node *node, struct group_disk *disk, struct err *err)
 {
     struct edge *file = node_child(node, "file");
+    disk->layers[0] = file->child;
     disk->active = replication_layer_below(file);
     struct edge *backing = node_child(disk->active, "backing");
     if (backing == NULL)
@@ -22,6 +23,7 @@ static int check_layers(struct node *node, struct group_disk *disk, struct err *
             "node '%s': the active disk '%s' has no backing disk: it must be backed by the"
             " hidden disk",
             node->name, disk->active->name);
+    disk->layers[1] = backing->child;
     disk->hidden = replication_layer_below(backing);
     backing = node_child(disk->hidden, "backing");
     if (backing == NULL)
@@ -49,14 +51,14 @@ static int check_lengths(struct node *node, const struct group_disk *disk, struc
 
 static int check_can_empty(struct node *node, const struct group_disk *disk, struct err *err)
 {
-    struct node *const layers[] = {disk->active, disk->hidden};
     static const char *const names[] = {"active", "hidden"};
-    for (size_t i = 0; i < ARRAY_LEN(layers); i++) {
-        if (!node_can_empty(layers[i]))
+    for (size_t i = 0; i < ARRAY_LEN(disk->layers); i++) {
+        const struct node *layer = disk->layers[i];
+        if (!node_can_empty(disk->layers[i]))
             return err_set(err, -EOPNOTSUPP,
                            "node '%s': the %s disk '%s' cannot be emptied (driver '%s'): use an"
                            " overlay image",
-                           node->name, names[i], layers[i]->name, layers[i]->driver->name);
+                           node->name, names[i], layer->name, layer->driver->name);
     }
     return 0;
 }
@@ -178,6 +180,8 @@ int disk_prepare(struct group_disk *disk, bool copies, struct err *err)
 {
     node_ref(disk->node);
     node_ref(disk->top);
+    node_ref(disk->layers[0]);
+    node_ref(disk->layers[1]);
     node_ref(disk->active);
     node_ref(disk->hidden);
     node_ref(disk->disk);
@@ -242,6 +246,8 @@ void disk_free(struct group_disk *disk)
         return;
     list_remove(&disk->link);
     node_unref(disk->top);
+    node_unref(disk->layers[0]);
+    node_unref(disk->layers[1]);
     node_unref(disk->active);
     node_unref(disk->hidden);
     node_unref(disk->disk);

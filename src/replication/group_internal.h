@@ -14,6 +14,8 @@ struct group_disk {
     struct replication_group *group;
     struct node *node; /* the filter; a reference, as for all nodes here */
     struct node *top, *active, *hidden, *disk;
+    /* What is emptied: the active and the hidden disk, or the filters that stand on them. */
+    struct node *layers[2];
     struct cbw cbw;     /* zeroed: not inserted */
     struct edge *lower; /* the node's child; NULL: not attached */
     struct node_blocker top_blocker, node_blocker;
