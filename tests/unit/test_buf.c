@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "death.h"
 #include "unit.h"
 
 #include "base/buf.h"
@@ -196,6 +197,57 @@ static void zeroes_are_told_from_a_single_set_byte_anywhere(void **state)
     }
 }
 
+#if defined(__SANITIZE_ADDRESS__)
+#define ADDRESS_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define ADDRESS_SANITIZER 1
+#endif
+#endif
+
+static void use_after_free(void *arg)
+{
+    struct buf *buf = buf_alloc(arg, 4096);
+    volatile uint8_t *bytes = buf->bytes;
+
+    buf_unref(buf);
+    bytes[100] = 1;
+}
+
+static void address_sanitizer_sees_a_use_after_free(void **state)
+{
+#ifndef ADDRESS_SANITIZER
+    skip();
+#endif
+    assert_true(dies(use_after_free, *state));
+}
+
+static void unref_twice(void *arg)
+{
+    struct buf *buf = buf_alloc(arg, 4096);
+
+    buf_unref(buf);
+    buf_unref(buf);
+}
+
+static void giving_a_buffer_back_twice_is_caught(void **state)
+{
+    assert_true(dies(unref_twice, *state));
+}
+
+static void leak_from_pool(void *arg)
+{
+    struct buf_pool *pool = buf_pool_new();
+
+    if (buf_alloc(pool, 4096) != NULL)
+        buf_pool_free(pool);
+}
+
+static void a_buffer_that_was_not_given_back_is_caught(void **state)
+{
+    assert_true(dies(leak_from_pool, NULL));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -210,6 +262,9 @@ int main(void)
                                         tear_down),
         cmocka_unit_test_setup_teardown(random_use_keeps_contents_and_counts, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_slice_is_a_stretch_of_its_buffer, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(address_sanitizer_sees_a_use_after_free, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(giving_a_buffer_back_twice_is_caught, set_up, tear_down),
+        cmocka_unit_test(a_buffer_that_was_not_given_back_is_caught),
         cmocka_unit_test(zeroes_are_told_from_a_single_set_byte_anywhere),
     };
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "death.h"
 #include "unit.h"
 
 #include "base/json.h"
@@ -438,6 +439,47 @@ static void tables_are_sound(void **state)
     opts_table_check(sample_opts);
 }
 
+static void check_table(void *arg)
+{
+    opts_table_check(arg);
+}
+
+static void unsound_tables_are_caught(void **state)
+{
+    static const struct opt good = {.name = "a", .type = OPT_UINT, .help = "help"};
+    static const struct opt faults[] = {
+        {.name = "a.b", .type = OPT_UINT, .help = "help"},
+        {.name = "0", .type = OPT_UINT, .help = "help"},
+        {.name = "", .type = OPT_UINT, .help = "help"},
+        {.name = "b", .type = OPT_UINT},
+        {.name = "b", .type = OPT_UINT, .help = "With a full stop."},
+        {.name = "b", .type = OPT_UINT, .offset = 1, .help = "help"},
+        {.name = "b", .type = OPT_STRING, .offset = 0, .help = "help"},
+        {.name = "a", .type = OPT_UINT, .offset = 8, .help = "help"},
+        {.name = "b", .type = OPT_UINT, .fallback = "x", .help = "help"},
+        {.name = "b", .type = OPT_UINT, .max = 3, .fallback = "4", .help = "help"},
+        {.name = "b", .type = OPT_UINT, .min = 3, .max = 2, .help = "help"},
+        {.name = "b", .type = OPT_UINT, .fallback = "1", .required = true, .help = "help"},
+        {.name = "b", .type = OPT_ENUM, .offset = 8, .help = "help"},
+        {.name = "b", .type = OPT_OBJECT, .help = "help"},
+        {.name = "b", .type = OPT_STRINGS, .offset = 8, .fallback = "x", .help = "help"},
+        {.name = "b",
+         .type = OPT_UNION,
+         .members = cache_opts,
+         .discriminator = "direct",
+         .variants = server_variants,
+         .help = "help"},
+    };
+    struct opt table[3] = {good};
+
+    assert_false(dies(check_table, table));
+    for (size_t i = 0; i < ARRAY_LEN(faults); i++) {
+        table[1] = faults[i];
+        if (!dies(check_table, table))
+            fail_msg("fault %zu was not caught", i);
+    }
+}
+
 static void append_line(void *arg, const char *line)
 {
     FILE *stream = arg;
@@ -569,6 +611,7 @@ int main(void)
         cmocka_unit_test(only_objects_are_parsed),
         cmocka_unit_test(a_long_key_is_neither_suggested_for_nor_shown_whole),
         cmocka_unit_test(tables_are_sound),
+        cmocka_unit_test(unsound_tables_are_caught),
         cmocka_unit_test(help_lists_every_option_by_its_full_path),
         cmocka_unit_test(sizes_are_whole_bytes),
         cmocka_unit_test(sizes_read_well),
