@@ -38,6 +38,7 @@ void nbd_client_close(struct nbd_client *client) MAY_WAIT;
 /* What the server said. */
 uint64_t nbd_client_length_bytes(const struct nbd_client *client);
 bool nbd_client_read_only(const struct nbd_client *client);
+bool nbd_client_fua(const struct nbd_client *client);
 uint32_t nbd_client_block_bytes(const struct nbd_client *client);        /* least request */
 uint32_t nbd_client_max_transfer_bytes(const struct nbd_client *client); /* of a read or write */
 

@@ -4,6 +4,7 @@
 const struct driver *const drivers_table[] = {
     &driver_blkdebug,
     &driver_file,
+    &driver_nbd,
     &driver_null_co,
     NULL,
 };

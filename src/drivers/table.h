@@ -7,6 +7,7 @@
 
 extern const struct driver driver_blkdebug;
 extern const struct driver driver_file;
+extern const struct driver driver_nbd;
 extern const struct driver driver_null_co;
 
 extern const struct driver *const drivers_table[];

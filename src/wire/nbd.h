@@ -279,7 +279,7 @@ int nbd_error_decode(uint16_t chunk_type, const uint8_t *bytes, size_t length_by
 /* BLOCK_STATUS: a context's id, then descriptors. */
 #define NBD_BLOCK_STATUS_BYTES 4u
 #define NBD_DESCRIPTOR_BYTES   8u
-enum nbd_state { /* base:allocation */
+enum nbd_extent_state { /* base:allocation */
                  NBD_STATE_HOLE = 1u << 0,
                  NBD_STATE_ZERO = 1u << 1,
 };
