@@ -244,7 +244,7 @@ static int commit_work(struct job *job) MAY_WAIT
     if (buf == NULL)
         return -ENOMEM;
     while (s->failure == 0 && !job_should_end(job)) {
-        uint64_t offset = 0, length, copied;
+        uint64_t offset = 0, length = 0, copied = 0;
         int ret = commit_claim(job, &offset, &length);
         if (ret < 0 || length == 0)
             return ret;

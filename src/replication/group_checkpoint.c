@@ -220,7 +220,7 @@ static int checkpoint_check(struct group_members *members, size_t *ret_count, st
 static int checkpoint_members(struct replication_group *group, struct group_members *members,
                               uint64_t deadline_ns, struct err *err) MAY_WAIT
 {
-    size_t primaries;
+    size_t primaries = 0;
     int ret = checkpoint_check(members, &primaries, err);
     if (ret < 0)
         return ret;
