@@ -133,6 +133,7 @@ static void the_cache_follows_the_load_to_another_size(void **state)
     buf_unref(big);
     assert_int_equal(buf_pool_stats(pool).cached_bytes, BUF_CACHE_BYTES);
     assert_ptr_equal(buf_alloc(pool, MIB), big);
+    assert_int_equal(buf_pool_stats(pool).cached_bytes, BUF_CACHE_BYTES - MIB);
     buf_unref(big);
 }
 

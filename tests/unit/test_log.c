@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -23,8 +24,13 @@ struct capture {
 static void capture_line(void *arg, enum log_level level, const char *subject, const char *text)
 {
     struct capture *capture = arg;
+    size_t count = capture->count;
 
-    capture->count++;
+    /* Room for another thread, should one be let in. */
+    if (count % 16 == 0)
+        sched_yield();
+    capture->count = count + 1;
+    errno = EBADF;
     capture->level = level;
     snprintf(capture->subject, sizeof(capture->subject), "%s", subject);
     snprintf(capture->text, sizeof(capture->text), "%s", text);

@@ -13,7 +13,7 @@
 struct sample {
     char *filename, *key;
     bool direct, direct_given, read_only;
-    uint64_t depth, size;
+    uint64_t depth, size, serial;
     int mode;
     struct opt_strings names;
     struct json_object *file, *children, *extra;
@@ -109,6 +109,10 @@ static const struct opt sample_opts[] = {
      .max = 64,
      .fallback = "32",
      .help = "requests at once"},
+    {.name = "serial",
+     .type = OPT_UINT,
+     .offset = OPT_FIELD(struct sample, serial),
+     .help = "any number"},
     {.name = "size",
      .type = OPT_SIZE,
      .offset = OPT_FIELD(struct sample, size),
@@ -373,6 +377,8 @@ static void errors_say_what_where_and_what_to_do(void **state)
          "test: option 'depth' must be a whole number from 1 to 64, not '18446744073709551617'"},
         {"{'filename':'x','mode':'primary','depth':-1}",
          "test: option 'depth' must be a whole number from 1 to 64, not -1"},
+        {"{'filename':'x','mode':'primary','serial':-1}",
+         "test: option 'serial' must be a whole number, not -1"},
         {"{'filename':'x','mode':'primary','depth':2.0}",
          "test: option 'depth' must be a whole number from 1 to 64, not 2.0"},
         {"{'filename':'x','mode':'primary','depth':'2'}",
@@ -400,6 +406,30 @@ static void errors_say_what_where_and_what_to_do(void **state)
 
     for (size_t i = 0; i < ARRAY_LEN(cases); i++)
         assert_refused(cases[i][0], cases[i][1]);
+}
+
+static void the_ends_of_a_range_belong_to_it(void **state)
+{
+    static const struct {
+        const char *text;
+        uint64_t depth, size, serial;
+    } cases[] = {
+        {"filename=x,mode=primary,depth=1,size=512,serial=0", 1, 512, 0},
+        {"filename=x,mode=primary,depth=64,serial=18446744073709551615", 64, 65536, UINT64_MAX},
+        {"{'filename':'x','mode':'primary','depth':64,'serial':18446744073709551615}", 64, 65536,
+         UINT64_MAX},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct err err = ERR_INIT;
+        struct sample out;
+
+        assert_int_equal(parse(cases[i].text, &out, &err), 0);
+        assert_int_equal(out.depth, cases[i].depth);
+        assert_int_equal(out.size, cases[i].size);
+        assert_int_equal(out.serial, cases[i].serial);
+        opts_release(sample_opts, &out);
+    }
 }
 
 static void a_secret_is_not_shown(void **state)
@@ -607,6 +637,7 @@ int main(void)
         cmocka_unit_test(both_syntaxes_fill_the_same_struct),
         cmocka_unit_test(absent_options_get_their_fallbacks),
         cmocka_unit_test(errors_say_what_where_and_what_to_do),
+        cmocka_unit_test(the_ends_of_a_range_belong_to_it),
         cmocka_unit_test(a_secret_is_not_shown),
         cmocka_unit_test(only_objects_are_parsed),
         cmocka_unit_test(a_long_key_is_neither_suggested_for_nor_shown_whole),
