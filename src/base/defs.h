@@ -77,10 +77,13 @@ static inline bool range_fits(uint64_t offset, uint64_t length, uint64_t limit)
     return offset <= limit && length <= limit - offset;
 }
 
-/* True when [a, a + a_length) and [b, b + b_length) share a byte. */
+/* True when [a, a + a_length) and [b, b + b_length) share a byte; without overflow. An empty range
+ * shares none. */
 static inline bool ranges_overlap(uint64_t a, uint64_t a_length, uint64_t b, uint64_t b_length)
 {
-    return a < b + b_length && b < a + a_length;
+    if (a_length == 0 || b_length == 0)
+        return false;
+    return a < b ? b - a < a_length : a - b < b_length;
 }
 
 /*
