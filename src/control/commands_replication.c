@@ -118,13 +118,17 @@ static int run_stop(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
 static int run_query(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
 {
     struct daemon *daemon = call->context;
+    const struct config *config = daemon->config;
+    int r = 0;
 
     call->result = replication_query(daemon->group);
     if (call->result == NULL)
         return err_no_memory(err);
-    if (daemon->name != NULL && json_add_string(call->result, "name", daemon->name) < 0)
-        return err_no_memory(err);
-    return 0;
+    if (config->name != NULL)
+        r |= json_add_string(call->result, "name", config->name);
+    if (config->peer_control != NULL)
+        r |= json_add_string(call->result, "peer-control", config->peer_control);
+    return r == 0 ? 0 : err_no_memory(err);
 }
 
 /* --- QEMU's --- */

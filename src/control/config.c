@@ -128,6 +128,7 @@ void config_release(struct config *config)
     free(config->items);
     free(config->chardevs);
     free(config->name);
+    free(config->peer_control);
     *config = (struct config){0};
 }
 

@@ -61,6 +61,7 @@ struct config_chardev {
 struct config {
     const struct driver *const *drivers; /* NULL-terminated */
     char *name;                          /* may be NULL */
+    char *peer_control; /* of a primary: where its secondary takes checkpoints; or NULL */
     bool insecure;
     struct config_item *items;
     size_t item_count;

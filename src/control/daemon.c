@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "block/io.h"
 #include "control/commands.h"
+#include "drivers/copy_before_write.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -33,11 +34,6 @@ static int make_parts(struct daemon *daemon, const struct config *config, struct
     daemon->group = replication_group_new(daemon->graph, &daemon->jobs, &daemon->owner);
     if (daemon->nbd == NULL || daemon->group == NULL)
         return err_no_memory(err);
-    if (config->name != NULL) {
-        daemon->name = strdup(config->name);
-        if (daemon->name == NULL)
-            return err_no_memory(err);
-    }
     return 0;
 }
 
@@ -100,6 +96,18 @@ static int promote_later(struct daemon *daemon, const struct config_export *opti
     return 0;
 }
 
+/* Where a user of the node enters: a copy-before-write filter that a running replication has put
+ * above a disk must not be passed by. */
+static struct node *node_entry(struct node *node)
+{
+    LIST_FOR_EACH(edge, &node->parents, struct edge, in_child)
+    {
+        if (edge->parent != NULL && edge->parent->driver == &driver_copy_before_write)
+            return edge->parent;
+    }
+    return node;
+}
+
 int daemon_add_export(struct daemon *daemon, const struct config_export *options, struct err *err)
 {
     struct nbd_export_options export = {
@@ -118,7 +126,9 @@ int daemon_add_export(struct daemon *daemon, const struct config_export *options
     r = graph_get(daemon->graph, options->node_name, &export.node, err);
     if (r < 0)
         return r;
-    node_ref(export.node);
+    if (export.name == NULL)
+        export.name = options->node_name;
+    export.node = node_ref(node_entry(export.node));
     r = nbd_export_add(daemon->nbd, &export, err);
     node_unref(export.node);
     if (r < 0 || !options->writable_after_failover)
@@ -250,7 +260,6 @@ void daemon_free(struct daemon *daemon)
         free(promoted);
     }
     qmp_server_free(daemon->qmp);
-    free(daemon->name);
     free(daemon);
 }
 

@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "bin/serve.h"
+
+#include "base/log.h"
+#include "bin/runtime.h"
+#include "drivers/table.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+/* --- options --- */
+
+static int take_disk(struct serve *serve, const char *text)
+{
+    struct serve_disk *disk = &serve->disks[serve->disk_count];
+    const char *equals = strchr(text, '=');
+    struct err err = ERR_INIT;
+
+    if (serve->disk_count >= SERVE_MAX_DISKS)
+        return cli_usage_error("--disk: more than %u disks", SERVE_MAX_DISKS);
+    disk->path = text;
+    snprintf(disk->name, sizeof(disk->name), "disk%zu", serve->disk_count);
+    /* A path with "=" in a later part is a path: names have no "/". */
+    if (equals != NULL && memchr(text, '/', (size_t)(equals - text)) == NULL) {
+        disk->path = equals + 1;
+        snprintf(disk->name, sizeof(disk->name), "%.*s", (int)MIN(equals - text, 31), text);
+    }
+    if (name_check(disk->name, "--disk", &err) < 0)
+        return cli_usage_error("%s", err.text);
+    if (*disk->path == '\0')
+        return cli_usage_error("--disk: '%s' has no path", text);
+    for (size_t i = 0; i < serve->disk_count; i++) {
+        if (strcmp(serve->disks[i].name, disk->name) == 0)
+            return cli_usage_error("--disk: there are two disks called '%s'", disk->name);
+    }
+    serve->disk_count++;
+    return -1;
+}
+
+static int take_logging(int option, const char *text)
+{
+    enum log_level level;
+
+    if (option == 'T')
+        return log_trace_enable(text) > 0
+                   ? -1
+                   : cli_usage_error("--trace: no trace point matches '%s'", text);
+    if (log_level_parse(text, &level) < 0)
+        return cli_usage_error("--log-level: '%s' is none of error, warning, info, debug, trace",
+                               text);
+    log_set_level(level);
+    return -1;
+}
+
+int serve_take(struct serve *serve, int option)
+{
+    switch (option) {
+    case 'n':
+        serve->name = optarg;
+        return -1;
+    case 'd':
+        return take_disk(serve, optarg);
+    case 's':
+        serve->state = optarg;
+        return -1;
+    case 'e':
+        serve->export = optarg;
+        return -1;
+    case 'I':
+        serve->insecure = true;
+        return -1;
+    case 'F':
+        serve->features_off = optarg;
+        return -1;
+    case 'o':
+        return cli_parse_output(optarg, &serve->json) < 0 ? EXIT_USAGE : -1;
+    case 'L':
+    case 'T':
+        return take_logging(option, optarg);
+    default:
+        fprintf(stderr, "Try '%s --help'.\n", cli_program);
+        return EXIT_USAGE;
+    }
+}
+
+/* --- steps --- */
+
+int serve_node(struct serve *serve, struct json_object *options, struct node **ret_node,
+               struct err *err)
+{
+    int r;
+
+    if (options == NULL)
+        return err_no_memory(err);
+    r = graph_add(serve->daemon->graph, options, OPTS_JSON, "assembly", true, ret_node, err);
+    json_object_put(options);
+    return r;
+}
+
+const char *serve_node_name(const struct serve_disk *disk, const char *suffix,
+                            char name[NODE_NAME_BYTES])
+{
+    snprintf(name, NODE_NAME_BYTES, "%s%s", disk->name, suffix);
+    return name;
+}
+
+struct json_object *serve_options(const struct serve_disk *disk, const char *driver,
+                                  const char *suffix)
+{
+    struct json_object *options = json_object_new_object();
+    char name[NODE_NAME_BYTES];
+
+    if (options != NULL &&
+        (json_add_string(options, "driver", driver) < 0 ||
+         json_add_string(options, "node-name", serve_node_name(disk, suffix, name)) < 0)) {
+        json_object_put(options);
+        return NULL;
+    }
+    return options;
+}
+
+struct json_object *serve_file_options(const char *path)
+{
+    struct json_object *options = json_object_new_object();
+
+    if (options != NULL && (json_add_string(options, "driver", "file") < 0 ||
+                            json_add_string(options, "filename", path) < 0)) {
+        json_object_put(options);
+        return NULL;
+    }
+    return options;
+}
+
+int serve_listen(struct serve *serve, const char *id, const char *text, const char *option,
+                 struct err *err)
+{
+    struct sock_address address = {0};
+    int r = sock_address_parse(text, option, &address, err);
+
+    if (r < 0)
+        return r;
+    r = address_check_local(&address, serve->insecure, option, err);
+    if (r == 0)
+        r = nbd_server_start(serve->daemon->nbd, id, &address, 1, 0, err);
+    sock_address_release(&address);
+    return r;
+}
+
+int serve_export(struct serve *serve, const struct serve_disk *disk, const char *server,
+                 const char *node_name, bool writable, bool after_failover, struct err *err)
+{
+    char id[64];
+    struct config_export export = {
+        .id = id,
+        .node_name = (char *)node_name,
+        .name = (char *)disk->name,
+        .server = (char *)server,
+        .writable = writable,
+        .writable_after_failover = after_failover,
+    };
+
+    snprintf(id, sizeof(id), "%s-%s", disk->name, server);
+    return daemon_add_export(serve->daemon, &export, err);
+}
+
+int serve_control(struct serve *serve, const char *text, enum qmp_role role, const char *option,
+                  struct err *err)
+{
+    struct sock_address address = {0};
+    int r = sock_address_parse(text, option, &address, err);
+
+    if (r < 0)
+        return r;
+    r = address_check_local(&address, serve->insecure, option, err);
+    if (r == 0)
+        r = qmp_server_listen(serve->daemon->qmp, &address, role, err);
+    sock_address_release(&address);
+    return r;
+}
+
+/* --- the word that all is ready --- */
+
+struct servers_text {
+    char peer[300], user[300];
+};
+
+static void note_server(void *arg, const struct nbd_server_info *info)
+{
+    struct servers_text *text = arg;
+    char *to = strcmp(info->id, SERVER_PEER) == 0 ? text->peer : text->user;
+
+    if (info->address_count > 0)
+        snprintf(to, sizeof(text->peer), "%s", info->addresses[0]);
+}
+
+static void print_ready_text(const struct serve *serve, enum replication_mode mode,
+                             const struct servers_text *servers, const char *control)
+{
+    uint64_t total = 0;
+    char size[32];
+
+    for (size_t i = 0; i < serve->disk_count; i++)
+        total += serve->disks[i].length_bytes;
+    printf("%s '%s' is ready: %zu disk%s, %s", replication_mode_name(mode), serve->name,
+           serve->disk_count, serve->disk_count == 1 ? "" : "s",
+           size_format(total, size, sizeof(size)));
+    if (servers->peer[0] != '\0')
+        printf("; takes a primary at %s", servers->peer);
+    if (control != NULL)
+        printf(", its control at %s", control);
+    if (serve->peer != NULL)
+        printf("; forwards to %s", serve->peer);
+    if (servers->user[0] != '\0')
+        printf("; serves at %s", servers->user);
+    putchar('\n');
+}
+
+static void print_ready_json(const struct serve *serve, enum replication_mode mode,
+                             const struct servers_text *servers, const char *control)
+{
+    CLEANUP(json_putp) struct json_object *ready = json_object_new_object();
+    int r = ready == NULL ? -ENOMEM : 0;
+
+    if (r == 0) {
+        r |= json_add_bool(ready, "ready", true);
+        r |= json_add_string(ready, "role", replication_mode_name(mode));
+        r |= json_add_string(ready, "name", serve->name);
+        r |= json_add_string(ready, "qmp", serve->qmp);
+        if (servers->peer[0] != '\0')
+            r |= json_add_string(ready, "listen", servers->peer);
+        if (servers->user[0] != '\0')
+            r |= json_add_string(ready, "export", servers->user);
+        if (control != NULL)
+            r |= json_add_string(ready, "control", control);
+    }
+    if (r == 0)
+        puts(json_object_to_json_string_ext(ready, JSON_C_TO_STRING_NOSLASHESCAPE));
+}
+
+static void print_ready(const struct serve *serve, enum replication_mode mode)
+{
+    const char *control = serve->control != NULL
+                              ? qmp_server_address(serve->daemon->qmp, serve->control_index)
+                              : NULL;
+    struct servers_text servers = {0};
+
+    nbd_server_query(serve->daemon->nbd, note_server, &servers);
+    if (serve->json)
+        print_ready_json(serve, mode, &servers, control);
+    else
+        print_ready_text(serve, mode, &servers, control);
+    fflush(stdout);
+}
+
+/* --- the run --- */
+
+struct run {
+    struct serve *serve;
+    enum replication_mode mode;
+    int (*assemble)(struct serve *serve, struct err *err);
+};
+
+static int started(struct daemon *daemon, void *arg, struct err *err) MAY_WAIT
+{
+    struct run *run = arg;
+    struct serve *serve = run->serve;
+    int r;
+
+    serve->daemon = daemon;
+    r = run->assemble(serve, err);
+    if (r == 0)
+        r = serve_control(serve, serve->qmp, QMP_ROLE_FULL, "control socket", err);
+    if (r == 0 && serve->control != NULL) {
+        serve->control_index = 1;
+        r = serve_control(serve, serve->control, QMP_ROLE_PEER, "--control", err);
+    }
+    if (r == 0)
+        print_ready(serve, run->mode);
+    return r;
+}
+
+static int check(struct serve *serve)
+{
+    struct err err = ERR_INIT;
+
+    if (serve->name == NULL)
+        return cli_usage_error("--name is missing");
+    if (name_check(serve->name, "--name", &err) < 0)
+        return cli_usage_error("%s", err.text);
+    if (serve->disk_count == 0)
+        return cli_usage_error("--disk is missing");
+    return -1;
+}
+
+static int prepare(struct serve *serve, struct err *err)
+{
+    char folder[300];
+    int r = runtime_address(serve->name, true, serve->qmp, sizeof(serve->qmp), err);
+
+    if (r < 0)
+        return r;
+    if (serve->state == NULL) {
+        snprintf(folder, sizeof(folder), "/var/lib/blockstep/%s", serve->name);
+        return state_lock(folder, &serve->state_fd, err);
+    }
+    return state_lock(serve->state, &serve->state_fd, err);
+}
+
+int serve_run(struct serve *serve, enum replication_mode mode,
+              int (*assemble)(struct serve *serve, struct err *err))
+{
+    struct run run = {.serve = serve, .mode = mode, .assemble = assemble};
+    const struct daemon_hooks hooks = {.started = started, .arg = &run};
+    struct config config = {
+        .drivers = drivers_table,
+        .insecure = serve->insecure,
+        .name = (char *)serve->name,
+        .peer_control = (char *)serve->peer_control,
+    };
+    struct err err = ERR_INIT;
+    struct loop *loop;
+    int code = check(serve);
+
+    if (code >= 0)
+        return code;
+    if (prepare(serve, &err) < 0) {
+        cli_error("%s", err.text);
+        return EXIT_FAILED;
+    }
+    loop = cli_loop_new(serve->features_off, &code);
+    if (loop == NULL)
+        return code;
+    code = daemon_run(loop, &config, &hooks, &err);
+    if (code < 0)
+        cli_error("%s", err.text);
+    if (code == -EINTR)
+        _exit(EXIT_FAILED); /* requests are under way: nothing can be freed */
+    loop_free(loop);
+    fd_close(&serve->state_fd);
+    return code < 0 ? EXIT_FAILED : EXIT_OK;
+}

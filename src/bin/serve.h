@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What `blockstep primary` and `blockstep secondary` share: options, and steps of the assembly. */
+#ifndef BLOCKSTEP_BIN_SERVE_H
+#define BLOCKSTEP_BIN_SERVE_H
+
+#include "bin/verbs.h"
+#include "control/daemon.h"
+
+#define SERVE_MAX_DISKS 32u
+#define SERVER_PEER     "peer"
+#define SERVER_USER     "user"
+
+struct serve_disk {
+    char name[32];
+    const char *path;
+    uint64_t length_bytes; /* known when its node is there */
+};
+
+struct serve {
+    const char *name, *state, *overlays;
+    const char *listen, *control;    /* secondary */
+    const char *peer, *peer_control; /* primary */
+    const char *export;
+    const char *log_level, *features_off;
+    bool insecure, json;
+    bool run_standby; /* a VM runs on the secondary: its export is writable from the start */
+    enum replication_overlays on_overlays;
+    struct serve_disk disks[SERVE_MAX_DISKS];
+    size_t disk_count;
+
+    /* While it runs. */
+    struct daemon *daemon;
+    int state_fd;
+    char qmp[300];
+    size_t control_index; /* of the listeners of the control server */
+};
+
+/* Runs the daemon in the foreground: `assemble` in it when the frame stands; the exit code. */
+int serve_run(struct serve *serve, enum replication_mode mode,
+              int (*assemble)(struct serve *serve, struct err *err));
+
+/* Options that both verbs have; -1: go on, else an exit code. */
+int serve_take(struct serve *serve, int option);
+#define SERVE_LONG_OPTIONS                                                                    \
+    {"name", required_argument, NULL, 'n'}, {"disk", required_argument, NULL, 'd'},           \
+        {"state", required_argument, NULL, 's'}, {"export", required_argument, NULL, 'e'},    \
+        {"insecure", no_argument, NULL, 'I'}, {"output", required_argument, NULL, 'o'},       \
+        {"log-level", required_argument, NULL, 'L'}, {"trace", required_argument, NULL, 'T'}, \
+        {"loop-features-off", required_argument, NULL, 'F'},                                  \
+    {                                                                                         \
+        "help", no_argument, NULL, 'h'                                                        \
+    }
+#define SERVE_HELP                                                                                 \
+    "  -n, --name NAME            what other verbs call this daemon (required)\n"                  \
+    "      --disk [NAME=]PATH     a disk; repeat for several (default names: disk0, disk1, ...)\n" \
+    "      --export unix:PATH     where the user's NBD clients connect; exports have the disks'\n" \
+    "                             names\n"                                                         \
+    "      --state DIR            the daemon's own folder (default: /var/lib/blockstep/NAME)\n"    \
+    "      --insecure             allow TCP listeners that other hosts can reach: there is no\n"   \
+    "                             encryption or authentication yet\n"                              \
+    "  -o, --output FORMAT        how to say that all is ready: text (default) or json\n"          \
+    "      --log-level LEVEL      error, warning, info (default), debug, trace\n"                  \
+    "      --trace PATTERN        switch trace points on\n"
+
+/* --- steps --- */
+/* Adds a node from the options; takes the reference. */
+int serve_node(struct serve *serve, struct json_object *options, struct node **ret_node,
+               struct err *err) MAY_WAIT;
+/* "NAME-SUFFIX", the name of a disk's node. */
+const char *serve_node_name(const struct serve_disk *disk, const char *suffix,
+                            char name[NODE_NAME_BYTES]);
+/* {"driver": DRIVER, "node-name": NAME-SUFFIX}; NULL when memory is out. */
+struct json_object *serve_options(const struct serve_disk *disk, const char *driver,
+                                  const char *suffix);
+/* {"driver": "file", "filename": PATH} */
+struct json_object *serve_file_options(const char *path);
+/* An NBD server at "unix:PATH" or "HOST:PORT". */
+int serve_listen(struct serve *serve, const char *id, const char *address, const char *option,
+                 struct err *err) MAY_WAIT;
+int serve_export(struct serve *serve, const struct serve_disk *disk, const char *server,
+                 const char *node_name, bool writable, bool after_failover, struct err *err)
+    MAY_WAIT;
+/* A control listener. */
+int serve_control(struct serve *serve, const char *address, enum qmp_role role, const char *option,
+                  struct err *err) MAY_WAIT;
+
+#endif

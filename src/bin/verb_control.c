@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* blockstep checkpoint, failover, stop: what changes the state of a group of disks. */
+#include "bin/verbs.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+
+#define MERGE_POLL_MS 200
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+}
+
+/* Reads the options that all verbs here have, and one of the verb's own by `take`. -1: go on. */
+static int take_options(int argc, char **argv, const struct option *options, struct target *target,
+                        void (*help)(void), bool (*take)(void *arg, int option), void *arg)
+{
+    int option;
+
+    while ((option = getopt_long(argc, argv, TARGET_SHORT_OPTIONS, options, NULL)) != -1) {
+        if (option == 'h') {
+            help();
+            return EXIT_OK;
+        }
+        if (!take(arg, option) && target_take(target, option) < 0)
+            return EXIT_USAGE;
+    }
+    if (optind < argc)
+        return cli_usage_error("'%s' is not an option", argv[optind]);
+    return -1;
+}
+
+/* --- checkpoint --- */
+
+static void checkpoint_help(void)
+{
+    printf(
+        "usage: blockstep checkpoint [OPTION...]\n\n"
+        "Makes what the primary has written until now the state that a failover falls back to.\n"
+        "On the primary's host it drives both sides: first it waits until the secondary has all\n"
+        "that was written, then the secondary begins a new epoch. On the secondary's host it\n"
+        "does the second alone.\n\n" TARGET_HELP "      --peer-control HOST:PORT\n"
+        "                         the secondary's --control (default: what the primary was\n"
+        "                         started with)\n");
+}
+
+static bool take_peer(void *arg, int option)
+{
+    const char **peer = arg;
+
+    if (option == 'p')
+        *peer = optarg;
+    return option == 'p';
+}
+
+static int run_checkpoint(struct qmp_client *client, const char *what, uint64_t *ret_epoch)
+{
+    CLEANUP(json_putp) struct json_object *result = NULL;
+    int code = verb_run(client, what, "replication-checkpoint", NULL, &result);
+
+    if (code == EXIT_OK)
+        *ret_epoch = json_uint(result, "epoch");
+    return code;
+}
+
+/* The second half, at the peer. */
+static int checkpoint_peer(const char *address, uint64_t *ret_epoch)
+{
+    CLEANUP(qmp_client_closep) struct qmp_client *client = NULL;
+    struct err err = ERR_INIT;
+
+    if (qmp_client_connect(address, &client, &err) < 0) {
+        cli_error("the primary's part is done, but the secondary cannot be told: %s; the last "
+                  "checkpoint still holds",
+                  err.text);
+        return EXIT_FAILED;
+    }
+    return run_checkpoint(client, "secondary", ret_epoch);
+}
+
+static int checkpoint(struct qmp_client *client, const char *peer, uint64_t *ret_epoch)
+{
+    CLEANUP(json_putp) struct json_object *status = NULL;
+    int code = verb_run(client, "checkpoint", "query-replication", NULL, &status);
+    const char *role = code == EXIT_OK ? json_text(status, "role") : NULL;
+
+    if (code != EXIT_OK)
+        return code;
+    if (role == NULL || strcmp(role, "primary") != 0)
+        return run_checkpoint(client, "checkpoint", ret_epoch);
+    if (peer == NULL)
+        peer = json_text(status, "peer-control");
+    if (peer == NULL)
+        return cli_usage_error("this is the primary: say where the secondary is controlled, "
+                               "--peer-control HOST:PORT");
+    code = run_checkpoint(client, "primary", ret_epoch);
+    return code == EXIT_OK ? checkpoint_peer(peer, ret_epoch) : code;
+}
+
+int verb_checkpoint(int argc, char **argv)
+{
+    static const struct option options[] = {
+        TARGET_LONG_OPTIONS, {"peer-control", required_argument, NULL, 'p'}, {0}};
+    CLEANUP(qmp_client_closep) struct qmp_client *client = NULL;
+    struct target target = {0};
+    const char *peer = NULL;
+    uint64_t epoch = 0, began_ns;
+    char took[32];
+    int code = take_options(argc, argv, options, &target, checkpoint_help, take_peer, &peer);
+
+    if (code >= 0)
+        return code;
+    code = target_connect(&target, &client);
+    if (code != EXIT_OK)
+        return code;
+    began_ns = now_ns();
+    code = checkpoint(client, peer, &epoch);
+    if (code != EXIT_OK)
+        return code;
+    began_ns = now_ns() - began_ns;
+    if (target.json)
+        printf("{\"epoch\": %" PRIu64 ", \"duration-ns\": %" PRIu64 "}\n", epoch, began_ns);
+    else
+        printf("checkpoint taken in %s, epoch %" PRIu64 " begins\n",
+               cli_duration(began_ns, took, sizeof(took)), epoch);
+    return EXIT_OK;
+}
+
+/* --- failover --- */
+
+static void failover_help(void)
+{
+    printf("usage: blockstep failover [OPTION...]\n\n"
+           "On the secondary: cuts the primary off, takes over at the last checkpoint, and merges\n"
+           "the overlays into the disk while the exports serve already. In stage failover-failed\n"
+           "it tries again.\n\n" TARGET_HELP
+           "      --wait             until the merge has ended, with its progress\n");
+}
+
+static bool take_wait(void *arg, int option)
+{
+    bool *wait = arg;
+
+    if (option == 'w')
+        *wait = true;
+    return option == 'w';
+}
+
+static void show_merge(struct json_object *merge)
+{
+    uint64_t done = json_uint(merge, "done"), total = json_uint(merge, "total");
+    uint64_t rate = json_uint(merge, "rate");
+    char done_text[32], total_text[32], rate_text[32], eta[32] = "?";
+
+    if (total == 0)
+        return;
+    if (rate > 0 && done < total)
+        cli_duration((total - done) * NS_PER_S / rate, eta, sizeof(eta));
+    cli_progress("merging: %" PRIu64 " %%, %s of %s, %s/s, %s left", done * 100 / total,
+                 size_format(done, done_text, sizeof(done_text)),
+                 size_format(total, total_text, sizeof(total_text)),
+                 size_format(rate, rate_text, sizeof(rate_text)), eta);
+}
+
+/* Until the stage is done; it polls, and wakes early when the daemon tells of a stage. */
+static int wait_merged(struct qmp_client *client)
+{
+    for (;;) {
+        CLEANUP(json_putp) struct json_object *status = NULL;
+        CLEANUP(json_putp) struct json_object *event = NULL;
+        struct err err = ERR_INIT;
+        const char *stage;
+        int code = verb_run(client, "failover", "query-replication", NULL, &status);
+
+        if (code != EXIT_OK)
+            return code;
+        stage = json_text(status, "stage");
+        if (stage != NULL && strcmp(stage, "done") == 0) {
+            cli_progress_end();
+            return EXIT_OK;
+        }
+        if (stage != NULL && strcmp(stage, "failover-failed") == 0) {
+            cli_error("the merge has failed; the exports go on serving. Look at 'blockstep "
+                      "status', then repeat 'blockstep failover'");
+            return EXIT_FAILED;
+        }
+        show_merge(json_member(status, "merge"));
+        if (qmp_client_next(client, MERGE_POLL_MS, &event, &err) < 0) {
+            cli_error("%s", err.text);
+            return EXIT_FAILED;
+        }
+    }
+}
+
+static int failover(struct qmp_client *client)
+{
+    struct json_object *arguments = json_object_new_object();
+
+    if (arguments == NULL || json_add_bool(arguments, "failover", true) < 0) {
+        json_object_put(arguments);
+        cli_error("out of memory");
+        return EXIT_FAILED;
+    }
+    return verb_run(client, "failover", "replication-stop", arguments, NULL);
+}
+
+int verb_failover(int argc, char **argv)
+{
+    static const struct option options[] = {
+        TARGET_LONG_OPTIONS, {"wait", no_argument, NULL, 'w'}, {0}};
+    CLEANUP(qmp_client_closep) struct qmp_client *client = NULL;
+    struct target target = {0};
+    bool wait = false;
+    uint64_t began_ns, served_ns;
+    char took[32];
+    int code = take_options(argc, argv, options, &target, failover_help, take_wait, &wait);
+
+    if (code >= 0)
+        return code;
+    code = target_connect(&target, &client);
+    if (code != EXIT_OK)
+        return code;
+    began_ns = now_ns();
+    code = failover(client);
+    if (code != EXIT_OK)
+        return code;
+    served_ns = now_ns() - began_ns;
+    if (!target.json)
+        printf("took over in %s%s\n", cli_duration(served_ns, took, sizeof(took)),
+               wait ? "" : "; the merge goes on (blockstep status shows it)");
+    fflush(stdout);
+    code = wait ? wait_merged(client) : EXIT_OK;
+    if (code != EXIT_OK)
+        return code;
+    if (target.json)
+        printf("{\"duration-ns\": %" PRIu64 ", \"merged\": %s}\n", served_ns,
+               wait ? "true" : "false");
+    else if (wait)
+        printf("merged after %s\n", cli_duration(now_ns() - began_ns, took, sizeof(took)));
+    return EXIT_OK;
+}
+
+/* --- stop --- */
+
+static void stop_help(void)
+{
+    printf("usage: blockstep stop [OPTION...]\n\n"
+           "Stops replication without a failover. On the secondary the overlays are dropped: its\n"
+           "disk keeps what the primary has forwarded. The daemon goes on serving.\n\n" TARGET_HELP
+           "      --quit             end the daemon; without stopping replication first\n");
+}
+
+static bool take_quit(void *arg, int option)
+{
+    bool *quit = arg;
+
+    if (option == 'Q')
+        *quit = true;
+    return option == 'Q';
+}
+
+int verb_stop(int argc, char **argv)
+{
+    static const struct option options[] = {
+        TARGET_LONG_OPTIONS, {"quit", no_argument, NULL, 'Q'}, {0}};
+    CLEANUP(qmp_client_closep) struct qmp_client *client = NULL;
+    struct target target = {0};
+    bool quit = false;
+    int code = take_options(argc, argv, options, &target, stop_help, take_quit, &quit);
+
+    if (code >= 0)
+        return code;
+    code = target_connect(&target, &client);
+    if (code == EXIT_OK)
+        code = verb_run(client, "stop", quit ? "quit" : "replication-stop", NULL, NULL);
+    if (code == EXIT_OK && target.json)
+        puts("{}");
+    else if (code == EXIT_OK)
+        puts(quit ? "the daemon ends" : "replication is stopped");
+    return code;
+}

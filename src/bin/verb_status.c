@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* blockstep status: what a daemon does, on one screen. */
+#include "bin/verbs.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+static void print_help(void)
+{
+    printf("usage: blockstep status [OPTION...]\n\n"
+           "Shows role, stage, link, epoch and age of the checkpoint, what the overlays hold, the\n"
+           "progress of a merge, and errors. With -o json: the answer of query-replication, with\n"
+           "\"exports\" and \"nbd-servers\" beside.\n\n" TARGET_HELP);
+}
+
+/* "  label        " */
+static void print_label(const char *label)
+{
+    printf("  %s%-11s%s ", cli_style(CLI_FAINT), label, cli_style(CLI_PLAIN));
+}
+
+static enum cli_style stage_style(const char *stage)
+{
+    if (strcmp(stage, "running") == 0 || strcmp(stage, "done") == 0)
+        return CLI_GOOD;
+    if (strcmp(stage, "failover-failed") == 0)
+        return CLI_BAD;
+    return CLI_WARN;
+}
+
+static void print_head(struct json_object *status)
+{
+    const char *name = json_text(status, "name");
+    const char *role = json_text(status, "role");
+    const char *stage = json_text(status, "stage");
+
+    if (stage == NULL)
+        stage = "?";
+    printf("%s%s%s: %s, %s%s%s\n", cli_style(CLI_BOLD), name != NULL ? name : "blockstep",
+           cli_style(CLI_PLAIN), role != NULL ? role : "?", cli_style(stage_style(stage)), stage,
+           cli_style(CLI_PLAIN));
+}
+
+static void print_checkpoint(struct json_object *status)
+{
+    struct json_object *last = json_member(status, "last-checkpoint");
+    char age[32], held[32];
+
+    print_label("checkpoint");
+    printf("epoch %" PRIu64, json_uint(status, "epoch"));
+    if (last != NULL)
+        printf(", %s ago (held requests for %s)",
+               cli_duration(json_uint(last, "age-ns"), age, sizeof(age)),
+               cli_duration(json_uint(last, "held-ns"), held, sizeof(held)));
+    else
+        printf(", none taken yet");
+    putchar('\n');
+}
+
+/* --- the link --- */
+
+static void print_primary_link(struct json_object *disk)
+{
+    struct json_object *link = json_member(disk, "link");
+    const char *address = json_text(link, "address");
+    bool connected = json_flag(link, "connected");
+    char in_flight[32], forwarded[32];
+
+    print_label("link");
+    if (address != NULL)
+        printf("%s, ", address);
+    if (json_member(link, "connected") != NULL)
+        printf("%s%s%s, ", cli_style(connected ? CLI_GOOD : CLI_BAD),
+               connected ? "connected" : "lost", cli_style(CLI_PLAIN));
+    printf("%" PRIu64 " writes (%s) in flight, %s forwarded\n", json_uint(disk, "in-flight"),
+           size_format(json_uint(disk, "in-flight-bytes"), in_flight, sizeof(in_flight)),
+           size_format(json_uint(disk, "forwarded-bytes"), forwarded, sizeof(forwarded)));
+}
+
+static const char *server_address(struct json_object *servers, const char *id)
+{
+    for (size_t i = 0; servers != NULL && i < json_object_array_length(servers); i++) {
+        struct json_object *server = json_object_array_get_idx(servers, i);
+        struct json_object *addresses = json_member(server, "addresses");
+        const char *text = json_text(server, "id");
+
+        if (text != NULL && strcmp(text, id) == 0 && addresses != NULL &&
+            json_object_array_length(addresses) > 0)
+            return json_object_get_string(json_object_array_get_idx(addresses, 0));
+    }
+    return "?";
+}
+
+static void print_secondary_link(struct json_object *status)
+{
+    struct json_object *servers = json_member(status, "nbd-servers");
+
+    for (size_t i = 0; servers != NULL && i < json_object_array_length(servers); i++) {
+        struct json_object *server = json_object_array_get_idx(servers, i);
+        const char *id = json_text(server, "id");
+        uint64_t connections = json_uint(server, "connections");
+
+        if (id == NULL || strcmp(id, "peer") != 0)
+            continue;
+        print_label("link");
+        if (json_flag(server, "fenced"))
+            printf("%s, the primary is fenced off\n", server_address(servers, "peer"));
+        else
+            printf("%s, %s%s%s\n", server_address(servers, "peer"),
+                   cli_style(connections > 0 ? CLI_GOOD : CLI_WARN),
+                   connections > 0 ? "the primary is connected" : "no primary is connected",
+                   cli_style(CLI_PLAIN));
+    }
+}
+
+/* --- disks, exports, trouble --- */
+
+static void print_merge(struct json_object *merge)
+{
+    uint64_t done = json_uint(merge, "done"), total = json_uint(merge, "total");
+    uint64_t rate = json_uint(merge, "rate");
+    char done_text[32], total_text[32], rate_text[32], eta[32];
+
+    if (total == 0)
+        return;
+    print_label("merge");
+    printf("%" PRIu64 " %%, %s of %s", done * 100 / total,
+           size_format(done, done_text, sizeof(done_text)),
+           size_format(total, total_text, sizeof(total_text)));
+    if (done < total && rate > 0)
+        printf(", %s/s, %s left", size_format(rate, rate_text, sizeof(rate_text)),
+               cli_duration((total - done) * NS_PER_S / rate, eta, sizeof(eta)));
+    putchar('\n');
+}
+
+static void print_disk(struct json_object *disk)
+{
+    const char *node = json_text(disk, "secondary");
+    char active[32], hidden[32];
+
+    if (node == NULL)
+        node = json_text(disk, "node");
+    print_label("disk");
+    printf("%s", node != NULL ? node : "?");
+    if (json_member(disk, "active-bytes") != NULL)
+        printf(": hidden holds %s, active %s",
+               size_format(json_uint(disk, "hidden-bytes"), hidden, sizeof(hidden)),
+               size_format(json_uint(disk, "active-bytes"), active, sizeof(active)));
+    putchar('\n');
+}
+
+static void print_exports(struct json_object *status)
+{
+    struct json_object *exports = json_member(status, "exports");
+
+    for (size_t i = 0; exports != NULL && i < json_object_array_length(exports); i++) {
+        struct json_object *export = json_object_array_get_idx(exports, i);
+        const char *server = json_text(export, "x-server");
+        const char *name = json_text(export, "x-name");
+        uint64_t clients = json_uint(export, "x-connections");
+        char size[32];
+
+        print_label("export");
+        printf("%s (%s) at %s, %s, %" PRIu64 " client%s\n", name != NULL ? name : "?",
+               size_format(json_uint(export, "x-size"), size, sizeof(size)),
+               server_address(json_member(status, "nbd-servers"), server != NULL ? server : ""),
+               json_flag(export, "x-writable") ? "read-write" : "read-only", clients,
+               clients == 1 ? "" : "s");
+    }
+}
+
+static void print_error(struct json_object *error)
+{
+    const char *operation = json_text(error, "operation");
+    const char *node = json_text(error, "node");
+    const char *reason = json_text(error, "reason");
+
+    print_label("error");
+    if (error == NULL) {
+        printf("none\n");
+        return;
+    }
+    printf("%s%s of node %s failed at offset %" PRIu64 " (%" PRIu64 " bytes): %s%s",
+           cli_style(CLI_BAD), operation != NULL ? operation : "a request",
+           node != NULL ? node : "?", json_uint(error, "offset"), json_uint(error, "length"),
+           reason != NULL ? reason : "?", cli_style(CLI_PLAIN));
+    if (json_uint(error, "count") > 1)
+        printf(", and %" PRIu64 " more since", json_uint(error, "count") - 1);
+    putchar('\n');
+}
+
+static void print_status(struct json_object *status)
+{
+    struct json_object *disks = json_member(status, "disks");
+    size_t count = disks != NULL ? json_object_array_length(disks) : 0;
+    const char *role = json_text(status, "role");
+
+    print_head(status);
+    if (count > 0)
+        print_checkpoint(status);
+    if (role != NULL && strcmp(role, "primary") == 0 && count > 0)
+        print_primary_link(json_object_array_get_idx(disks, 0));
+    else
+        print_secondary_link(status);
+    for (size_t i = 0; i < count; i++)
+        print_disk(json_object_array_get_idx(disks, i));
+    print_merge(json_member(status, "merge"));
+    print_exports(status);
+    if (count > 0)
+        print_error(json_member(status, "error"));
+}
+
+/* Adds the answer of a query as a member; EXIT_OK or EXIT_FAILED. */
+static int add_query(struct qmp_client *client, struct json_object *status, const char *command,
+                     const char *member)
+{
+    struct json_object *result = NULL;
+    int code = verb_run(client, "status", command, NULL, &result);
+
+    if (code == EXIT_OK && json_add(status, member, result) < 0) {
+        cli_error("out of memory");
+        code = EXIT_FAILED;
+    }
+    return code;
+}
+
+int verb_status(int argc, char **argv)
+{
+    static const struct option options[] = {TARGET_LONG_OPTIONS, {0}};
+    CLEANUP(qmp_client_closep) struct qmp_client *client = NULL;
+    CLEANUP(json_putp) struct json_object *status = NULL;
+    struct target target = {0};
+    int option, code;
+
+    while ((option = getopt_long(argc, argv, TARGET_SHORT_OPTIONS, options, NULL)) != -1) {
+        if (option == 'h') {
+            print_help();
+            return EXIT_OK;
+        }
+        if (target_take(&target, option) < 0)
+            return EXIT_USAGE;
+    }
+    if (optind < argc)
+        return cli_usage_error("'%s' is not an option", argv[optind]);
+    code = target_connect(&target, &client);
+    if (code == EXIT_OK)
+        code = verb_run(client, "status", "query-replication", NULL, &status);
+    if (code == EXIT_OK)
+        code = add_query(client, status, "query-block-exports", "exports");
+    if (code == EXIT_OK)
+        code = add_query(client, status, "x-query-nbd-servers", "nbd-servers");
+    if (code != EXIT_OK)
+        return code;
+    if (target.json)
+        cli_print_json(status);
+    else
+        print_status(status);
+    return EXIT_OK;
+}

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The verbs of `blockstep`, and what those that talk to a daemon share. */
+#ifndef BLOCKSTEP_BIN_VERBS_H
+#define BLOCKSTEP_BIN_VERBS_H
+
+#include "bin/cli.h"
+#include "bin/qmp_client.h"
+
+#include <getopt.h>
+
+int verb_primary(int argc, char **argv);
+int verb_secondary(int argc, char **argv);
+int verb_status(int argc, char **argv);
+int verb_checkpoint(int argc, char **argv);
+int verb_failover(int argc, char **argv);
+int verb_stop(int argc, char **argv);
+int verb_image(int argc, char **argv);
+int verb_qmp(int argc, char **argv);
+
+/* --- which daemon, and how to answer --- */
+
+struct target {
+    const char *name;    /* --name */
+    const char *address; /* --qmp */
+    bool json;           /* -o json */
+};
+
+#define TARGET_SHORT_OPTIONS "n:o:h"
+#define TARGET_LONG_OPTIONS                                                        \
+    {"name", required_argument, NULL, 'n'}, {"qmp", required_argument, NULL, 'q'}, \
+        {"output", required_argument, NULL, 'o'},                                  \
+    {                                                                              \
+        "help", no_argument, NULL, 'h'                                             \
+    }
+#define TARGET_HELP                                                                 \
+    "  -n, --name NAME        the daemon's name (needless if there is only one)\n"  \
+    "      --qmp ADDRESS      its control socket instead: unix:PATH or HOST:PORT\n" \
+    "  -o, --output FORMAT    text (default) or json\n"
+
+/* Takes one of the options above; -EINVAL after a message. 'h' is the verb's. */
+int target_take(struct target *target, int option);
+/* Connects; EXIT_OK, or a message and another exit code. */
+int target_connect(const struct target *target, struct qmp_client **ret_client);
+
+/* Runs a command; EXIT_OK, or a message that begins with `what`, and EXIT_FAILED. */
+int verb_run(struct qmp_client *client, const char *what, const char *command,
+             struct json_object *arguments, struct json_object **ret_result);
+
+#endif
