@@ -1,0 +1,680 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The QMP server over real (or simulated) sockets, with commands of the test's own. */
+#include "harness.h"
+
+#include "base/log.h"
+#include "control/qmp_dispatch.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/* --- commands --- */
+
+struct world {
+    struct qmp_server *server;
+    struct co_queue held; /* "wait" waits here */
+    unsigned waiting, ended;
+    bool released;
+};
+
+struct echo_args {
+    char *text;
+    uint64_t count;
+    bool loud;
+    int kind;
+};
+
+static const char *const kinds[] = {"round", "square", NULL};
+
+static const struct opt echo_opts[] = {
+    {.name = "text",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct echo_args, text),
+     .required = true,
+     .help = "what comes back"},
+    {.name = "count",
+     .type = OPT_UINT,
+     .offset = OPT_FIELD(struct echo_args, count),
+     .max = 10,
+     .help = "a number"},
+    {.name = "loud",
+     .type = OPT_BOOL,
+     .offset = OPT_FIELD(struct echo_args, loud),
+     .help = "a truth"},
+    {.name = "kind",
+     .type = OPT_ENUM,
+     .offset = OPT_FIELD(struct echo_args, kind),
+     .values = kinds,
+     .help = "a choice"},
+    {0},
+};
+
+static int run_echo(struct qmp_call *call, void *args, struct err *err)
+{
+    const struct echo_args *echo = args;
+
+    call->result = json_object_new_object();
+    assert_non_null(call->result);
+    assert_int_equal(json_add_string(call->result, "text", echo->text), 0);
+    assert_int_equal(json_add_uint(call->result, "count", echo->count), 0);
+    return 0;
+}
+
+static int run_nothing(struct qmp_call *call, void *args, struct err *err)
+{
+    return 0;
+}
+
+static int run_fail(struct qmp_call *call, void *args, struct err *err)
+{
+    call->result = json_object_new_object(); /* what a failed command has built is dropped */
+    return err_set_kind(err, ERR_DEVICE_NOT_FOUND, -ENODEV, "there is no device 'x'");
+}
+
+static int run_wait(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
+{
+    struct world *world = call->context;
+
+    world->waiting++;
+    while (!world->released)
+        co_queue_wait(&world->held);
+    world->waiting--;
+    world->ended++;
+    return 0;
+}
+
+static int run_big(struct qmp_call *call, void *args, struct err *err)
+{
+    size_t length = 100000;
+    char *text = malloc(length + 1);
+
+    memset(text, 'x', length);
+    text[length] = '\0';
+    call->result = json_object_new_string(text);
+    free(text);
+    return 0;
+}
+
+static const struct qmp_command test_commands[] = {
+    {.name = "qmp_capabilities", .flags = QMP_PEER, .run = run_nothing},
+    {.name = "echo", .args = echo_opts, .args_size = sizeof(struct echo_args), .run = run_echo},
+    {.name = "nothing", .run = run_nothing},
+    {.name = "peers", .flags = QMP_PEER, .run = run_nothing},
+    {.name = "fail", .run = run_fail},
+    {.name = "wait", .run = run_wait},
+    {.name = "big", .run = run_big},
+    {0},
+};
+
+static const struct qmp_command *const test_tables[] = {test_commands, NULL};
+
+/* --- a world with a server, and clients --- */
+
+struct client {
+    struct sock *sock;
+    struct json_reader *reader;
+    char input[4096];
+    size_t begin, end;
+};
+
+static struct sock_address address_of(const char *name) MAY_WAIT
+{
+    return (struct sock_address){.family = SOCK_FAMILY_UNIX, .path = (char *)test_path(name)};
+}
+
+static void world_open(struct world *world) MAY_WAIT
+{
+    struct sock_address full, peer;
+    struct err err = ERR_INIT;
+
+    log_set_level(LOG_LEVEL_ERROR);
+    *world = (struct world){0};
+    co_queue_init(&world->held);
+    world->server = qmp_server_new(loop_current(), test_tables, world);
+    assert_non_null(world->server);
+    full = address_of("full");
+    assert_int_equal(qmp_server_listen(world->server, &full, QMP_ROLE_FULL, &err), 0);
+    peer = address_of("peer");
+    assert_int_equal(qmp_server_listen(world->server, &peer, QMP_ROLE_PEER, &err), 0);
+}
+
+static void world_release(struct world *world)
+{
+    world->released = true;
+    co_queue_wake_all(&world->held);
+}
+
+static void world_close(struct world *world) MAY_WAIT
+{
+    world_release(world);
+    qmp_server_close(world->server);
+    assert_int_equal(qmp_server_stats(world->server).clients, 0);
+    qmp_server_free(world->server);
+    test_folder_remove();
+}
+
+static void client_open(struct client *client, const char *name) MAY_WAIT
+{
+    struct sock_address address = address_of(name);
+    struct err err = ERR_INIT;
+
+    *client = (struct client){.reader = json_reader_new()};
+    assert_non_null(client->reader);
+    assert_int_equal(sock_connect(loop_current(), &address,
+                                  loop_now_ns(loop_current()) + 5 * NS_PER_S, &client->sock, &err),
+                     0);
+}
+
+static void client_close(struct client *client)
+{
+    sock_close(client->sock);
+    json_reader_free(client->reader);
+    *client = (struct client){0};
+}
+
+static void client_send(struct client *client, const char *text) MAY_WAIT
+{
+    struct iovec iov = {(char *)text, strlen(text)};
+
+    assert_int_equal(sock_send(client->sock, &iov, 1), 0);
+}
+
+/* The next message; NULL at the end of the stream. For the caller. */
+static struct json_object *client_next(struct client *client) MAY_WAIT
+{
+    for (;;) {
+        struct json_object *value = NULL;
+        struct err err = ERR_INIT;
+        size_t used = 0;
+        ssize_t got;
+
+        if (client->begin < client->end) {
+            int r = json_reader_feed(client->reader, client->input + client->begin,
+                                     client->end - client->begin, &used, &value, &err);
+
+            assert_true(r >= 0);
+            client->begin += used;
+            if (r > 0)
+                return value;
+        }
+        sock_deadline(client->sock, loop_now_ns(loop_current()) + 20 * NS_PER_S);
+        got = sock_recv(client->sock, client->input, sizeof(client->input));
+        assert_int_not_equal(got, -ETIMEDOUT);
+        if (got <= 0)
+            return NULL;
+        client->begin = 0;
+        client->end = (size_t)got;
+    }
+}
+
+/* The next message is this text. */
+static void expect(struct client *client, const char *text) MAY_WAIT
+{
+    struct json_object *value = client_next(client);
+    size_t length_bytes;
+    char *found;
+
+    assert_non_null(value);
+    found = qmp_text(value, &length_bytes);
+    assert_string_equal(found, text);
+    free(found);
+    json_object_put(value);
+}
+
+static void expect_end(struct client *client) MAY_WAIT
+{
+    struct json_object *value = client_next(client);
+
+    assert_null(value);
+}
+
+static void ask(struct client *client, const char *request, const char *answer) MAY_WAIT
+{
+    client_send(client, request);
+    expect(client, answer);
+}
+
+/* A client that has been greeted and has negotiated. */
+static void client_ready(struct client *client, const char *name) MAY_WAIT
+{
+    struct json_object *greeting;
+
+    client_open(client, name);
+    greeting = client_next(client);
+    assert_true(json_object_object_get_ex(greeting, "QMP", NULL));
+    json_object_put(greeting);
+    ask(client, "{'execute': 'qmp_capabilities'}", "{\"return\": {}}");
+}
+
+#define NOT_FOUND(text) "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"" text "\"}}"
+#define GENERIC(text)   "{\"error\": {\"class\": \"GenericError\", \"desc\": \"" text "\"}}"
+
+/* --- the tests --- */
+
+TEST_LOOP(a_client_is_greeted_and_negotiates_before_anything_else)
+{
+    struct world world;
+    struct client client;
+
+    world_open(&world);
+    client_open(&client, "full");
+    expect(&client,
+           "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 0, \"minor\": 2, \"major\": 7}, "
+           "\"package\": \"blockstep-" BLOCKSTEP_VERSION "\"}, \"capabilities\": []}}");
+    ask(&client, "{\"execute\": \"nothing\"}",
+        NOT_FOUND("Expecting capabilities negotiation with 'qmp_capabilities'"));
+    ask(&client, "{\"execute\": \"qmp_capabilities\"}", "{\"return\": {}}");
+    ask(&client, "{\"execute\": \"qmp_capabilities\"}",
+        NOT_FOUND("Capabilities negotiation is already complete, command ignored"));
+    ask(&client, "{\"execute\": \"nothing\"}", "{\"return\": {}}");
+    client_close(&client);
+    world_close(&world);
+}
+
+TEST_LOOP(lines_end_with_carriage_return_and_newline)
+{
+    struct world world;
+    struct client client;
+    char text[400];
+    size_t length = 0;
+
+    world_open(&world);
+    client_open(&client, "full");
+    while (length < 2 || text[length - 1] != '\n') {
+        ssize_t got = sock_recv(client.sock, text + length, sizeof(text) - length);
+
+        assert_true(got > 0);
+        length += (size_t)got;
+    }
+    assert_int_equal(text[length - 2], '\r');
+    client_close(&client);
+    world_close(&world);
+}
+
+TEST_LOOP(the_id_comes_back_whatever_it_is_and_also_with_errors)
+{
+    struct world world;
+    struct client client;
+
+    world_open(&world);
+    client_ready(&client, "full");
+    ask(&client, "{'execute': 'nothing', 'id': 7}", "{\"return\": {}, \"id\": 7}");
+    ask(&client, "{'id': 'a', 'execute': 'nothing'}", "{\"return\": {}, \"id\": \"a\"}");
+    ask(&client, "{'execute': 'nothing', 'id': {'x': [1, true]}}",
+        "{\"return\": {}, \"id\": {\"x\": [1, true]}}");
+    ask(&client, "{'execute': 'nope', 'id': 8}",
+        "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"The command nope has not been "
+        "found\"}, \"id\": 8}");
+    ask(&client, "{'execute': 'fail', 'id': 9}",
+        "{\"error\": {\"class\": \"DeviceNotFound\", \"desc\": \"there is no device 'x'\"}, "
+        "\"id\": 9}");
+    client_close(&client);
+    world_close(&world);
+}
+
+TEST_LOOP(a_request_of_the_wrong_form_is_refused_in_the_protocols_words)
+{
+    struct world world;
+    struct client client;
+
+    world_open(&world);
+    client_ready(&client, "full");
+    ask(&client, "[1]", GENERIC("QMP input must be a JSON object"));
+    ask(&client, "12 ", GENERIC("QMP input must be a JSON object"));
+    ask(&client, "{}", GENERIC("QMP input lacks member 'execute'"));
+    ask(&client, "{'execute': 1}", GENERIC("QMP input member 'execute' must be a string"));
+    ask(&client, "{'execute': 'nothing', 'arguments': []}",
+        GENERIC("QMP input member 'arguments' must be an object"));
+    ask(&client, "{'execute': 'nothing', 'extra': 1}",
+        GENERIC("QMP input member 'extra' is unexpected"));
+    ask(&client, "{'execute': ''}", NOT_FOUND("The command  has not been found"));
+    client_close(&client);
+    world_close(&world);
+}
+
+TEST_LOOP(arguments_are_checked_in_the_protocols_words)
+{
+    static const struct {
+        const char *arguments, *desc;
+    } cases[] = {
+        {"{}", "Parameter 'text' is missing"},
+        {"{'text': 1}", "Invalid parameter type for 'text', expected: string"},
+        {"{'text': 'a', 'count': '1'}", "Invalid parameter type for 'count', expected: integer"},
+        {"{'text': 'a', 'loud': 'on'}", "Invalid parameter type for 'loud', expected: boolean"},
+        {"{'text': 'a', 'kind': 'flat'}", "Parameter 'kind' does not accept value 'flat'"},
+        {"{'text': 'a', 'more': 1}", "Parameter 'more' is unexpected"},
+    };
+    struct world world;
+    struct client client;
+    char request[200], answer[300];
+
+    world_open(&world);
+    client_ready(&client, "full");
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        snprintf(request, sizeof(request), "{'execute': 'echo', 'arguments': %s}",
+                 cases[i].arguments);
+        snprintf(answer, sizeof(answer), GENERIC("%s"), cases[i].desc);
+        ask(&client, request, answer);
+    }
+    ask(&client, "{'execute': 'nothing', 'arguments': {'x': 1}}",
+        GENERIC("Parameter 'x' is unexpected"));
+    ask(&client, "{'execute': 'nothing', 'arguments': {}}", "{\"return\": {}}");
+    ask(&client, "{'execute': 'echo', 'arguments': {'text': 'a', 'count': 10}}",
+        "{\"return\": {\"text\": \"a\", \"count\": 10}}");
+    client_close(&client);
+    world_close(&world);
+}
+
+TEST_LOOP(broken_input_gets_an_error_and_the_conversation_goes_on)
+{
+    static const char *const broken[] = {
+        "{'execute': }\n",
+        "{'execute': 'nothing',}\n",
+        "nonsense\n",
+        "{'a': 1, 'a': 2}\n",
+        "[1, 2\n}\n",
+        "{'execute': NaN}\n",
+        "{'a': 99999999999999999999999}\n",
+    };
+    struct world world;
+    struct client client;
+
+    world_open(&world);
+    client_ready(&client, "full");
+    for (size_t i = 0; i < ARRAY_LEN(broken); i++) {
+        struct json_object *answer, *error = NULL;
+
+        client_send(&client, broken[i]);
+        answer = client_next(&client);
+        assert_non_null(answer);
+        assert_true(json_object_object_get_ex(answer, "error", &error));
+        json_object_put(answer);
+        /* The reset byte clears what the error may have left; errors on the way are its echo. */
+        client_send(&client, "\xff{'execute': 'nothing', 'id': 'after'}");
+        for (;;) {
+            struct json_object *id = NULL;
+
+            answer = client_next(&client);
+            assert_non_null(answer);
+            json_object_object_get_ex(answer, "id", &id);
+            if (id != NULL)
+                break;
+            json_object_put(answer);
+        }
+        assert_true(json_object_object_get_ex(answer, "return", NULL));
+        json_object_put(answer);
+    }
+    client_close(&client);
+    world_close(&world);
+}
+
+TEST_LOOP(a_reset_byte_forgets_a_value_that_was_cut_off)
+{
+    struct world world;
+    struct client client;
+
+    world_open(&world);
+    client_ready(&client, "full");
+    ask(&client, "{'execute': 'no\xff{'execute': 'nothing', 'id': 1}",
+        "{\"return\": {}, \"id\": 1}");
+    client_close(&client);
+    world_close(&world);
+}
+
+TEST_LOOP(requests_back_to_back_or_byte_by_byte_are_answered_in_order)
+{
+    const char *three =
+        "{'execute':'nothing','id':1}{'execute':'fail'}\n{'execute':'nothing','id':3}";
+    struct world world;
+    struct client client;
+
+    world_open(&world);
+    client_ready(&client, "full");
+    for (int round = 0; round < 2; round++) {
+        if (round == 0)
+            client_send(&client, three);
+        for (const char *byte = three; round == 1 && *byte != '\0'; byte++) {
+            client_send(&client, (char[]){*byte, '\0'});
+            co_yield();
+        }
+        expect(&client, "{\"return\": {}, \"id\": 1}");
+        expect(&client, "{\"error\": {\"class\": \"DeviceNotFound\", \"desc\": \"there is no "
+                        "device 'x'\"}}");
+        expect(&client, "{\"return\": {}, \"id\": 3}");
+    }
+    client_close(&client);
+    world_close(&world);
+}
+
+TEST_LOOP(a_command_that_waits_holds_up_its_own_client_alone)
+{
+    struct world world;
+    struct client slow, quick;
+
+    world_open(&world);
+    client_ready(&slow, "full");
+    client_ready(&quick, "full");
+    client_send(&slow, "{'execute': 'wait', 'id': 1}{'execute': 'nothing', 'id': 2}");
+    test_wait_until(world.waiting == 1);
+    for (int i = 0; i < 3; i++)
+        ask(&quick, "{'execute': 'nothing'}", "{\"return\": {}}");
+    assert_int_equal(world.ended, 0);
+    world_release(&world);
+    expect(&slow, "{\"return\": {}, \"id\": 1}");
+    expect(&slow, "{\"return\": {}, \"id\": 2}");
+    client_close(&slow);
+    client_close(&quick);
+    world_close(&world);
+}
+
+static void expect_event(struct client *client, const char *name) MAY_WAIT
+{
+    struct json_object *event = client_next(client);
+    struct json_object *found = NULL, *stamp = NULL;
+
+    assert_non_null(event);
+    assert_true(json_object_object_get_ex(event, "event", &found));
+    assert_string_equal(json_object_get_string(found), name);
+    assert_true(json_object_object_get_ex(event, "timestamp", &stamp));
+    assert_true(json_object_object_get_ex(stamp, "seconds", NULL));
+    assert_true(json_object_object_get_ex(stamp, "microseconds", NULL));
+    json_object_put(event);
+}
+
+TEST_LOOP(events_reach_all_who_have_negotiated_and_no_peer)
+{
+    struct world world;
+    struct client first, second, silent, peer;
+
+    world_open(&world);
+    client_ready(&first, "full");
+    client_ready(&second, "full");
+    client_ready(&peer, "peer");
+    client_open(&silent, "full");
+    json_object_put(client_next(&silent));
+    qmp_server_event(world.server, "SOMETHING", json_object_new_object());
+    qmp_server_event(world.server, "MORE", NULL);
+    expect_event(&first, "SOMETHING");
+    expect_event(&first, "MORE");
+    expect_event(&second, "SOMETHING");
+    expect_event(&second, "MORE");
+    ask(&peer, "{'execute': 'peers'}", "{\"return\": {}}");
+    ask(&silent, "{'execute': 'qmp_capabilities'}", "{\"return\": {}}");
+    client_close(&first);
+    client_close(&second);
+    client_close(&silent);
+    client_close(&peer);
+    world_close(&world);
+}
+
+TEST_LOOP(a_peer_may_run_only_what_is_meant_for_it)
+{
+    struct world world;
+    struct client client;
+
+    world_open(&world);
+    client_ready(&client, "peer");
+    ask(&client, "{'execute': 'peers'}", "{\"return\": {}}");
+    ask(&client, "{'execute': 'nothing'}", NOT_FOUND("The command nothing has not been found"));
+    client_close(&client);
+    world_close(&world);
+}
+
+TEST_LOOP(a_client_that_reads_no_events_is_dropped_and_the_others_go_on)
+{
+    struct world world;
+    struct client deaf, good;
+    char *text = malloc(65537);
+
+    world_open(&world);
+    client_ready(&deaf, "full");
+    client_ready(&good, "full");
+    memset(text, 'e', 65536);
+    text[65536] = '\0';
+    for (unsigned sent = 0; qmp_server_stats(world.server).dropped == 0; sent++) {
+        struct json_object *data = json_object_new_object();
+
+        assert_true(sent < 4 * QMP_OUT_MAX_BYTES / 65536);
+        assert_int_equal(json_add_string(data, "text", text), 0);
+        qmp_server_event(world.server, "LONG", data);
+        expect_event(&good, "LONG");
+    }
+    free(text);
+    test_wait_until(qmp_server_stats(world.server).clients == 1);
+    ask(&good, "{'execute': 'nothing'}", "{\"return\": {}}");
+    client_close(&deaf);
+    client_close(&good);
+    world_close(&world);
+}
+
+TEST_LOOP(a_client_that_does_not_read_its_answers_is_not_read_from)
+{
+    struct world world;
+    struct client greedy, good;
+    uint64_t before;
+
+    world_open(&world);
+    client_ready(&greedy, "full");
+    client_ready(&good, "full");
+    before = qmp_server_stats(world.server).commands;
+    /* 20 MB of answers to some 4 KiB of requests: they would go beyond the limit if all were run. */
+    for (int i = 0; i < 200; i++)
+        client_send(&greedy, "{'execute': 'big'}\n");
+    for (int i = 0; i < 200; i++)
+        ask(&good, "{'execute': 'nothing'}", "{\"return\": {}}");
+    assert_int_equal(qmp_server_stats(world.server).dropped, 0);
+    assert_true(qmp_server_stats(world.server).commands - before < 300);
+    /* It gets all of them when it reads at last. */
+    for (int i = 0; i < 200; i++) {
+        struct json_object *answer = client_next(&greedy);
+
+        assert_non_null(answer);
+        assert_true(json_object_object_get_ex(answer, "return", NULL));
+        json_object_put(answer);
+    }
+    client_close(&greedy);
+    client_close(&good);
+    world_close(&world);
+}
+
+TEST_LOOP(a_client_that_leaves_in_a_command_harms_nobody)
+{
+    struct world world;
+    struct client leaver, good;
+
+    world_open(&world);
+    client_ready(&leaver, "full");
+    client_ready(&good, "full");
+    client_send(&leaver, "{'execute': 'wait'}{'execute': 'wait'}");
+    test_wait_until(world.waiting == 1);
+    client_close(&leaver);
+    ask(&good, "{'execute': 'nothing'}", "{\"return\": {}}");
+    world_release(&world);
+    test_wait_until(qmp_server_stats(world.server).clients == 1);
+    assert_true(world.ended >= 1); /* what had begun has ended */
+    ask(&good, "{'execute': 'nothing'}", "{\"return\": {}}");
+    client_close(&good);
+    world_close(&world);
+}
+
+TEST_LOOP(closing_lets_a_command_under_way_answer_first)
+{
+    struct world world;
+    struct client client;
+
+    world_open(&world);
+    client_ready(&client, "full");
+    client_send(&client, "{'execute': 'wait', 'id': 1}");
+    test_wait_until(world.waiting == 1);
+    world_close(&world);
+    expect(&client, "{\"return\": {}, \"id\": 1}");
+    expect_end(&client);
+    client_close(&client);
+}
+
+TEST_LOOP(no_more_clients_than_the_limit_are_served)
+{
+    struct client clients[QMP_MAX_CLIENTS], more;
+    struct world world;
+
+    world_open(&world);
+    log_set_level(LOG_LEVEL_ERROR);
+    for (size_t i = 0; i < QMP_MAX_CLIENTS; i++)
+        client_ready(&clients[i], "full");
+    client_open(&more, "full");
+    expect_end(&more);
+    client_close(&more);
+    ask(&clients[0], "{'execute': 'nothing'}", "{\"return\": {}}");
+    client_close(&clients[1]);
+    test_wait_until(qmp_server_stats(world.server).clients == QMP_MAX_CLIENTS - 1);
+    client_ready(&clients[1], "full");
+    for (size_t i = 0; i < QMP_MAX_CLIENTS; i++)
+        client_close(&clients[i]);
+    world_close(&world);
+}
+
+static void text_is_spaced_as_qemu_does_it_and_escaped(void **state)
+{
+    struct json_object *value = json_object_new_object();
+    struct json_object *list = json_object_new_array();
+    size_t length_bytes;
+    char *text;
+
+    json_object_array_add(list, json_object_new_int(1));
+    json_object_array_add(list, json_object_new_object());
+    json_object_object_add(value, "a \"b\"", list);
+    json_object_object_add(value, "c", json_object_new_string("x/y\n\t\"\\"));
+    json_object_object_add(value, "d", NULL);
+    text = qmp_text(value, &length_bytes);
+    assert_string_equal(text,
+                        "{\"a \\\"b\\\"\": [1, {}], \"c\": \"x/y\\n\\t\\\"\\\\\", \"d\": null}");
+    assert_int_equal(length_bytes, strlen(text));
+    free(text);
+    json_object_put(value);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_client_is_greeted_and_negotiates_before_anything_else),
+        cmocka_unit_test(lines_end_with_carriage_return_and_newline),
+        cmocka_unit_test(the_id_comes_back_whatever_it_is_and_also_with_errors),
+        cmocka_unit_test(a_request_of_the_wrong_form_is_refused_in_the_protocols_words),
+        cmocka_unit_test(arguments_are_checked_in_the_protocols_words),
+        cmocka_unit_test(broken_input_gets_an_error_and_the_conversation_goes_on),
+        cmocka_unit_test(a_reset_byte_forgets_a_value_that_was_cut_off),
+        cmocka_unit_test(requests_back_to_back_or_byte_by_byte_are_answered_in_order),
+        cmocka_unit_test(a_command_that_waits_holds_up_its_own_client_alone),
+        cmocka_unit_test(events_reach_all_who_have_negotiated_and_no_peer),
+        cmocka_unit_test(a_peer_may_run_only_what_is_meant_for_it),
+        cmocka_unit_test(a_client_that_reads_no_events_is_dropped_and_the_others_go_on),
+        cmocka_unit_test(a_client_that_does_not_read_its_answers_is_not_read_from),
+        cmocka_unit_test(a_client_that_leaves_in_a_command_harms_nobody),
+        cmocka_unit_test(closing_lets_a_command_under_way_answer_first),
+        cmocka_unit_test(no_more_clients_than_the_limit_are_served),
+        cmocka_unit_test(text_is_spaced_as_qemu_does_it_and_escaped),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
