@@ -165,7 +165,8 @@ int sim_file_writev(struct file *file, struct iovec *iov, int count, uint64_t of
     result = sim_file_begin(self, SIM_OP_WRITE, &after_ns);
     bool split = sim_splits(self, length_bytes);
     while (result == 0 && count > 0) {
-        size_t part = MIN(sim_part(self, split, done, length_bytes - done), iov->iov_len);
+        size_t part = sim_part(self, split, done, length_bytes - done);
+        part = MIN(part, iov->iov_len);
         result = sim_write_some(self, iov->iov_base, part, offset_bytes + done);
         done += part;
         iov->iov_base = (uint8_t *)iov->iov_base + part;
