@@ -136,6 +136,49 @@ TEST_LOOP(a_graph_change_that_reaches_a_drained_node_brings_its_roots_into_the_d
     graph_free(graph);
 }
 
+struct replace_task {
+    struct edge *edge;
+    struct node *child;
+    bool done;
+};
+
+static void replace_run(void *arg) MAY_WAIT
+{
+    struct replace_task *task = arg;
+    struct err err = ERR_INIT;
+
+    assert_int_equal(graph_replace(task->edge, task->child, &err), 0);
+    task->done = true;
+}
+
+/* It is inside the root, not yet inside the edge that moves: it must not follow that to the disk. */
+TEST_LOOP(a_request_under_way_ends_before_its_root_comes_to_lie_above_a_drained_node)
+{
+    struct graph *graph = blocks_graph();
+    struct node *disk = blocks_add(graph, "{'node-name':'d','driver':'mem'}");
+    struct node *before = blocks_add(graph, "{'node-name':'b','driver':'mem'}");
+    struct node *top = blocks_add(graph, "{'node-name':'t','driver':'blkdebug','file':'b',"
+                                         "'inject':[{'kind':'write','hold':true}]}");
+    struct edge *edge = blocks_root(graph, top, "r");
+    struct replace_task replace = {.edge = top->file, .child = disk};
+    struct blocks_task task;
+    struct graph_drain drain;
+
+    blocks_start_write(&task, edge, 0, 512, 1);
+    assert_int_equal(blkdebug_await_held(top, 0, 1, DEADLINE_NEVER), 0);
+    assert_int_equal(graph_drain_begin(&disk, 1, &drain), 0);
+    assert_int_equal(co_spawn(loop_current(), "replace", replace_run, &replace), 0);
+    yield_often();
+    assert_false(replace.done);
+    blkdebug_release(top, 0);
+    test_wait_until(task.done && replace.done);
+    assert_int_equal(mem_bytes(before)[0], 1);
+    assert_int_equal(mem_bytes(disk)[0], 0);
+    graph_drain_end(&drain);
+    graph_detach(edge);
+    graph_free(graph);
+}
+
 TEST_LOOP(roots_and_nodes_may_go_while_they_are_drained)
 {
     struct graph *graph = blocks_graph();
@@ -188,6 +231,8 @@ int main(void)
         cmocka_unit_test(a_root_that_comes_during_a_drain_is_held_too),
         cmocka_unit_test(
             a_graph_change_that_reaches_a_drained_node_brings_its_roots_into_the_drain),
+        cmocka_unit_test(
+            a_request_under_way_ends_before_its_root_comes_to_lie_above_a_drained_node),
         cmocka_unit_test(roots_and_nodes_may_go_while_they_are_drained),
         cmocka_unit_test(the_graph_can_be_changed_by_who_drains_it),
     };
