@@ -48,6 +48,8 @@ class Qmp:
         self.pending = b""
         self.events = []
         self.greeting = self.receive()
+        if self.greeting is None:
+            raise ConnectionRefusedError("the control socket was closed before a greeting")
         if negotiate:
             self.cmd("qmp_capabilities")
 
@@ -91,7 +93,7 @@ class Qmp:
         self.send(data)
         return self.answer(timeout)
 
-    def cmd(self, name, arguments=None, timeout=None, **more):
+    def cmd(self, name, arguments=None, /, timeout=None, **more):
         """Runs a command; keyword arguments have their "_" turned into "-". Returns its result."""
         arguments = {**(arguments or {}), **{k.replace("_", "-"): v for k, v in more.items()}}
         request = {"execute": name, **({"arguments": arguments} if arguments else {})}
@@ -138,7 +140,7 @@ class Daemon:
         while self.process.poll() is None:
             try:
                 return Qmp(self.socket_path)
-            except (FileNotFoundError, ConnectionRefusedError):
+            except (FileNotFoundError, ConnectionRefusedError, BrokenPipeError):
                 assert time.monotonic() < end, f"{self.name} does not listen:\n{self.log_text()}"
                 select.select([], [], [], 0.005)
         raise AssertionError(f"{self.name} has ended ({self.process.returncode}):\n{self.log_text()}")
@@ -217,7 +219,7 @@ class Daemons:
         return daemon
 
     def environment(self):
-        return {"XDG_RUNTIME_DIR": str(self.folder), "NO_COLOR": "1"}
+        return {"BLOCKSTEP_RUNTIME_DIR": str(self.folder / "blockstep"), "NO_COLOR": "1"}
 
     def cli(self, *words, check=True, timeout=DEADLINE_S):
         """Runs `blockstep WORDS` to its end."""
