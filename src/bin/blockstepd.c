@@ -306,6 +306,8 @@ int main(int argc, char **argv)
     int code;
 
     cli_program = "blockstepd";
+    if (argc > 0)
+        argv[0] = (char *)cli_program; /* what getopt calls us */
     signal(SIGPIPE, SIG_IGN);
     code = take_options(&settings, argc, argv);
     if (code < 0)

@@ -35,6 +35,11 @@ static void print_head(struct json_object *status)
     const char *role = json_text(status, "role");
     const char *stage = json_text(status, "stage");
 
+    if (role != NULL && strcmp(role, "none") == 0) {
+        printf("%s%s%s: no replication\n", cli_style(CLI_BOLD), name != NULL ? name : "blockstep",
+               cli_style(CLI_PLAIN));
+        return;
+    }
     if (stage == NULL)
         stage = "?";
     printf("%s%s%s: %s, %s%s%s\n", cli_style(CLI_BOLD), name != NULL ? name : "blockstep",
