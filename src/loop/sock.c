@@ -8,6 +8,9 @@
 #include <string.h>
 #include <sys/un.h>
 
+#define LISTEN_RETRY_NS      (1 * NS_PER_S)
+#define LISTEN_RETRY_STEP_NS (10 * NS_PER_MS)
+
 /* --- addresses --- */
 
 static int address_parse_unix(const char *path, const char *where, struct sock_address *ret_address,
@@ -137,7 +140,16 @@ void sock_init(struct sock *sock, struct loop *loop)
 int sock_listen(struct loop *loop, const struct sock_address *address, struct sock **ret_listener,
                 struct err *err)
 {
-    return loop->ops->sock_listen(loop, address, ret_listener, err);
+    uint64_t deadline_ns = loop_now_ns(loop) + LISTEN_RETRY_NS;
+
+    for (;;) {
+        int result = loop->ops->sock_listen(loop, address, ret_listener, err);
+
+        /* The socket of a killed process outlives it while its last requests end. */
+        if (result != -EADDRINUSE || loop_now_ns(loop) >= deadline_ns)
+            return result;
+        co_sleep(LISTEN_RETRY_STEP_NS);
+    }
 }
 
 int sock_connect(struct loop *loop, const struct sock_address *address, uint64_t deadline_ns,

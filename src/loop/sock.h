@@ -34,7 +34,8 @@ const char *sock_address_format(const struct sock_address *address, char *text, 
 /* Reachable from this host alone: unix, 127.0.0.0/8, ::1, "localhost". */
 bool sock_address_is_local(const struct sock_address *address);
 
-/* An old unix socket that nobody listens on is replaced; new ones are mode 0600. */
+/* An old unix socket that nobody listens on is replaced; new ones are mode 0600. An address in use
+ * is tried again for a second: a killed process's socket outlives it by some 100 ms. */
 int sock_listen(struct loop *loop, const struct sock_address *address, struct sock **ret_listener,
                 struct err *err) MAY_WAIT;
 /* 0 or -errno; after sock_shutdown() -ECONNABORTED. */
