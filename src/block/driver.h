@@ -88,8 +88,8 @@ struct driver {
     /* Changes between read-only and read-write; missing: only the flag changes. */
     int (*reopen)(struct node *node, bool read_only, struct err *err);
     /* Children that come and go (quorum). The edge is attached before child_added and detached after
-     * child_removing, which may refuse. New edges are named by child_name (text of at least 32
-     * bytes). */
+     * child_removing, which may refuse. No request is inside the node from before the first of these
+     * to after the last. New edges are named by child_name (text of at least 32 bytes). */
     int (*child_name)(struct node *node, char *text, size_t text_bytes, struct err *err);
     int (*child_added)(struct node *node, struct edge *edge, struct err *err);
     int (*child_removing)(struct node *node, struct edge *edge, struct err *err);

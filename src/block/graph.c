@@ -317,7 +317,7 @@ int graph_set_perms(struct edge *root, unsigned need, unsigned share, struct err
     return ret;
 }
 
-/* --- deletion, children by hook --- */
+/* --- deletion --- */
 
 int graph_del(struct graph *graph, const char *node_name, struct err *err)
 {
@@ -340,73 +340,5 @@ int graph_del(struct graph *graph, const char *node_name, struct err *err)
     graph_change_end(graph);
     if (ret == 0)
         node_close_if_unused(node);
-    return ret;
-}
-
-/* The hooks of one driver, each called in one place. */
-static int call_child_name(struct node *node, char *text, size_t text_bytes, struct err *err)
-    MAY_WAIT
-{
-    return node->driver->child_name(node, text, text_bytes, err);
-}
-
-static int call_child_added(struct node *node, struct edge *edge, struct err *err) MAY_WAIT
-{
-    return node->driver->child_added(node, edge, err);
-}
-
-static int call_child_removing(struct node *node, struct edge *edge, struct err *err) MAY_WAIT
-{
-    return node->driver->child_removing(node, edge, err);
-}
-
-int graph_child_add(struct graph *graph, struct node *parent, struct node *child, struct err *err)
-{
-    char name[EDGE_NAME_BYTES] = "";
-    struct edge *edge = NULL;
-    int ret;
-
-    graph_change_begin(graph);
-    ret = node_check_blocked(parent, "add a child to", err);
-    if (ret == 0 && parent->driver->child_name == NULL)
-        ret = err_set(err, -ENOTSUP, "node '%s' (driver '%s') takes no further children",
-                      parent->name, parent->driver->name);
-    if (ret == 0)
-        ret = call_child_name(parent, name, sizeof(name), err);
-    if (ret == 0)
-        ret = graph_attach_child(graph, parent, child, name, &edge, err);
-    if (ret == 0 && parent->driver->child_added != NULL) {
-        ret = call_child_added(parent, edge, err);
-        if (ret < 0)
-            edge_detach(edge, &child);
-    }
-    graph_change_end(graph);
-    return ret;
-}
-
-int graph_child_del(struct graph *graph, struct node *parent, const char *edge_name,
-                    struct err *err)
-{
-    struct edge *edge = NULL;
-    int ret;
-
-    graph_change_begin(graph);
-    ret = node_check_blocked(parent, "remove a child from", err);
-    if (ret == 0 && parent->driver->child_removing == NULL)
-        ret = err_set(err, -ENOTSUP, "children of node '%s' (driver '%s') cannot be removed",
-                      parent->name, parent->driver->name);
-    if (ret == 0) {
-        edge = node_child(parent, edge_name);
-        if (edge == NULL)
-            ret = err_set(err, -ENOENT, "node '%s' has no child '%s'", parent->name, edge_name);
-    }
-    if (ret == 0)
-        ret = call_child_removing(parent, edge, err);
-    if (ret == 0)
-        edge->detaching = true;
-    graph_change_end(graph);
-    /* A request that hangs in the child shall not hold up other changes. */
-    if (ret == 0)
-        graph_detach(edge);
     return ret;
 }

@@ -260,6 +260,31 @@ static const struct opt many_opts[] = {
      .help = "its children"},
     {0},
 };
+static int many_open(struct node *node, struct err *err) MAY_WAIT
+{
+    struct edge *first = node_child(node, "children.0");
+
+    node->length_bytes = first != NULL ? first->child->length_bytes : 0;
+    return 0;
+}
+/* Iterates over its children while it waits, as a driver may that is not changed under requests. */
+static int many_write(struct node *node, struct io *io) MAY_WAIT
+{
+    LIST_FOR_EACH(edge, &node->children, struct edge, in_parent) {
+        int ret = io_write(edge, io);
+
+        if (ret < 0)
+            return ret;
+        co_yield();
+    }
+    return 0;
+}
+static void many_child_perms(struct node *node, struct edge *edge, unsigned parents_need,
+                             unsigned parents_share, unsigned *ret_need, unsigned *ret_share)
+{
+    *ret_need = parents_need;
+    *ret_share = parents_share;
+}
 static int many_child_name(struct node *node, char *text, size_t text_bytes, struct err *err)
     MAY_WAIT
 {
@@ -276,6 +301,9 @@ static const struct driver driver_many = {
     .name = "many",
     .options_size = sizeof(struct many_options),
     .opts = many_opts,
+    .open = many_open,
+    .write = many_write,
+    .child_perms = many_child_perms,
     .child_name = many_child_name,
     .child_removing = many_child_removing,
 };

@@ -364,6 +364,49 @@ TEST_LOOP(filters_come_and_go_under_live_requests_and_nothing_is_lost)
     graph_free(graph);
 }
 
+static void many_writer_run(void *arg) MAY_WAIT
+{
+    struct writer *writer = arg;
+
+    while (!*writer->stop)
+        assert_int_equal(
+            blocks_write(writer->edge, writer->index * 512u, 512, (uint8_t)++writer->writes, 0), 0);
+    co_group_leave(writer->group);
+}
+
+TEST_LOOP(children_come_and_go_under_live_requests)
+{
+    struct graph *graph = blocks_graph();
+    struct node *many = blocks_add(
+        graph, "{'node-name':'many','driver':'many','children':[{'driver':'mem','yields':1}]}");
+    struct node *disk = blocks_add(graph, "{'node-name':'disk','driver':'mem','yields':1}");
+    struct edge *edge = blocks_root(graph, many, "r");
+    struct writer writers[LIVE_WRITERS];
+    struct co_group group;
+    struct err err = ERR_INIT;
+    bool stop = false;
+
+    co_group_init(&group);
+    for (unsigned i = 0; i < LIVE_WRITERS; i++) {
+        writers[i] = (struct writer){edge, i, 0, &stop, &group};
+        co_group_enter(&group);
+        assert_int_equal(co_spawn(loop_current(), "writer", many_writer_run, &writers[i]), 0);
+    }
+    for (unsigned i = 0; i < LIVE_CHANGES / 3; i++) {
+        assert_int_equal(graph_child_add(graph, many, disk, &err), 0);
+        co_yield();
+        assert_int_equal(graph_child_del(graph, many, "children.9", &err), 0);
+    }
+    stop = true;
+    assert_int_equal(co_group_wait(&group), 0);
+    for (unsigned i = 0; i < LIVE_WRITERS; i++)
+        assert_int_equal(mem_bytes(node_child(many, "children.0")->child)[i * 512],
+                         (uint8_t)writers[i].writes);
+    assert_true(mem_stats(disk)->writes > 0);
+    graph_detach(edge);
+    graph_free(graph);
+}
+
 /* The request has not been sent twice, nor to both. */
 TEST_LOOP(a_replacement_waits_for_the_requests_inside)
 {
@@ -403,6 +446,7 @@ int main(void)
         cmocka_unit_test(cycles_and_unequal_lengths_are_refused),
         cmocka_unit_test(children_come_and_go_by_the_parents_hooks),
         cmocka_unit_test(filters_come_and_go_under_live_requests_and_nothing_is_lost),
+        cmocka_unit_test(children_come_and_go_under_live_requests),
         cmocka_unit_test(a_replacement_waits_for_the_requests_inside),
     };
 
