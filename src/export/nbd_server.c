@@ -694,10 +694,8 @@ bool nbd_export_exists(const struct nbd_service *service, const char *id)
 
 const char *nbd_export_id(const struct nbd_service *service, const struct edge *root)
 {
-    LIST_FOR_EACH(server, &service->servers, struct nbd_server, link)
-    {
-        LIST_FOR_EACH(export, &server->exports, struct nbd_export, link)
-        {
+    LIST_FOR_EACH(server, &service->servers, struct nbd_server, link) {
+        LIST_FOR_EACH(export, &server->exports, struct nbd_export, link) {
             if (export->edge == root)
                 return export->id;
         }
