@@ -100,8 +100,7 @@ static int promote_later(struct daemon *daemon, const struct config_export *opti
  * above a disk must not be passed by. */
 static struct node *node_entry(struct node *node)
 {
-    LIST_FOR_EACH(edge, &node->parents, struct edge, in_child)
-    {
+    LIST_FOR_EACH(edge, &node->parents, struct edge, in_child) {
         if (edge->parent != NULL && edge->parent->driver == &driver_copy_before_write)
             return edge->parent;
     }
