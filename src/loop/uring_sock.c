@@ -357,6 +357,7 @@ int uring_sock_connect(struct loop *loop, const struct sock_address *address, ui
         socklen_t length = unix_address(address->path, &addr);
         result = connect_one(loop, AF_UNIX, (void *)&addr, length, deadline_ns, ret_sock);
     } else {
+        err_clear(err); /* what an earlier try left there is not this one's */
         result = connect_inet(loop, address, deadline_ns, ret_sock, err);
         if (result < 0 && err_is_set(err))
             return result;
