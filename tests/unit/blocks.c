@@ -227,9 +227,10 @@ static const struct driver driver_pass = {
     .opts = pass_opts,
 };
 
-/* An image that needs a file and shows a backing child, for permissions. */
+/* Images that hold every nth block of 4 KiB: `cow` says so itself, `cow-extents` through extents. */
 struct cow_options {
     struct json_object *file, *backing;
+    uint64_t every;
 };
 static const struct opt cow_opts[] = {
     {.name = "file",
@@ -241,12 +242,45 @@ static const struct opt cow_opts[] = {
      .type = OPT_CHILD,
      .offset = OPT_FIELD(struct cow_options, backing),
      .help = "what shows where it holds nothing"},
+    {.name = "every",
+     .type = OPT_UINT,
+     .offset = OPT_FIELD(struct cow_options, every),
+     .fallback = "1",
+     .min = 1,
+     .help = "which blocks it holds"},
     {0},
 };
+static int cow_held(struct node *node, uint64_t offset_bytes, uint64_t length_bytes, bool *ret_held,
+                    uint64_t *ret_length_bytes) MAY_WAIT
+{
+    const struct cow_options *options = node->options;
+
+    co_yield();
+    *ret_held = offset_bytes / 4096 % options->every == 0;
+    *ret_length_bytes = MIN(length_bytes, 4096 - offset_bytes % 4096);
+    return 0;
+}
+static int cow_extents(struct node *node, uint64_t offset_bytes, uint64_t length_bytes,
+                       struct extent *ret_extent) MAY_WAIT
+{
+    bool held;
+
+    cow_held(node, offset_bytes, length_bytes, &held, &ret_extent->length_bytes);
+    ret_extent->flags = held ? EXTENT_DATA | EXTENT_HERE : EXTENT_DATA;
+    ret_extent->depth = held ? 1 : 2;
+    return 0;
+}
 static const struct driver driver_cow = {
     .name = "cow",
     .options_size = sizeof(struct cow_options),
     .opts = cow_opts,
+    .held = cow_held,
+};
+static const struct driver driver_cow_extents = {
+    .name = "cow-extents",
+    .options_size = sizeof(struct cow_options),
+    .opts = cow_opts,
+    .extents = cow_extents,
 };
 
 /* A list of children that come and go. */
@@ -309,8 +343,9 @@ static const struct driver driver_many = {
 };
 
 static const struct driver *const drivers[] = {
-    &driver_mem,      &driver_mem_ordered, &driver_pass,    &driver_cow, &driver_many,
-    &driver_blkdebug, &driver_file,        &driver_null_co, NULL,
+    &driver_mem,  &driver_mem_ordered, &driver_pass, &driver_cow, &driver_cow_extents,
+    &driver_many, &driver_blkdebug,    &driver_file, &driver_nbd, &driver_null_co,
+    NULL,
 };
 
 /* --- helpers --- */

@@ -428,6 +428,40 @@ TEST_LOOP(a_chain_of_the_full_depth_carries_requests)
     graph_free(graph);
 }
 
+/* What the merge after a failover goes by. */
+TEST_LOOP(held_blocks_are_those_of_all_layers_above_the_base)
+{
+    struct graph *graph = blocks_graph();
+    struct node *base = blocks_add(graph, "{'node-name':'base','driver':'mem','size':1048576}");
+    struct node *middle = blocks_add(
+        graph, "{'node-name':'middle','driver':'cow-extents','every':3,'file':{'driver':'mem'},"
+               "'backing':'base'}");
+    struct node *top = blocks_add(
+        graph, "{'node-name':'top','driver':'pass','file':{'driver':'cow','every':2,"
+               "'file':{'driver':'mem','size':1052672},'backing':{'driver':'pass',"
+               "'file':'middle'}}}");
+    struct edge *edge = blocks_root(graph, top, "test");
+    const struct node *const bases[] = {base, middle, top, NULL};
+
+    for (size_t i = 0; i < ARRAY_LEN(bases); i++) {
+        for (uint64_t at = 0, length; at < top->length_bytes; at += length) {
+            uint64_t block = at / 4096;
+            bool inside = block < 256, held = false;
+            bool expected = (block % 2 == 0 && bases[i] != top) ||
+                            (inside && block % 3 == 0 && (bases[i] == base || bases[i] == NULL)) ||
+                            (inside && bases[i] == NULL);
+
+            assert_int_equal(io_held(edge, bases[i], at, top->length_bytes - at, &held, &length),
+                             0);
+            assert_int_equal(held, expected);
+            assert_true(length > 0 && (length <= 4096 || bases[i] == top));
+        }
+    }
+    assert_false(node_can_empty(top));
+    graph_detach(edge);
+    graph_free(graph);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -444,6 +478,7 @@ int main(void)
         cmocka_unit_test(zeroes_are_detected_and_discards_dropped_as_asked),
         cmocka_unit_test(only_who_may_resize_writes_past_the_end),
         cmocka_unit_test(a_failure_at_any_request_of_a_split_one_is_the_result),
+        cmocka_unit_test(held_blocks_are_those_of_all_layers_above_the_base),
         cmocka_unit_test(a_chain_of_the_full_depth_carries_requests),
     };
 
