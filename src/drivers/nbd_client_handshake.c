@@ -76,8 +76,8 @@ typedef int reply_handler(struct nbd_client *client, uint32_t type, const uint8_
 static int ask(struct nbd_client *client, uint32_t option, const void *payload, size_t length_bytes,
                reply_handler *each, struct err *refusal, struct err *err) MAY_WAIT
 {
-    struct nbd_option_reply_header header;
-    const uint8_t *answer;
+    struct nbd_option_reply_header header = {0};
+    const uint8_t *answer = NULL;
     int result = send_option(client, option, payload, length_bytes, err);
 
     for (unsigned i = 0; result == 0 && i < NBD_CLIENT_MAX_REPLIES; i++) {
