@@ -28,12 +28,12 @@ static int put_ascii(struct json_scan *scan, char byte, struct err *err)
     const char *found = byte != '\0' ? strchr(special, byte) : NULL;
     char text[8];
 
+    if (found == NULL && (unsigned char)byte >= 0x20)
+        return json_scan_put(scan, &byte, 1, err);
     if (found != NULL)
         snprintf(text, sizeof(text), "\\%c", names[found - special]);
-    else if ((unsigned char)byte < 0x20)
-        snprintf(text, sizeof(text), "\\u%04x", byte);
     else
-        snprintf(text, sizeof(text), "%c", byte);
+        snprintf(text, sizeof(text), "\\u%04x", byte);
     return json_scan_put(scan, text, strlen(text), err);
 }
 
