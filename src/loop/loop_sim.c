@@ -89,6 +89,11 @@ uint64_t sim_seed(const struct sim *sim)
     return sim->options.seed;
 }
 
+void sim_set_limit(struct sim *sim, uint64_t limit_ns)
+{
+    sim->options.limit_ns = limit_ns;
+}
+
 /* --- what will happen: a pairing heap, for it needs no memory of its own --- */
 
 static bool event_before(const struct sim_event *a, const struct sim_event *b)
@@ -306,6 +311,11 @@ static uint64_t sim_next_ns(const struct sim *sim)
     return next_ns;
 }
 
+static bool sim_is_over(const struct sim *sim)
+{
+    return sim->options.limit_ns != 0 && sim->now_ns > sim->options.limit_ns;
+}
+
 /* Goes on to the next thing that will happen, but not beyond the deadline. False: the world hangs. */
 static bool sim_advance(struct sim *sim, uint64_t deadline_ns)
 {
@@ -316,7 +326,7 @@ static bool sim_advance(struct sim *sim, uint64_t deadline_ns)
         return false;
     }
     sim->now_ns = MAX(sim->now_ns, next_ns);
-    if (sim->options.limit_ns != 0 && sim->now_ns > sim->options.limit_ns) {
+    if (sim_is_over(sim)) {
         sim_hang(sim, "the limit of virtual time has come");
         return false;
     }
@@ -326,6 +336,8 @@ static bool sim_advance(struct sim *sim, uint64_t deadline_ns)
 
 bool sim_step(struct sim *sim)
 {
+    if (sim_is_over(sim))
+        return false;
     if (sim_turn_one(sim, NULL)) {
         sim_fire_due(sim);
         return true;

@@ -64,6 +64,8 @@ uint64_t sim_now_ns(const struct sim *sim);
 uint64_t sim_seed(const struct sim *sim);
 /* A digest of all that has happened so far, and when. */
 uint64_t sim_trace_hash(const struct sim *sim);
+/* Moves options.limit_ns. */
+void sim_set_limit(struct sim *sim, uint64_t limit_ns);
 /* From the world's seed: for tests that want to be replayable with it. */
 uint64_t sim_random(struct sim *sim);
 
