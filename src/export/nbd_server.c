@@ -242,7 +242,7 @@ int nbd_server_start(struct nbd_service *service, const char *id,
                      const struct sock_address *addresses, size_t count, unsigned max_connections,
                      struct err *err)
 {
-    struct nbd_server *server;
+    struct nbd_server *server = NULL;
 
     if (count == 0 || count > NBD_MAX_LISTENERS)
         return err_set(err, -EINVAL, "NBD server '%s' needs 1 to %u addresses, not %zu", id,
@@ -275,7 +275,7 @@ int nbd_server_start(struct nbd_service *service, const char *id,
 int nbd_server_start_sock(struct nbd_service *service, const char *id, struct sock *listener,
                           unsigned max_connections, struct err *err)
 {
-    struct nbd_server *server;
+    struct nbd_server *server = NULL;
     int result = server_new(service, id, max_connections, &server, err);
 
     if (result < 0)
@@ -401,7 +401,7 @@ static int server_get(struct nbd_service *service, const char *id, struct nbd_se
 
 int nbd_server_stop(struct nbd_service *service, const char *id, struct err *err)
 {
-    struct nbd_server *server;
+    struct nbd_server *server = NULL;
     int result = server_get(service, id, &server, err);
 
     if (result == 0)
@@ -411,7 +411,7 @@ int nbd_server_stop(struct nbd_service *service, const char *id, struct err *err
 
 int nbd_server_fence(struct nbd_service *service, const char *id, struct err *err)
 {
-    struct nbd_server *server;
+    struct nbd_server *server = NULL;
     int result = server_get(service, id, &server, err);
 
     if (result < 0)
@@ -563,7 +563,7 @@ int nbd_export_add(struct nbd_service *service, const struct nbd_export_options 
 {
     const char *name = options->name != NULL ? options->name : options->node->name;
     unsigned need = PERM_CONSISTENT_READ | (options->writable ? PERM_WRITE : 0);
-    struct nbd_server *server;
+    struct nbd_server *server = NULL;
     int result = export_pick_server(service, options->server, &server, err);
 
     if (result == 0)
@@ -616,7 +616,7 @@ static int export_get(struct nbd_service *service, const char *id, struct nbd_ex
 int nbd_export_del(struct nbd_service *service, const char *id, enum nbd_remove_mode mode,
                    struct err *err)
 {
-    struct nbd_export *export;
+    struct nbd_export *export = NULL;
     int result = export_get(service, id, &export, err);
 
     if (result < 0)
@@ -630,7 +630,7 @@ int nbd_export_del(struct nbd_service *service, const char *id, enum nbd_remove_
 
 int nbd_export_revoke(struct nbd_service *service, const char *id, struct err *err)
 {
-    struct nbd_export *export;
+    struct nbd_export *export = NULL;
     int result = export_get(service, id, &export, err);
 
     if (result < 0)
