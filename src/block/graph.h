@@ -35,8 +35,9 @@ void graph_change_end(struct graph *graph);
  * Makes a node, and the nodes that its options define inline. Common options: driver, node-name,
  * read-only (default off), auto-read-only, detect-zeroes=off|on|unmap, discard=unmap|ignore (default
  * unmap), cache.direct, cache.no-flush. Inline children inherit cache.* and read-only ("backing": on).
- * With `require_name` a node-name must be given and the node is `named`. Without, the node lives
- * until its last parent or reference goes (graph_free() at the latest).
+ * With `require_name` a node-name must be given and the node is `named`. Without, internal drivers may
+ * be asked for, and the node lives until its last parent or reference goes (graph_free() at the
+ * latest).
  */
 int graph_add(struct graph *graph, struct json_object *options, enum opts_syntax syntax,
               const char *where, bool require_name, struct node **ret_node, struct err *err)

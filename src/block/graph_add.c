@@ -97,6 +97,7 @@ struct making {
     const struct node *above; /* whose inline child it is; NULL at the top */
     const char *role;         /* the name of the edge to it */
     unsigned level;
+    bool internal; /* the program's own wish, not a user's: internal drivers are there too */
 };
 
 static int make_node(const struct making *making, struct json_object *options, bool require_name,
@@ -162,7 +163,7 @@ static int find_driver(const struct making *making, struct json_object *options,
         return err_set(err, -EINVAL, "%s: 'driver' is required, a string", making->path);
     name = json_object_get_string(value);
     for (const struct driver *const *at = making->graph->drivers; *at != NULL; at++) {
-        if ((*at)->internal)
+        if ((*at)->internal && !making->internal)
             continue;
         if (strcmp((*at)->name, name) == 0) {
             *ret_driver = *at;
@@ -471,7 +472,8 @@ static int make_node(const struct making *making, struct json_object *options, b
 int graph_add(struct graph *graph, struct json_object *options, enum opts_syntax syntax,
               const char *where, bool require_name, struct node **ret_node, struct err *err)
 {
-    struct making making = {.graph = graph, .syntax = syntax, .path = where, .role = ""};
+    struct making making = {
+        .graph = graph, .syntax = syntax, .path = where, .role = "", .internal = !require_name};
 
     return make_node(&making, options, require_name, ret_node, err);
 }
