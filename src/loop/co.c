@@ -58,6 +58,7 @@ struct co {
     struct list_link pool_link; /* cached or alive */
     bool wake_pending;          /* woken while it ran */
     bool timed_out;
+    bool yielded; /* ready, behind those that were ready before it */
     unsigned no_wait_depth;
     struct loop_timer timer;
     uint8_t *mapping; /* guard page, then the stack */
@@ -407,6 +408,7 @@ static void co_resume(struct co *co)
     assert(co->magic == CO_MAGIC);
     assert(co->state == CO_READY);
     co->state = CO_RUNNING;
+    co->yielded = false;
     co->resumed_by = loop->current;
     loop->current = co;
     asan_before_resume(co, &fake_stack);
@@ -554,8 +556,14 @@ void co_yield(void)
     assert(co != NULL);
     assert(co->no_wait_depth == 0);
     co->state = CO_READY;
+    co->yielded = true;
     list_push_back(&co->loop->ready, &co->ready_link);
     co_leave(co, false);
+}
+
+bool co_has_yielded(const struct list_link *ready_link)
+{
+    return LIST_ENTRY(ready_link, struct co, ready_link)->yielded;
 }
 
 void co_sleep_until(uint64_t deadline_ns)

@@ -134,6 +134,8 @@ struct loop *loop_enter(struct loop *loop); /* returns the former one */
 /* co.c */
 void co_pool_init(struct co_pool *pool);
 void co_pool_deinit(struct loop *loop);        /* frees the cached stacks; none may be alive */
+/* Of one in the ready queue: all that stand before it run first (the promise of co_yield()). */
+bool co_has_yielded(const struct list_link *ready_link);
 /* Calls for each coroutine of the loop that has not ended, the latest first. */
 void co_visit_alive(struct loop *loop, void (*visit)(void *arg, const struct co *co), void *arg);
 void co_run_next(struct loop *loop);           /* resumes one ready coroutine */

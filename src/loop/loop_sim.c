@@ -368,18 +368,19 @@ static void sim_poll(struct loop *base, uint64_t deadline_ns)
 static struct list_link *sim_pick(struct loop *base, struct list *ready)
 {
     struct sim *sim = sim_loop_of(base)->sim;
-    struct list_link *link = list_first(ready);
-    uint64_t count = 0;
+    struct list_link *choices[SIM_PICK_MAX];
+    uint64_t count = 0, seen = 0;
 
-    for (struct list_link *l = link; l != &ready->head && count < SIM_PICK_MAX; l = l->next)
-        count++;
+    for (struct list_link *link = list_first(ready); link != &ready->head && seen < SIM_PICK_MAX;
+         link = link->next) {
+        if (seen++ == 0 || !co_has_yielded(link))
+            choices[count++] = link;
+    }
     if (count < 2)
-        return link;
+        return choices[0];
     uint64_t chosen = sim_below(sim, count);
     sim_trace(sim, SIM_KIND_PICK, sim_loop_of(base)->index, chosen, count);
-    while (chosen-- > 0)
-        link = link->next;
-    return link;
+    return choices[chosen];
 }
 
 /* No threads here: a post is work for one of the loop's next turns. */

@@ -165,14 +165,15 @@ static void the_run_of_a_seed_is_the_same_everywhere(void **state UNUSED)
     assert_int_equal(run_work(42, &order), UINT64_C(0x1eb41df33aced6c1));
 }
 
-static void note_order(void *arg) MAY_WAIT;
+struct runner {
+    struct work *work;
+    unsigned number;
+};
+
 static void note_order(void *arg)
 {
-    struct work *work = arg;
-    unsigned number = work->number++;
-
-    co_yield();
-    work->order = work->order * 10 + number;
+    struct runner *runner = arg;
+    runner->work->order = runner->work->order * 10 + runner->number;
 }
 
 static void ready_coroutines_run_in_an_order_of_the_seed(void **state UNUSED)
@@ -183,9 +184,12 @@ static void ready_coroutines_run_in_an_order_of_the_seed(void **state UNUSED)
     for (uint64_t seed = 0; seed < 10; seed++) {
         struct sim *sim = new_plain_world(seed);
         struct loop *loop = new_host(sim, "a");
+        struct runner runners[WORKERS];
         struct work work = {.number = 0};
-        for (unsigned i = 0; i < WORKERS; i++)
-            assert_int_equal(co_spawn_now(loop, "note", note_order, &work), 0);
+        for (unsigned i = 0; i < WORKERS; i++) {
+            runners[i] = (struct runner){&work, i + 1};
+            assert_int_equal(co_spawn(loop, "note", note_order, &runners[i]), 0);
+        }
         while (sim_step(sim))
             ;
         differs = differs || (seed > 0 && work.order != first);
@@ -194,6 +198,32 @@ static void ready_coroutines_run_in_an_order_of_the_seed(void **state UNUSED)
         sim_free(sim);
     }
     assert_true(differs);
+}
+
+static void yield_once(void *arg) MAY_WAIT;
+static void yield_once(void *arg)
+{
+    unsigned *running = arg;
+
+    ++*running;
+    co_yield();
+    assert_int_equal(*running, WORKERS); /* all that were ready before have run */
+}
+
+static void who_yields_stands_behind_all_who_are_ready(void **state UNUSED)
+{
+    for (uint64_t seed = 0; seed < 50; seed++) {
+        struct sim *sim = new_plain_world(seed);
+        struct loop *loop = new_host(sim, "a");
+        unsigned running = 0;
+        for (unsigned i = 0; i < WORKERS; i++)
+            assert_int_equal(co_spawn(loop, "yield", yield_once, &running), 0);
+        while (sim_step(sim))
+            ;
+        assert_int_equal(loop_stats(loop).coroutines, 0);
+        loop_free(loop);
+        sim_free(sim);
+    }
 }
 
 static void sleep_for_a_year(void *arg UNUSED) MAY_WAIT;
@@ -607,6 +637,7 @@ int main(void)
         cmocka_unit_test(one_seed_gives_one_run_and_another_seed_another),
         cmocka_unit_test(the_run_of_a_seed_is_the_same_everywhere),
         cmocka_unit_test(ready_coroutines_run_in_an_order_of_the_seed),
+        cmocka_unit_test(who_yields_stands_behind_all_who_are_ready),
         cmocka_unit_test(a_year_passes_at_once),
         cmocka_unit_test(a_world_in_which_nothing_can_happen_names_who_waits),
         cmocka_unit_test(the_limit_of_virtual_time_ends_a_run_that_never_would),
