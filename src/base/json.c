@@ -90,29 +90,6 @@ static void skip_byte(struct json_skip *skip, char byte)
     }
 }
 
-/* Gives the scanned text to json-c. */
-static int build(struct json_scan *scan, struct json_object **ret_value, struct err *err)
-{
-    /* json-c counts its levels with the top as one, and wants one to spare. */
-    struct json_tokener *tokener = json_tokener_new_ex(JSON_MAX_DEPTH + 2);
-    struct json_object *value;
-    enum json_tokener_error problem;
-
-    if (tokener == NULL)
-        return err_no_memory(err);
-    json_tokener_set_flags(tokener, JSON_TOKENER_STRICT);
-    /* The terminating NUL tells it where a number at the top ends. */
-    value = json_tokener_parse_ex(tokener, scan->text, (int)scan->text_bytes);
-    problem = json_tokener_get_error(tokener);
-    json_tokener_free(tokener);
-    if (problem != json_tokener_success) {
-        json_object_put(value);
-        return err_set(err, -EINVAL, "not valid JSON: %s", json_tokener_error_desc(problem));
-    }
-    *ret_value = value;
-    return 0;
-}
-
 static int value_complete(struct json_reader *reader, struct json_object **ret_value,
                           struct err *err)
 {
@@ -120,9 +97,7 @@ static int value_complete(struct json_reader *reader, struct json_object **ret_v
     int rc = json_scan_put(scan, "", 1, err);
 
     if (rc == 0)
-        rc = json_keys_check(scan->text, scan->text_bytes - 1, scan->keys, err);
-    if (rc == 0)
-        rc = build(scan, ret_value, err);
+        rc = json_build(scan->text, ret_value, err);
     json_scan_reset(scan);
     return rc < 0 ? rc : 1;
 }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A stream of JSON values: a strict scanner of ours decides where a value ends and whether it is
- * well-formed, then json-c builds the tree.
+ * A stream of JSON values: a strict scanner decides where a value ends and whether it is
+ * well-formed, then a tree of json-c's objects is built.
  *
- * json-c alone accepts more than a control protocol should (comments, NaN, trailing commas,
- * duplicate keys, integers that do not fit). The scanner refuses these, and bounds length, depth
- * and the number of parts before memory is spent. Accepted beyond RFC 8259: strings in single
+ * json-c's own parser accepts more than a control protocol should (comments, NaN, trailing commas,
+ * duplicate keys, integers that do not fit). These are refused here. The scanner bounds length,
+ * depth and the number of parts before memory is spent. Accepted beyond RFC 8259: strings in single
  * quotes, as QMP has them. Refused though RFC 8259 has it: \u0000, which C strings cannot hold.
  * Values may follow each other back to back; a number or a word at the top is complete when the
  * byte behind it has come. A control byte other than white space, or the byte 0xFF, resets the
@@ -35,8 +35,7 @@ void json_reader_free(struct json_reader *reader);
  *  <0  the value was refused; `err` says why. The reader then skips to a point where a new value
  *      can begin (end of the bad value by bracket counting, a newline at depth zero or in a
  *      string, or a reset byte) and goes on: the next call continues behind it.
- * Memory held never exceeds JSON_MAX_BYTES; while a value is built, json-c's tree and 16 bytes per
- * key come on top.
+ * Memory held never exceeds JSON_MAX_BYTES plus, while it is built, json-c's tree of one value.
  */
 int json_reader_feed(struct json_reader *reader, const char *bytes, size_t length_bytes,
                      size_t *ret_used, struct json_object **ret_value, struct err *err);

@@ -10,8 +10,6 @@
 #define TEXT_FIRST_BYTES 256u
 /* An idle reader keeps no more than this. */
 #define TEXT_IDLE_BYTES  (16u * 1024)
-/* No number that means something is longer. */
-#define NUMBER_MAX_BYTES 64u
 
 bool json_is_space(char byte)
 {
@@ -109,7 +107,6 @@ void json_scan_reset(struct json_scan *scan)
     scan->depth = 0;
     scan->raw_bytes = 0;
     scan->values = 0;
-    scan->keys = 0;
     scan->text_bytes = 0;
 }
 
@@ -154,7 +151,6 @@ static int string_open(struct json_scan *scan, char quote, bool is_key, struct e
         return rc;
     scan->state = JSON_STRING;
     json_string_begin(scan, quote, is_key);
-    scan->keys += is_key;
     return JSON_MORE;
 }
 
@@ -234,7 +230,7 @@ static bool number_may_end(enum json_number number)
 static int number_check(struct json_scan *scan, struct err *err)
 {
     size_t length = scan->text_bytes - scan->number_start;
-    char text[NUMBER_MAX_BYTES + 1];
+    char text[JSON_MAX_NUMBER_BYTES + 1];
 
     memcpy(text, scan->text + scan->number_start, length);
     text[length] = '\0';
@@ -270,9 +266,9 @@ static int number_byte(struct json_scan *scan, char byte, struct err *err)
 
     if (next >= 0) {
         scan->number = (enum json_number)next;
-        if (scan->text_bytes - scan->number_start == NUMBER_MAX_BYTES)
+        if (scan->text_bytes - scan->number_start == JSON_MAX_NUMBER_BYTES)
             return json_scan_refuse(scan, err, "a number is longer than %u bytes",
-                                    NUMBER_MAX_BYTES);
+                                    JSON_MAX_NUMBER_BYTES);
         return json_scan_put(scan, &byte, 1, err);
     }
     if (scan->number == JSON_NUMBER_ZERO && is_digit(byte))

@@ -2,12 +2,15 @@
 /*
  * Internal to base/json*.c: the scanner that decides where a JSON value ends and whether it is
  * well-formed, byte by byte, and writes down a canonical text of it: no white space, double quotes,
- * one spelling per string. So equal keys are equal bytes, and json-c sees nothing unusual.
+ * one spelling per string. So the tree can be built from it by code that need not check anything.
  */
 #ifndef BLOCKSTEP_BASE_JSON_SCAN_H
 #define BLOCKSTEP_BASE_JSON_SCAN_H
 
 #include "base/json.h"
+
+/* No number that means something is longer. */
+#define JSON_MAX_NUMBER_BYTES 64u
 
 enum json_state {
     JSON_START,      /* before a value */
@@ -53,7 +56,7 @@ struct json_scan {
     bool is_object[JSON_MAX_DEPTH];
     unsigned depth;
     size_t raw_bytes; /* of the value so far, as it came */
-    size_t values, keys;
+    size_t values;
     size_t number_start; /* offset in `text` */
     char *text;          /* the canonical text; not terminated */
     size_t text_bytes, text_capacity;
@@ -83,8 +86,8 @@ void json_string_begin(struct json_scan *scan, char quote, bool is_key);
 /* 1: the string is complete, 0: more, or a negative errno. */
 int json_string_byte(struct json_scan *scan, char byte, struct err *err);
 
-/* Looks for a key that occurs twice in one object of a canonical text; returns 0, or -EINVAL with
- * `err` set. */
-int json_keys_check(const char *text, size_t length_bytes, size_t keys, struct err *err);
+/* The tree of a complete, terminated canonical text. Refuses an object in which a key occurs twice;
+ * errors are -EINVAL for that, and -ENOMEM. */
+int json_build(const char *text, struct json_object **ret_value, struct err *err);
 
 #endif

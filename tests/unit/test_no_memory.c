@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What happens when memory is out: each allocation of a piece of work fails in turn. Every function
+ * must say -ENOMEM, leave its outputs alone and keep nothing.
+ */
+#include "unit.h"
+
+#include "base/bitmap.h"
+#include "base/buf.h"
+#include "base/json.h"
+#include "base/opts.h"
+
+#include <errno.h>
+#include <string.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define ADDRESS_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define ADDRESS_SANITIZER 1
+#endif
+#endif
+
+#ifndef ADDRESS_SANITIZER
+
+/* No piece of work below makes more allocations. */
+#define ALLOCATIONS_MAX 400
+
+extern void *__libc_malloc(size_t size);
+extern void *__libc_calloc(size_t count, size_t size);
+extern void *__libc_realloc(void *old, size_t size);
+extern void *__libc_memalign(size_t alignment, size_t size);
+extern void __libc_free(void *memory);
+
+/* Volatile: compilers know malloc() as a function that looks at no variable of ours. */
+static volatile long fail_after = -1; /* allocations until the first failure; negative: never */
+static volatile bool fail_once;       /* the next allocation succeeds again */
+static volatile long failures, live;
+
+static bool fails_now(void)
+{
+    if (fail_after < 0)
+        return false;
+    if (fail_after > 0) {
+        fail_after--;
+        return false;
+    }
+    failures++;
+    if (fail_once)
+        fail_after = -1;
+    errno = ENOMEM;
+    return true;
+}
+
+/* These take the place of libc's, in libraries too. */
+void *malloc(size_t size)
+{
+    if (fails_now())
+        return NULL;
+    live++;
+    return __libc_malloc(size);
+}
+
+void *calloc(size_t count, size_t size)
+{
+    if (fails_now())
+        return NULL;
+    live++;
+    return __libc_calloc(count, size);
+}
+
+void *realloc(void *old, size_t size)
+{
+    if (fails_now())
+        return NULL;
+    live += old == NULL;
+    return __libc_realloc(old, size);
+}
+
+int posix_memalign(void **ret_memory, size_t alignment, size_t size)
+{
+    void *memory = fails_now() ? NULL : __libc_memalign(alignment, size);
+
+    if (memory == NULL)
+        return ENOMEM;
+    live++;
+    *ret_memory = memory;
+    return 0;
+}
+
+void free(void *memory)
+{
+    live -= memory != NULL;
+    __libc_free(memory);
+}
+
+/* Valgrind puts its own functions in place of ours, unless they have been inlined. */
+static bool can_fail(void)
+{
+    void *(*volatile allocate)(size_t) = malloc;
+    void (*volatile release)(void *) = free;
+    void *memory;
+
+    fail_after = 0;
+    memory = allocate(1);
+    fail_after = -1;
+    release(memory);
+    return memory == NULL;
+}
+
+/* Runs `work` with the failure ever later, until it gets through. `work` returns 0 or -errno and
+ * keeps nothing in either case. */
+static void sweep_once(int (*work)(const char *text), const char *text)
+{
+    for (long allocations = 0; allocations < ALLOCATIONS_MAX; allocations++) {
+        long before = live;
+        int rc;
+
+        failures = 0;
+        fail_after = allocations;
+        rc = work(text);
+        fail_after = -1;
+        assert_int_equal(live, before);
+        assert_int_equal(rc, failures > 0 ? -ENOMEM : 0);
+        if (rc == 0) {
+            assert_true(allocations > 0);
+            return;
+        }
+    }
+    fail_msg("too many allocations");
+}
+
+static void sweep(int (*work)(const char *text), const char *text)
+{
+    if (!can_fail())
+        skip();
+    fail_once = false;
+    sweep_once(work, text);
+    fail_once = true;
+    sweep_once(work, text);
+    fail_once = false;
+}
+
+struct sample {
+    char *text;
+    struct opt_strings strings;
+    struct json_object *any;
+};
+
+static const struct opt sample_opts[] = {
+    {.name = "text",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct sample, text),
+     .fallback = "absent",
+     .help = "a text"},
+    {.name = "strings",
+     .type = OPT_STRINGS,
+     .offset = OPT_FIELD(struct sample, strings),
+     .help = "some texts"},
+    {.name = "any", .type = OPT_ANY, .offset = OPT_FIELD(struct sample, any), .help = "a value"},
+    {0},
+};
+
+static int parse_options(const char *text)
+{
+    struct sample sample = {NULL};
+    struct json_object *object = NULL;
+    enum opts_syntax syntax;
+    struct err err = ERR_INIT;
+    int rc = opts_read(text, NULL, "test", &object, &syntax, &err);
+
+    if (rc < 0) {
+        assert_null(object);
+        return rc;
+    }
+    rc = opts_parse(sample_opts, object, syntax, "test", NULL, &sample, &err);
+    json_object_put(object);
+    if (rc == 0) {
+        assert_int_equal(sample.strings.count, 2);
+        assert_non_null(sample.any);
+        opts_release(sample_opts, &sample);
+    }
+    assert_memory_equal(&sample, &(struct sample){NULL}, sizeof(sample));
+    return rc;
+}
+
+static void options_are_whole_or_refused(void **state)
+{
+    sweep(parse_options, "strings.0=a,strings.1=b,any.x.y=1,any.x.z.0=2");
+    sweep(parse_options, "{'strings':['a','b'],'any':{'x':1.5,'y':[1,null,{}],'z':true}}");
+}
+
+/* For texts without null: memory that ran out must not have made one. */
+static void assert_no_nulls(struct json_object *value)
+{
+    assert_non_null(value);
+    if (json_object_is_type(value, json_type_array)) {
+        for (size_t i = 0; i < json_object_array_length(value); i++)
+            assert_no_nulls(json_object_array_get_idx(value, i));
+    }
+    if (!json_object_is_type(value, json_type_object))
+        return;
+    json_object_object_foreach(value, key, member)
+    {
+        (void)key;
+        assert_no_nulls(member);
+    }
+}
+
+static int read_stream(const char *text)
+{
+    struct json_reader *reader = json_reader_new();
+    struct json_object *value = NULL;
+    struct err err = ERR_INIT;
+    size_t used;
+    int rc;
+
+    if (reader == NULL)
+        return -ENOMEM;
+    rc = json_reader_feed(reader, text, strlen(text), &used, &value, &err);
+    json_reader_free(reader);
+    if (rc == 1) {
+        assert_no_nulls(value);
+        assert_int_equal(json_object_object_length(value), 2);
+        assert_int_equal(json_object_array_length(json_object_object_get(value, "a")), 7);
+    } else {
+        assert_null(value);
+    }
+    json_object_put(value);
+    return rc < 0 ? rc : 0;
+}
+
+static void a_stream_of_json_loses_no_member(void **state)
+{
+    sweep(read_stream,
+          "{'a':['\\u00e9',-1,18446744073709551615,1,2.5,3,4],'b':{'c':{},'d':false}}");
+}
+
+static int use_buffers(const char *text)
+{
+    struct buf_pool *pool = buf_pool_new();
+    struct buf *small, *large;
+    int rc;
+
+    (void)text;
+    if (pool == NULL)
+        return -ENOMEM;
+    small = buf_alloc(pool, 4096);
+    large = buf_alloc(pool, (size_t)2 << 20);
+    rc = small == NULL || large == NULL ? -ENOMEM : 0;
+    buf_unref(small);
+    buf_unref(large);
+    buf_pool_free(pool);
+    return rc;
+}
+
+static int use_bitmap(const char *text)
+{
+    struct bitmap *bitmap = bitmap_new(100000);
+
+    (void)text;
+    bitmap_free(bitmap);
+    return bitmap == NULL ? -ENOMEM : 0;
+}
+
+static void buffers_and_bitmaps_are_made_whole_or_not_at_all(void **state)
+{
+    sweep(use_buffers, NULL);
+    sweep(use_bitmap, NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(options_are_whole_or_refused),
+        cmocka_unit_test(a_stream_of_json_loses_no_member),
+        cmocka_unit_test(buffers_and_bitmaps_are_made_whole_or_not_at_all),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
+
+#else
+
+/* The sanitizer has taken malloc's place already. */
+static void allocations_cannot_be_made_to_fail_here(void **state)
+{
+    skip();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(allocations_cannot_be_made_to_fail_here),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
+
+#endif
