@@ -55,6 +55,8 @@ static int drain_add_roots_above(struct graph_drain *drain, struct node *node, u
 
 static void drain_release(struct graph_drain *drain)
 {
+    if (drain->graph == NULL)
+        return;
     list_remove(&drain->link);
     for (size_t i = 0; i < drain->count; i++) {
         co_gate_open(&drain->edges[i]->gate);
@@ -85,11 +87,13 @@ int graph_drain_begin(struct node *const *nodes, size_t count, struct graph_drai
     graph->mark++;
     for (size_t i = 0; i < count && ret == 0; i++)
         ret = drain_add_roots_above(drain, node_check(nodes[i]), graph->mark);
+    graph_change_end(graph);
     if (ret < 0)
         drain_release(drain);
+    /* Changes that bring further roots meanwhile wait for these themselves. Nobody waits for requests
+     * with the change lock in hand who need not: some end only at a dead peer's deadline. */
     for (size_t i = 0; i < drain->count; i++)
         co_gate_wait_empty(&drain->edges[i]->gate);
-    graph_change_end(graph);
     return ret;
 }
 

@@ -11,7 +11,12 @@
 #include <errno.h>
 #include <inttypes.h>
 
-int edge_set_add(struct edge_set *set, struct edge *edge)
+struct edge_set {
+    struct edge **edges;
+    size_t count;
+};
+
+static int edge_set_add(struct edge_set *set, struct edge *edge)
 {
     struct edge **edges = realloc(set->edges, (set->count + 1) * sizeof(struct edge *));
 
@@ -31,13 +36,13 @@ static void edge_set_close(struct edge_set *set) MAY_WAIT
         co_gate_wait_empty(&set->edges[i]->gate);
 }
 
-void edge_set_open(struct edge_set *set)
+static void edge_set_open(struct edge_set *set)
 {
     for (size_t i = 0; i < set->count; i++)
         co_gate_open(&set->edges[i]->gate);
 }
 
-void edge_set_release(struct edge_set *set)
+static void edge_set_release(struct edge_set *set)
 {
     for (size_t i = 0; i < set->count; i++)
         edge_unref(set->edges[i]);

@@ -40,15 +40,6 @@ void edge_unref(struct edge *edge);
 /* graph_detach() without closing the child. */
 void edge_detach(struct edge *edge, struct node **ret_child) MAY_WAIT;
 
-/* graph_replace.c: edges that are closed together. The set holds references. */
-struct edge_set {
-    struct edge **edges;
-    size_t count;
-};
-int edge_set_add(struct edge_set *set, struct edge *edge); /* -ENOMEM */
-void edge_set_open(struct edge_set *set);
-void edge_set_release(struct edge_set *set);
-
 /* perms.c: computes all permissions anew and commits them, or changes nothing and says what conflicts:
  * permissions, cycles, depth. Does not wait. */
 int perms_update(struct graph *graph, struct err *err);
