@@ -19,11 +19,11 @@
 
 /* The first copy that failed since the filter was inserted or cbw_clear_error(). */
 struct cbw_error {
-    int code;          /* 0: none; else a negative errno */
-    bool reading;      /* old content could not be read; else it could not be saved */
+    int code;     /* 0: none; else a negative errno */
+    bool reading; /* old content could not be read; else it could not be saved */
     uint64_t offset_bytes, length_bytes;
     uint64_t wall_ns;
-    uint64_t count;    /* failed copies in all */
+    uint64_t count; /* failed copies in all */
 };
 
 struct cbw_stats {

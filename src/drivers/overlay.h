@@ -23,14 +23,14 @@ int overlay_create(struct loop *loop, const char *path, const struct overlay_cre
 
 /* What is in it and what that costs. Any node of driver overlay; constant time. */
 struct overlay_stats {
-    uint64_t held_blocks;    /* data, and zeroes in short runs */
+    uint64_t held_blocks; /* data, and zeroes in short runs */
     uint64_t held_bytes;
     uint64_t zero_run_bytes; /* zeroed in long runs */
     uint64_t log_bytes;      /* of the file, from its begin to the log's end */
     uint64_t index_bytes;    /* memory */
     uint64_t generation;
     uint64_t epoch;
-    uint64_t records;        /* of this generation */
+    uint64_t records; /* of this generation */
     uint32_t block_bytes;
     uint64_t written_blocks; /* appended since open: held_blocks counts each block once */
     uint64_t failed_groups;

@@ -1,13 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "drivers/table.h"
 
+#include "drivers/copy_before_write.h"
+#include "drivers/overlay.h"
+#include "drivers/quorum.h"
 #include "drivers/replication.h"
 
 const struct driver *const drivers_table[] = {
     &driver_blkdebug,
+    &driver_copy_before_write,
+    &driver_copy_before_write_access,
     &driver_file,
     &driver_nbd,
     &driver_null_co,
+    &driver_overlay,
+    &driver_quorum,
     &driver_replication,
     NULL,
 };

@@ -19,7 +19,7 @@
 #define OVERLAY_MAX_BLOCK_BYTES   65536u
 #define OVERLAY_MIN_UNIT_BYTES    512u
 #define OVERLAY_MAX_UNIT_BYTES    4096u
-#define OVERLAY_MAX_BLOCKS        (UINT64_C(1) << 32) /* block numbers have 32 bits */
+#define OVERLAY_MAX_BLOCKS        (UINT64_C(1) << 32)    /* block numbers have 32 bits */
 #define OVERLAY_MAX_UNITS         (UINT64_C(0xfffffff0)) /* so have positions in the file */
 
 #define OVERLAY_RECORD_HEADER_BYTES 96u
@@ -40,8 +40,8 @@ struct overlay_superblock {
     uint64_t virtual_bytes;
     uint32_t block_bytes;
     uint32_t unit_bytes;
-    uint64_t serial;     /* of the two superblocks the one with the higher serial counts */
-    uint64_t generation; /* of the log; emptying raises it */
+    uint64_t serial;              /* of the two superblocks the one with the higher serial counts */
+    uint64_t generation;          /* of the log; emptying raises it */
     uint64_t previous_generation; /* the one before the last emptying; 0: none */
     uint64_t epoch;
     uint32_t flags;

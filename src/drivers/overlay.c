@@ -1,0 +1,577 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * overlay: our copy-on-write image. Children: `file` has the bytes, `backing` (optional) what the
+ * image does not hold. Blocks never change where they lie: a write appends, so a reader needs no
+ * lock, and a CRC always covers its data.
+ */
+#include "drivers/overlay_internal.h"
+
+#include "base/json.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+struct overlay_options {
+    struct json_object *file, *backing;
+};
+
+/* Stretches that io_extents() puts together at once. */
+#define EXTENT_MAX_RUNS 4096u
+
+bool node_is_overlay(const struct node *node)
+{
+    return node->driver == &driver_overlay;
+}
+
+static struct overlay *overlay_of(struct node *node)
+{
+    assert(node_is_overlay(node_check(node)));
+    return node->state;
+}
+
+/* --- open and close --- */
+
+static void overlay_reap(struct loop_timer *timer)
+{
+    struct overlay *overlay = CONTAINER_OF(timer, struct overlay, reaper);
+
+    if (overlay_map_reap(overlay->map, OVERLAY_REAP_SLABS))
+        loop_timer_arm(timer->loop, timer, loop_now_ns(timer->loop) + OVERLAY_REAP_PAUSE_NS);
+}
+
+static int check_backing(const struct overlay *overlay, struct err *err)
+{
+    if (overlay->backing == NULL ||
+        overlay->backing->child->length_bytes == overlay->sb.virtual_bytes)
+        return 0;
+    return err_set(err, -EINVAL,
+                   "it is for a disk of %" PRIu64 " bytes, and its backing node '%s' has %" PRIu64
+                   ": use the overlay of that disk, or create a new one",
+                   overlay->sb.virtual_bytes, overlay->backing->child->name,
+                   overlay->backing->child->length_bytes);
+}
+
+static int overlay_load(struct overlay *overlay, struct err *err) MAY_WAIT
+{
+    int ret = overlay_superblock_load(overlay->file, &overlay->sb, err);
+
+    if (ret == 0)
+        ret = check_backing(overlay, err);
+    if (ret < 0)
+        return ret;
+    overlay->units_per_block = overlay->sb.block_bytes / overlay->sb.unit_bytes;
+    overlay->map = overlay_map_new(overlay->units_per_block);
+    if (overlay->map == NULL)
+        return err_no_memory(err);
+    return overlay_scan(overlay, err);
+}
+
+static int overlay_open(struct node *node, struct err *err) MAY_WAIT
+{
+    struct overlay *overlay = node->state;
+    int ret;
+
+    overlay->node = node;
+    overlay->file = node->file;
+    overlay->backing = node_child(node, "backing");
+    range_locks_init(&overlay->locks);
+    list_init(&overlay->pending);
+    overlay->reaper.fire = overlay_reap;
+    ret = overlay_load(overlay, err);
+    if (ret < 0) {
+        overlay_map_free(overlay->map);
+        overlay->map = NULL;
+        return err_prefix(err, "overlay image in node '%s'", node->file->child->name);
+    }
+    node->length_bytes = overlay->sb.virtual_bytes;
+    node->limits = (struct node_limits){
+        .request_align_bytes = 1,
+        .memory_align_bytes = 1,
+        .max_transfer_bytes = OVERLAY_MAX_TRANSFER,
+    };
+    return 0;
+}
+
+/* Where the log ends is written down, so that a truncated image is known for one. */
+static void mark_clean(struct overlay *overlay) MAY_WAIT
+{
+    struct overlay_superblock sb = overlay->sb;
+    int ret;
+
+    sb.flags |= OVERLAY_CLEAN;
+    sb.clean_sequence = overlay->sequence;
+    sb.clean_end_unit = overlay->end_unit;
+    sb.epoch = overlay->epoch;
+    ret = overlay_superblock_store(overlay, &sb);
+    if (ret < 0)
+        log_warning("overlay", "'%s' could not be marked as closed in good order: %s",
+                    overlay->node->name, err_errno_name(ret));
+}
+
+static void overlay_close(struct node *node) MAY_WAIT
+{
+    struct overlay *overlay = overlay_of(node);
+
+    assert(list_empty(&overlay->pending));
+    loop_timer_cancel(&overlay->reaper);
+    if (!node->read_only && ((overlay->sb.flags & OVERLAY_CLEAN) == 0 || overlay->sb_stale))
+        mark_clean(overlay);
+    overlay_map_free(overlay->map);
+    overlay->map = NULL;
+}
+
+/* --- reading --- */
+
+static int read_backing(struct overlay *overlay, uint64_t offset_bytes, struct buf_slice data)
+    MAY_WAIT
+{
+    struct io io = {.offset_bytes = offset_bytes, .length_bytes = data.length_bytes, .data = data};
+
+    if (overlay->backing != NULL)
+        return io_read(overlay->backing, &io);
+    memset(data.bytes, 0, data.length_bytes);
+    return 0;
+}
+
+/* Anything within the disk, as a reader of the image sees it. */
+static int read_range(struct overlay *overlay, uint64_t offset_bytes, struct buf_slice data)
+    MAY_WAIT
+{
+    const uint32_t block_bytes = overlay->sb.block_bytes;
+
+    while (data.length_bytes > 0) {
+        uint64_t block = offset_bytes / block_bytes;
+        uint64_t within = offset_bytes % block_bytes;
+        uint64_t blocks = (within + data.length_bytes + block_bytes - 1) / block_bytes;
+        struct overlay_map_run run = overlay_map_find(overlay->map, (uint32_t)block, blocks);
+        size_t length = MIN(data.length_bytes, run.count * block_bytes - within);
+        struct buf_slice part = buf_slice_sub(data, 0, length);
+        int ret = 0;
+
+        if (run.kind == OVERLAY_MAP_DATA) {
+            struct io io = {
+                .offset_bytes = (uint64_t)run.slot * overlay->sb.unit_bytes + within,
+                .length_bytes = length,
+                .data = part,
+            };
+            ret = io_read(overlay->file, &io);
+        } else if (run.kind == OVERLAY_MAP_ZEROED) {
+            memset(part.bytes, 0, length);
+        } else {
+            ret = read_backing(overlay, offset_bytes, part);
+        }
+        if (ret < 0)
+            return ret;
+        offset_bytes += length;
+        data = buf_slice_sub(data, length, data.length_bytes - length);
+    }
+    return 0;
+}
+
+static int overlay_read(struct node *node, struct io *io) MAY_WAIT
+{
+    return read_range(overlay_of(node), io->offset_bytes, io->data);
+}
+
+/* --- writing --- */
+
+/* A change of bytes as a change of whole blocks: those at its ends that it does not cover are filled
+ * up with what the image shows there. */
+struct change {
+    uint64_t offset_bytes, end_bytes;
+    const uint8_t *bytes; /* NULL: zeroes */
+    struct buf_slice data;
+    struct buf *ends; /* two blocks */
+    struct overlay_append append;
+};
+
+static void change_add(struct change *change, uint64_t block, uint64_t count, bool zero,
+                       struct buf_slice data)
+{
+    assert(change->append.run_count < OVERLAY_APPEND_RUNS);
+    change->append.runs[change->append.run_count++] = (struct overlay_run){
+        .block = block,
+        .count = (uint32_t)count,
+        .kind = zero ? OVERLAY_ENTRY_ZERO : OVERLAY_ENTRY_DATA,
+        .data = data,
+    };
+}
+
+/* The block `block`, of which the change covers a part. `end`: 0 or 1, which of the two. */
+static int change_fill(struct overlay *overlay, struct change *change, uint64_t block, unsigned end)
+    MAY_WAIT
+{
+    const uint32_t block_bytes = overlay->sb.block_bytes;
+    struct buf_slice whole = buf_slice_of(change->ends, (size_t)end * block_bytes, block_bytes);
+    uint64_t begin = block * block_bytes;
+    uint64_t valid = MIN(block_bytes, overlay->sb.virtual_bytes - begin);
+    uint64_t from = MAX(change->offset_bytes, begin) - begin;
+    uint64_t to = MIN(change->end_bytes - begin, block_bytes);
+    int ret = 0;
+
+    if (from > 0)
+        ret = read_range(overlay, begin, buf_slice_sub(whole, 0, from));
+    if (ret == 0 && to < valid)
+        ret = read_range(overlay, begin + to, buf_slice_sub(whole, to, valid - to));
+    if (ret < 0)
+        return ret;
+    memset(whole.bytes + valid, 0, block_bytes - valid);
+    if (change->bytes == NULL)
+        memset(whole.bytes + from, 0, to - from);
+    else
+        memcpy(whole.bytes + from, change->bytes + (begin + from - change->offset_bytes),
+               to - from);
+    change_add(change, block, 1, false, whole);
+    return 0;
+}
+
+static int change_split(struct overlay *overlay, struct change *change) MAY_WAIT
+{
+    const uint32_t block_bytes = overlay->sb.block_bytes;
+    uint64_t first = change->offset_bytes / block_bytes;
+    uint64_t last = (change->end_bytes - 1) / block_bytes;
+    bool head = change->offset_bytes % block_bytes != 0;
+    bool tail = change->end_bytes % block_bytes != 0;
+    int ret = 0;
+
+    if (head || tail) {
+        change->ends = buf_alloc(loop_bufs(graph_loop(overlay->node->graph)),
+                                 (size_t)block_bytes * 2);
+        if (change->ends == NULL)
+            return -ENOMEM;
+    }
+    if (head) {
+        ret = change_fill(overlay, change, first, 0);
+        first++;
+    }
+    if (ret < 0 || first > last)
+        return ret;
+    uint64_t count = last + 1 - first - (tail ? 1 : 0);
+    if (count > 0) {
+        struct buf_slice data = {0};
+
+        if (change->bytes != NULL)
+            data = buf_slice_sub(change->data, first * block_bytes - change->offset_bytes,
+                                 count * block_bytes);
+        change_add(change, first, count, change->bytes == NULL, data);
+    }
+    return tail ? change_fill(overlay, change, last, 1) : 0;
+}
+
+static int overlay_change(struct overlay *overlay, struct change *change) MAY_WAIT
+{
+    const uint32_t block_bytes = overlay->sb.block_bytes;
+    uint64_t begin = align_down(change->offset_bytes, block_bytes);
+    struct range_lock lock;
+    int ret;
+
+    range_lock_acquire(&overlay->locks, &lock, begin,
+                       align_up(change->end_bytes, block_bytes) - begin, true);
+    ret = change_split(overlay, change);
+    if (ret == 0)
+        ret = overlay_append(overlay, &change->append);
+    range_lock_release(&overlay->locks, &lock);
+    buf_unref(change->ends);
+    return ret;
+}
+
+static int overlay_write(struct node *node, struct io *io) MAY_WAIT
+{
+    struct change change = {
+        .offset_bytes = io->offset_bytes,
+        .end_bytes = io->offset_bytes + io->length_bytes,
+        .bytes = io->data.bytes,
+        .data = io->data,
+    };
+    return overlay_change(overlay_of(node), &change);
+}
+
+static int overlay_zero(struct node *node, struct io *io) MAY_WAIT
+{
+    struct change change = {
+        .offset_bytes = io->offset_bytes,
+        .end_bytes = io->offset_bytes + io->length_bytes,
+    };
+    return overlay_change(overlay_of(node), &change);
+}
+
+/* Zeroes from the first block held as data on; where there is none nothing would be won. */
+static int overlay_discard(struct node *node, struct io *io) MAY_WAIT
+{
+    struct overlay *overlay = overlay_of(node);
+    const uint32_t block_bytes = overlay->sb.block_bytes;
+    uint64_t end_bytes = io->offset_bytes + io->length_bytes;
+    uint64_t block = (io->offset_bytes + block_bytes - 1) / block_bytes;
+    uint64_t end = end_bytes == node->length_bytes ? overlay_block_count(&overlay->sb)
+                                                   : end_bytes / block_bytes;
+
+    while (block < end) {
+        struct overlay_map_run run = overlay_map_find(overlay->map, (uint32_t)block, end - block);
+
+        if (run.kind == OVERLAY_MAP_DATA) {
+            struct change change = {
+                .offset_bytes = block * block_bytes,
+                .end_bytes = MIN(end * block_bytes, node->length_bytes),
+            };
+            return overlay_change(overlay, &change);
+        }
+        block += run.count;
+    }
+    return 0;
+}
+
+static int overlay_flush(struct node *node) MAY_WAIT
+{
+    struct overlay *overlay = overlay_of(node);
+    uint64_t sequence = overlay->sequence;
+    uint64_t generation = overlay->sb.generation;
+    int ret = io_flush(overlay->file);
+
+    if (ret == 0 && overlay->sb.generation == generation)
+        overlay->flushed_sequence = MAX(overlay->flushed_sequence, sequence);
+    return ret;
+}
+
+/* --- what is held --- */
+
+/* From blocks to bytes: how much of the request lies in `count` blocks from its first one. */
+static uint64_t stretch_bytes(const struct overlay *overlay, uint64_t offset_bytes,
+                              uint64_t length_bytes, uint64_t count)
+{
+    return MIN(length_bytes,
+               count * overlay->sb.block_bytes - offset_bytes % overlay->sb.block_bytes);
+}
+
+static uint64_t blocks_touched(const struct overlay *overlay, uint64_t offset_bytes,
+                               uint64_t length_bytes)
+{
+    uint64_t block_bytes = overlay->sb.block_bytes;
+
+    return (offset_bytes + length_bytes - 1) / block_bytes - offset_bytes / block_bytes + 1;
+}
+
+/* As overlay_map_find(), but wherever the data lie. */
+static struct overlay_map_run find_kind(const struct overlay *overlay, uint64_t block,
+                                        uint64_t max_count)
+{
+    struct overlay_map_run run = overlay_map_find(overlay->map, (uint32_t)block, max_count);
+
+    for (unsigned i = 0; i < EXTENT_MAX_RUNS && run.count < max_count; i++) {
+        struct overlay_map_run next = overlay_map_find(overlay->map, (uint32_t)(block + run.count),
+                                                       max_count - run.count);
+
+        if (next.kind != run.kind)
+            break;
+        run.count += next.count;
+    }
+    return run;
+}
+
+static int overlay_held(struct node *node, uint64_t offset_bytes, uint64_t length_bytes,
+                        bool *ret_held, uint64_t *ret_length_bytes) MAY_WAIT
+{
+    const struct overlay *overlay = overlay_of(node);
+    uint64_t count;
+
+    *ret_held = overlay_map_held(overlay->map, (uint32_t)(offset_bytes / overlay->sb.block_bytes),
+                                 blocks_touched(overlay, offset_bytes, length_bytes), &count);
+    *ret_length_bytes = stretch_bytes(overlay, offset_bytes, length_bytes, count);
+    return 0;
+}
+
+static int backing_extents(const struct overlay *overlay, uint64_t offset_bytes,
+                           uint64_t length_bytes, struct extent *ret_extent) MAY_WAIT
+{
+    int ret;
+
+    *ret_extent = (struct extent){.length_bytes = length_bytes, .flags = EXTENT_ZERO};
+    if (overlay->backing == NULL)
+        return 0;
+    ret = io_extents(overlay->backing, offset_bytes, length_bytes, ret_extent);
+    if (ret < 0)
+        return ret;
+    ret_extent->flags &= ~(unsigned)EXTENT_HERE;
+    if (ret_extent->depth > 0)
+        ret_extent->depth++;
+    return 0;
+}
+
+static int overlay_extents(struct node *node, uint64_t offset_bytes, uint64_t length_bytes,
+                           struct extent *ret_extent) MAY_WAIT
+{
+    const struct overlay *overlay = overlay_of(node);
+    struct overlay_map_run run = find_kind(overlay, offset_bytes / overlay->sb.block_bytes,
+                                           blocks_touched(overlay, offset_bytes, length_bytes));
+
+    length_bytes = stretch_bytes(overlay, offset_bytes, length_bytes, run.count);
+    if (run.kind == OVERLAY_MAP_ABSENT)
+        return backing_extents(overlay, offset_bytes, length_bytes, ret_extent);
+    *ret_extent = (struct extent){
+        .length_bytes = length_bytes,
+        .flags = EXTENT_HERE | (run.kind == OVERLAY_MAP_DATA ? EXTENT_DATA : EXTENT_ZERO),
+        .depth = 1,
+    };
+    return 0;
+}
+
+bool overlay_next_held(struct node *node, uint64_t from_bytes, struct overlay_stretch *ret_stretch)
+{
+    const struct overlay *overlay = overlay_of(node);
+    const uint64_t block_bytes = overlay->sb.block_bytes;
+    uint64_t end = overlay_block_count(&overlay->sb);
+
+    for (uint64_t block = from_bytes / block_bytes; block < end;) {
+        struct overlay_map_run run = overlay_map_find(overlay->map, (uint32_t)block, end - block);
+
+        if (run.kind != OVERLAY_MAP_ABSENT) {
+            uint64_t offset = block * block_bytes;
+
+            *ret_stretch = (struct overlay_stretch){
+                .offset_bytes = offset,
+                .length_bytes = MIN(run.count * block_bytes, node->length_bytes - offset),
+                .zero = run.kind == OVERLAY_MAP_ZEROED,
+                .file_offset_bytes = (uint64_t)run.slot * overlay->sb.unit_bytes,
+            };
+            return true;
+        }
+        block += run.count;
+    }
+    return false;
+}
+
+/* --- emptying --- */
+
+static int overlay_empty_prepare(struct node *node, struct err *err) MAY_WAIT
+{
+    struct overlay *overlay = overlay_of(node);
+    struct overlay_superblock sb = overlay->sb;
+    int ret;
+
+    assert(!overlay->empty_prepared);
+    assert(list_empty(&overlay->pending) && overlay->leader == NULL);
+    if (node->read_only)
+        return err_set(err, -EROFS, "overlay '%s' is read-only and cannot be emptied", node->name);
+    overlay->before_empty = overlay->sb;
+    sb.previous_generation = sb.generation;
+    sb.generation++;
+    sb.epoch = overlay->epoch;
+    sb.flags &= ~(uint32_t)OVERLAY_CLEAN;
+    sb.clean_sequence = sb.clean_end_unit = 0;
+    ret = overlay_superblock_store(overlay, &sb);
+    if (ret < 0)
+        return err_set_errno(err, ret, "overlay '%s' cannot be emptied", node->name);
+    overlay->empty_prepared = true;
+    return 0;
+}
+
+static void overlay_empty_commit(struct node *node)
+{
+    struct overlay *overlay = overlay_of(node);
+    struct loop *loop = graph_loop(node->graph);
+
+    assert(overlay->empty_prepared);
+    overlay->empty_prepared = false;
+    overlay_map_drop(overlay->map);
+    overlay->end_unit = overlay_log_begin(&overlay->sb);
+    overlay->sequence = overlay->flushed_sequence = 0;
+    loop_timer_arm(loop, &overlay->reaper, loop_now_ns(loop) + OVERLAY_REAP_PAUSE_NS);
+}
+
+static void overlay_empty_abort(struct node *node) MAY_WAIT
+{
+    struct overlay *overlay = overlay_of(node);
+    struct overlay_superblock sb = overlay->before_empty;
+    int ret;
+
+    assert(overlay->empty_prepared);
+    overlay->empty_prepared = false;
+    sb.serial = overlay->sb.serial;
+    ret = overlay_superblock_store(overlay, &sb);
+    if (ret == 0)
+        return;
+    overlay->sb = sb;
+    overlay->sb_stale = true;
+    log_error(
+        "overlay",
+        "'%s': emptying was taken back, but its file could not be told (%s): a restart before "
+        "the next write finds it empty",
+        node->name, err_errno_name(ret));
+}
+
+/* --- telling --- */
+
+struct overlay_stats overlay_stats(struct node *node)
+{
+    const struct overlay *overlay = overlay_of(node);
+    uint64_t blocks = overlay_map_blocks(overlay->map);
+
+    return (struct overlay_stats){
+        .held_blocks = blocks,
+        .held_bytes = MIN(blocks * overlay->sb.block_bytes, node->length_bytes),
+        .zero_run_bytes = overlay_map_long_blocks(overlay->map) * overlay->sb.block_bytes,
+        .log_bytes = overlay->end_unit * overlay->sb.unit_bytes,
+        .index_bytes = overlay_map_bytes(overlay->map),
+        .generation = overlay->sb.generation,
+        .epoch = overlay->epoch,
+        .records = overlay->sequence,
+        .block_bytes = overlay->sb.block_bytes,
+        .written_blocks = overlay->written_blocks,
+        .failed_groups = overlay->failed_groups,
+    };
+}
+
+void overlay_set_epoch(struct node *node, uint64_t epoch)
+{
+    overlay_of(node)->epoch = epoch;
+}
+
+static int overlay_describe(struct node *node, struct json_object *object)
+{
+    struct overlay_stats stats = overlay_stats(node);
+
+    if (json_add_uint(object, "block-size", stats.block_bytes) < 0 ||
+        json_add_uint(object, "held-bytes", stats.held_bytes) < 0 ||
+        json_add_uint(object, "zero-run-bytes", stats.zero_run_bytes) < 0 ||
+        json_add_uint(object, "log-bytes", stats.log_bytes) < 0 ||
+        json_add_uint(object, "index-bytes", stats.index_bytes) < 0 ||
+        json_add_uint(object, "generation", stats.generation) < 0 ||
+        json_add_uint(object, "epoch", stats.epoch) < 0 ||
+        json_add_uint(object, "records", stats.records) < 0)
+        return -ENOMEM;
+    return 0;
+}
+
+static const struct opt overlay_opts[] = {
+    {.name = "file",
+     .type = OPT_CHILD,
+     .offset = OPT_FIELD(struct overlay_options, file),
+     .required = true,
+     .help = "the node with the image's bytes"},
+    {.name = "backing",
+     .type = OPT_CHILD,
+     .offset = OPT_FIELD(struct overlay_options, backing),
+     .help = "the node that shows what the image does not hold; without it: zeroes"},
+    {0},
+};
+
+const struct driver driver_overlay = {
+    .name = "overlay",
+    .state_size = sizeof(struct overlay),
+    .options_size = sizeof(struct overlay_options),
+    .opts = overlay_opts,
+    .open = overlay_open,
+    .close = overlay_close,
+    .describe = overlay_describe,
+    .read = overlay_read,
+    .write = overlay_write,
+    .zero = overlay_zero,
+    .discard = overlay_discard,
+    .flush = overlay_flush,
+    .extents = overlay_extents,
+    .held = overlay_held,
+    .empty_prepare = overlay_empty_prepare,
+    .empty_commit = overlay_empty_commit,
+    .empty_abort = overlay_empty_abort,
+};

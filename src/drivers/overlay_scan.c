@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Reading an overlay's log when it is opened. Where the records end is where the log ends, unless a
+ * later record of the same generation follows, or the superblock says that there were more: then the
+ * image is damaged, and using what is left of it would show a mixture of times.
+ */
+#include "drivers/overlay_internal.h"
+
+#include "wire/crc32c.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+struct scan {
+    struct overlay *overlay;
+    struct buf *buf; /* a window on the file */
+    uint64_t offset_bytes;
+    size_t length_bytes;
+    uint64_t file_bytes;
+};
+
+/* The bytes at the offset, as many as there are up to `length_bytes` (at most a window). */
+static int scan_read(struct scan *scan, uint64_t offset_bytes, size_t length_bytes,
+                     const uint8_t **ret_bytes, size_t *ret_length) MAY_WAIT
+{
+    if (offset_bytes >= scan->file_bytes) {
+        *ret_length = 0;
+        return 0;
+    }
+    length_bytes = MIN(length_bytes, scan->file_bytes - offset_bytes);
+    if (offset_bytes < scan->offset_bytes ||
+        !range_fits(offset_bytes - scan->offset_bytes, length_bytes, scan->length_bytes)) {
+        struct io io = {
+            .offset_bytes = offset_bytes,
+            .length_bytes = MIN(OVERLAY_SCAN_WINDOW_BYTES, scan->file_bytes - offset_bytes),
+        };
+        io.data = buf_slice_of(scan->buf, 0, io.length_bytes);
+        scan->length_bytes = 0;
+        co_yield(); /* others live in this loop too */
+        int ret = io_read(scan->overlay->file, &io);
+        if (ret < 0)
+            return ret;
+        scan->offset_bytes = offset_bytes;
+        scan->length_bytes = io.length_bytes;
+    }
+    *ret_bytes = scan->buf->bytes + (offset_bytes - scan->offset_bytes);
+    *ret_length = length_bytes;
+    return 0;
+}
+
+/* Whether the record is of this image and this place. */
+static bool record_is_ours(const struct overlay *overlay, const struct overlay_record *record,
+                           uint64_t unit)
+{
+    return record->unit == unit &&
+           memcmp(record->image_id, overlay->sb.image_id, OVERLAY_ID_BYTES) == 0;
+}
+
+static int check_data(struct scan *scan, const struct overlay_entry *entry, bool *ret_good) MAY_WAIT
+{
+    const struct overlay_superblock *sb = &scan->overlay->sb;
+    uint64_t offset = entry->data_unit * sb->unit_bytes;
+    uint64_t left = (uint64_t)entry->count * sb->block_bytes;
+    uint32_t crc = 0;
+
+    while (left > 0) {
+        const uint8_t *bytes = NULL;
+        size_t length;
+        int ret = scan_read(scan, offset, MIN(left, OVERLAY_SCAN_WINDOW_BYTES / 2), &bytes,
+                            &length);
+
+        if (ret < 0)
+            return ret;
+        if (length == 0)
+            break;
+        crc = crc32c(crc, bytes, length);
+        offset += length;
+        left -= length;
+    }
+    *ret_good = left == 0 && crc == entry->crc;
+    return 0;
+}
+
+static int put_entry(struct overlay *overlay, const struct overlay_entry *entry, struct err *err)
+{
+    if (overlay_map_reserve(overlay->map, 1, entry->count) < 0)
+        return err_no_memory(err);
+    if (entry->kind == OVERLAY_ENTRY_DATA)
+        overlay_map_put(overlay->map, (uint32_t)entry->block, entry->count,
+                        (uint32_t)entry->data_unit);
+    else
+        overlay_map_put_zero(overlay->map, (uint32_t)entry->block, entry->count);
+    return 0;
+}
+
+/* Of a good record: checks its data, and puts them in the map when all are good. */
+static int scan_group(struct scan *scan, const struct overlay_record *record, const uint8_t *bytes,
+                      bool *ret_good, struct err *err) MAY_WAIT
+{
+    uint8_t copy[OVERLAY_RECORD_MAX_BYTES]; /* the window moves on to the data */
+    struct overlay_entry entry;
+
+    memcpy(copy, bytes, overlay_record_bytes(record->entry_count));
+    *ret_good = true;
+    for (uint32_t i = 0; i < record->entry_count && *ret_good; i++) {
+        overlay_entry_decode(copy, i, &entry);
+        int ret = entry.kind == OVERLAY_ENTRY_DATA ? check_data(scan, &entry, ret_good) : 0;
+        if (ret < 0)
+            return err_set_errno(err, ret, "its log cannot be read");
+    }
+    for (uint32_t i = 0; i < record->entry_count && *ret_good; i++) {
+        overlay_entry_decode(copy, i, &entry);
+        int ret = put_entry(scan->overlay, &entry, err);
+        if (ret < 0)
+            return ret;
+    }
+    return 0;
+}
+
+/* The record that should come next: good, or the end (or damage). */
+static int scan_next(struct scan *scan, bool *ret_good, struct err *err) MAY_WAIT
+{
+    struct overlay *overlay = scan->overlay;
+    const struct overlay_superblock *sb = &overlay->sb;
+    struct overlay_record record;
+    const uint8_t *bytes = NULL;
+    size_t length;
+    int ret = scan_read(scan, overlay->end_unit * sb->unit_bytes, OVERLAY_RECORD_MAX_BYTES, &bytes,
+                        &length);
+
+    *ret_good = false;
+    if (ret < 0)
+        return err_set_errno(err, ret, "its log cannot be read");
+    if (overlay_record_decode(bytes, length, &record) < 0 ||
+        !record_is_ours(overlay, &record, overlay->end_unit))
+        return 0;
+    if (record.generation > sb->generation)
+        return err_set(err, -EUCLEAN,
+                       "it is damaged: a record of generation %" PRIu64
+                       " in an image of generation %" PRIu64,
+                       record.generation, sb->generation);
+    if (record.generation != sb->generation || record.sequence != overlay->sequence + 1)
+        return 0;
+    ret = overlay_record_check(sb, &record, bytes, err);
+    if (ret < 0)
+        return err_prefix(err, "it is damaged: record %" PRIu64, record.sequence);
+    ret = scan_group(scan, &record, bytes, ret_good, err);
+    if (ret < 0 || !*ret_good)
+        return ret;
+    overlay->sequence = record.sequence;
+    overlay->end_unit += record.group_units;
+    overlay->epoch = MAX(overlay->epoch, record.epoch);
+    return 0;
+}
+
+/* Is there a later record of this generation behind the end? */
+static int scan_behind(struct scan *scan, struct err *err) MAY_WAIT
+{
+    struct overlay *overlay = scan->overlay;
+    uint32_t unit_bytes = overlay->sb.unit_bytes;
+    uint64_t last = overlay->end_unit + OVERLAY_SEARCH_BYTES / unit_bytes;
+
+    for (uint64_t unit = overlay->end_unit + 1; unit < last; unit++) {
+        struct overlay_record record;
+        const uint8_t *bytes = NULL;
+        size_t length;
+        int ret = scan_read(scan, unit * unit_bytes, OVERLAY_RECORD_MAX_BYTES, &bytes, &length);
+
+        if (ret < 0)
+            return err_set_errno(err, ret, "its log cannot be read");
+        if (length == 0)
+            return 0;
+        if (overlay_record_decode(bytes, length, &record) == 0 &&
+            record_is_ours(overlay, &record, unit) && record.generation == overlay->sb.generation &&
+            record.sequence > overlay->sequence)
+            return err_set(err, -EUCLEAN,
+                           "it is damaged: record %" PRIu64 " at byte %" PRIu64
+                           " is bad, and record %" PRIu64 " follows",
+                           overlay->sequence + 1, overlay->end_unit * unit_bytes, record.sequence);
+    }
+    return 0;
+}
+
+static int scan_end(struct scan *scan, struct err *err) MAY_WAIT
+{
+    const struct overlay *overlay = scan->overlay;
+    const struct overlay_superblock *sb = &overlay->sb;
+
+    if ((sb->flags & OVERLAY_CLEAN) == 0)
+        return scan_behind(scan, err);
+    if (overlay->sequence != sb->clean_sequence || overlay->end_unit != sb->clean_end_unit)
+        return err_set(err, -EUCLEAN,
+                       "it is damaged or truncated: %" PRIu64 " of %" PRIu64
+                       " records are good, up to byte %" PRIu64,
+                       overlay->sequence, sb->clean_sequence, overlay->end_unit * sb->unit_bytes);
+    return 0;
+}
+
+int overlay_scan(struct overlay *overlay, struct err *err)
+{
+    struct scan scan = {.overlay = overlay, .file_bytes = overlay->file->child->length_bytes};
+    bool good = true;
+    int ret = 0;
+
+    scan.buf = buf_alloc(loop_bufs(graph_loop(overlay->node->graph)), OVERLAY_SCAN_WINDOW_BYTES);
+    if (scan.buf == NULL)
+        return err_no_memory(err);
+    overlay->end_unit = overlay_log_begin(&overlay->sb);
+    overlay->sequence = 0;
+    overlay->epoch = overlay->sb.epoch;
+    while (ret == 0 && good)
+        ret = scan_next(&scan, &good, err);
+    if (ret == 0)
+        ret = scan_end(&scan, err);
+    buf_unref(scan.buf);
+    overlay->flushed_sequence = 0;
+    return ret;
+}
