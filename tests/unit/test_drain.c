@@ -223,6 +223,164 @@ TEST_LOOP(the_graph_can_be_changed_by_who_drains_it)
     graph_free(graph);
 }
 
+/* --- all of it at once --- */
+
+#define WRITERS       6
+#define CHANGERS      3
+#define CHANGES       400
+#define MAX_CHAIN     20u
+#define WRITER_BYTES  (64u * 1024)
+#define PAUSE_PERCENT 40
+
+struct crowd {
+    struct graph *graph;
+    struct node *disk;
+    struct edge *roots[2];
+    struct co_group writers, changers;
+    uint64_t seed;
+    bool stop;
+};
+
+struct crowd_writer {
+    struct crowd *crowd;
+    unsigned index;
+    uint8_t fill;
+};
+
+static void crowd_write(void *arg) MAY_WAIT
+{
+    struct crowd_writer *writer = arg;
+    struct crowd *crowd = writer->crowd;
+    uint64_t offset = writer->index * WRITER_BYTES + 300;
+
+    while (!crowd->stop) {
+        struct edge *edge = crowd->roots[writer->index % 2];
+
+        writer->fill++;
+        assert_int_equal(blocks_write(edge, offset, 2000, writer->fill, 0), 0);
+        blocks_expect(edge, offset, 2000, writer->fill);
+        co_yield();
+    }
+    co_group_leave(&crowd->writers);
+}
+
+static void insert_filter(struct crowd *crowd) MAY_WAIT
+{
+    struct err err = ERR_INIT;
+    struct node *below, *filter;
+    unsigned length = 0;
+
+    graph_change_begin(crowd->graph);
+    /* Anywhere in the chain, but not above too long a one. */
+    below = crowd->disk;
+    for (struct node *node = crowd->roots[0]->child; node != crowd->disk;
+         node = node->file->child) {
+        if (length++ == 0 || test_random(&crowd->seed) % 3 == 0)
+            below = node;
+    }
+    if (length < MAX_CHAIN) {
+        filter = blocks_add(crowd->graph, "{'driver':'pass','file':'%s'}", below->name);
+        assert_int_equal(graph_replace_node(crowd->graph, below, filter, NULL, &err), 0);
+    }
+    graph_change_end(crowd->graph);
+}
+
+static void remove_filter(struct crowd *crowd) MAY_WAIT
+{
+    struct err err = ERR_INIT;
+    struct node *filter;
+
+    graph_change_begin(crowd->graph);
+    filter = crowd->roots[test_random(&crowd->seed) % 2]->child;
+    if (filter != crowd->disk)
+        assert_int_equal(graph_replace_node(crowd->graph, filter, filter->file->child, NULL, &err),
+                         0);
+    graph_change_end(crowd->graph);
+}
+
+/* While it stands, nothing moves on the disk. */
+static void drain_for_a_while(struct crowd *crowd) MAY_WAIT
+{
+    struct graph_drain drain;
+    uint64_t writes;
+
+    assert_int_equal(graph_drain_begin(&crowd->disk, 1, &drain), 0);
+    writes = mem_stats(crowd->disk)->writes;
+    assert_int_equal(crowd->disk->unlocked_writes + crowd->disk->rmw_running, 0);
+    for (uint64_t i = test_random(&crowd->seed) % 10; i > 0; i--) {
+        co_yield();
+        assert_int_equal(mem_stats(crowd->disk)->writes, writes);
+    }
+    graph_drain_end(&drain);
+}
+
+static void attach_for_a_while(struct crowd *crowd) MAY_WAIT
+{
+    struct node *node = node_ref(crowd->roots[test_random(&crowd->seed) % 2]->child);
+    struct edge *edge = blocks_root(crowd->graph, node, "visitor");
+
+    node_unref(node);
+    assert_int_equal(blocks_write(edge, WRITERS * WRITER_BYTES, 512, 1, 0), 0);
+    graph_detach(edge);
+}
+
+static void crowd_change(void *arg) MAY_WAIT
+{
+    struct crowd *crowd = arg;
+
+    for (int i = 0; i < CHANGES; i++) {
+        switch (test_random(&crowd->seed) % 5) {
+        case 0:
+        case 1:
+            insert_filter(crowd);
+            break;
+        case 2:
+            remove_filter(crowd);
+            break;
+        case 3:
+            drain_for_a_while(crowd);
+            break;
+        default:
+            attach_for_a_while(crowd);
+        }
+        if (test_random(&crowd->seed) % 100 < PAUSE_PERCENT)
+            co_yield();
+    }
+    co_group_leave(&crowd->changers);
+}
+
+TEST_LOOP(filters_drains_and_roots_come_and_go_at_once_and_nothing_is_lost_or_stuck)
+{
+    struct crowd crowd = {.graph = blocks_graph()};
+    struct crowd_writer writers[WRITERS];
+
+    crowd.seed = test_seed("filters_drains_and_roots");
+    crowd.disk = blocks_add(crowd.graph, "{'node-name':'disk','driver':'mem','align':512,"
+                                         "'yields':1}");
+    crowd.roots[0] = blocks_root(crowd.graph, crowd.disk, "a");
+    crowd.roots[1] = blocks_root(crowd.graph, crowd.disk, "b");
+    co_group_init(&crowd.writers);
+    co_group_init(&crowd.changers);
+    for (unsigned i = 0; i < WRITERS; i++) {
+        writers[i] = (struct crowd_writer){&crowd, i, 0};
+        co_group_enter(&crowd.writers);
+        assert_int_equal(co_spawn(loop_current(), "writer", crowd_write, &writers[i]), 0);
+    }
+    for (unsigned i = 0; i < CHANGERS; i++) {
+        co_group_enter(&crowd.changers);
+        assert_int_equal(co_spawn(loop_current(), "changer", crowd_change, &crowd), 0);
+    }
+    assert_int_equal(co_group_wait(&crowd.changers), 0);
+    crowd.stop = true;
+    assert_int_equal(co_group_wait(&crowd.writers), 0);
+    for (unsigned i = 0; i < WRITERS; i++)
+        blocks_expect(crowd.roots[0], i * WRITER_BYTES + 300, 2000, writers[i].fill);
+    graph_detach(crowd.roots[0]);
+    graph_detach(crowd.roots[1]);
+    graph_free(crowd.graph);
+    assert_int_equal(mem_open_count, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -235,6 +393,7 @@ int main(void)
             a_request_under_way_ends_before_its_root_comes_to_lie_above_a_drained_node),
         cmocka_unit_test(roots_and_nodes_may_go_while_they_are_drained),
         cmocka_unit_test(the_graph_can_be_changed_by_who_drains_it),
+        cmocka_unit_test(filters_drains_and_roots_come_and_go_at_once_and_nothing_is_lost_or_stuck),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
