@@ -132,6 +132,58 @@ static const struct driver driver_test_link = {
     .flush = test_link_flush,
 };
 
+/* --- drivers test-layer and test-solid: images of any length with a backing child. The first can be
+ * emptied. For what a start checks; no I/O. --- */
+
+static int test_layer_open(struct node *node, struct err *err) MAY_WAIT
+{
+    return test_link_open(node, err);
+}
+
+static int test_layer_empty_prepare(struct node *node, struct err *err) MAY_WAIT
+{
+    return 0;
+}
+
+static void test_layer_empty_end(struct node *node)
+{
+}
+
+struct test_layer_options {
+    struct test_link_options link;
+    struct json_object *backing;
+};
+
+static const struct opt test_layer_opts[] = {
+    {.name = "size",
+     .type = OPT_SIZE,
+     .offset = OPT_FIELD(struct test_layer_options, link.size_bytes),
+     .required = true,
+     .help = "length"},
+    {.name = "backing",
+     .type = OPT_CHILD,
+     .offset = OPT_FIELD(struct test_layer_options, backing),
+     .help = "what is below"},
+    {.name = NULL},
+};
+
+static const struct driver driver_test_layer = {
+    .name = "test-layer",
+    .options_size = sizeof(struct test_layer_options),
+    .opts = test_layer_opts,
+    .open = test_layer_open,
+    .empty_prepare = test_layer_empty_prepare,
+    .empty_commit = test_layer_empty_end,
+    .empty_abort = test_layer_empty_end,
+};
+
+static const struct driver driver_test_solid = {
+    .name = "test-solid",
+    .options_size = sizeof(struct test_layer_options),
+    .opts = test_layer_opts,
+    .open = test_layer_open,
+};
+
 /* --- graphs --- */
 
 static const struct driver *fix_drivers[FIX_DRIVERS];
@@ -141,7 +193,11 @@ UNUSED static const struct driver *const *fix_table(void)
     size_t count = 0;
     for (; drivers_table[count] != NULL; count++)
         fix_drivers[count] = drivers_table[count];
-    fix_drivers[count] = &driver_test_link;
+    fix_drivers[count++] = &driver_test_link;
+    fix_drivers[count++] = &driver_test_layer;
+    fix_drivers[count++] = &driver_test_solid;
+    fix_drivers[count] = NULL;
+    assert_true(count < FIX_DRIVERS);
     return fix_drivers;
 }
 

@@ -21,16 +21,16 @@ static char *snapshot(struct graph *graph)
     for (struct node *node = graph_next(graph, NULL); node != NULL;
          node = graph_next(graph, node)) {
         unsigned parents = 0, need = 0, share = PERM_ALL;
-        LIST_FOR_EACH (edge, &node->parents, struct edge, in_child) {
+        LIST_FOR_EACH(edge, &node->parents, struct edge, in_child) {
             parents++;
             need |= edge->need;
             share &= edge->share;
         }
-        used += (size_t)snprintf(
-            text + used, size - used, "%s ro=%d refs=%u blocked=%d parents=%u need=%x share=%x\n",
-            node->name, node->read_only, node->refs, !list_empty(&node->blockers), parents, need,
-            share);
-        LIST_FOR_EACH (edge, &node->children, struct edge, in_parent)
+        used += (size_t)snprintf(text + used, size - used,
+                                 "%s ro=%d refs=%u blocked=%d parents=%u need=%x share=%x\n",
+                                 node->name, node->read_only, node->refs,
+                                 !list_empty(&node->blockers), parents, need, share);
+        LIST_FOR_EACH(edge, &node->children, struct edge, in_parent)
             used += (size_t)snprintf(text + used, size - used, "  %s -> %s need=%x share=%x\n",
                                      edge->name, edge->child->name, edge->need, edge->share);
         assert_true(used < size);
@@ -101,16 +101,45 @@ TEST_LOOP(a_start_without_a_backing_disk_is_refused)
     fix_close(&fix);
 }
 
+static void add_test_layer(struct fix *fix, const char *driver, const char *name, uint64_t bytes,
+                           const char *backing) MAY_WAIT
+{
+    fix_add(fix->s.graph, "{'driver':'%s','node-name':'%s','size':%" PRIu64 ",'backing':'%s'}",
+            driver, name, bytes, backing);
+}
+
 TEST_LOOP(a_start_on_disks_of_several_lengths_is_refused)
 {
-    struct fix fix;
-    fix_open_empty(&fix, 0);
-    fix_add(fix.s.graph, MEMORY_DISK, "disk", 2 * FIX_DISK_BYTES);
-    add_layer(&fix, "hidden", FIX_DISK_BYTES, "disk");
-    add_layer(&fix, "active", FIX_DISK_BYTES, "hidden");
-    add_filter(&fix, "active", "rep0");
-    refuse_start(&fix, REPLICATION_SECONDARY, "must have one length");
-    fix_close(&fix);
+    static const uint64_t lengths[][3] = {{1, 1, 2}, {1, 2, 1}, {2, 1, 1}};
+    for (size_t i = 0; i < ARRAY_LEN(lengths); i++) {
+        struct fix fix;
+        fix_open_empty(&fix, 0);
+        fix_add(fix.s.graph, MEMORY_DISK, "disk", lengths[i][0] * FIX_DISK_BYTES);
+        add_test_layer(&fix, "test-layer", "hidden", lengths[i][1] * FIX_DISK_BYTES, "disk");
+        add_test_layer(&fix, "test-layer", "active", lengths[i][2] * FIX_DISK_BYTES, "hidden");
+        add_filter(&fix, "active", "rep0");
+        refuse_start(&fix, REPLICATION_SECONDARY, "must have one length");
+        fix_close(&fix);
+    }
+}
+
+TEST_LOOP(a_start_on_layers_that_cannot_be_emptied_is_refused)
+{
+    static const char *const drivers[][2] = {{"test-solid", "test-layer"},
+                                             {"test-layer", "test-solid"}};
+    static const char *const texts[] = {"the active disk 'active' cannot be emptied",
+                                        "the hidden disk 'hidden' cannot be emptied"};
+    for (size_t i = 0; i < ARRAY_LEN(drivers); i++) {
+        struct fix fix;
+        fix_open_empty(&fix, 0);
+        fix_add(fix.s.graph, MEMORY_DISK, "disk", FIX_DISK_BYTES);
+        add_test_layer(&fix, drivers[i][1], "hidden", FIX_DISK_BYTES, "disk");
+        add_test_layer(&fix, drivers[i][0], "active", FIX_DISK_BYTES, "hidden");
+        /* Earlier checks come first: the top is wrong too. */
+        add_filter(&fix, "active", "nowhere");
+        refuse_start(&fix, REPLICATION_SECONDARY, texts[i]);
+        fix_close(&fix);
+    }
 }
 
 TEST_LOOP(a_start_whose_top_is_not_above_the_filter_is_refused)
@@ -657,6 +686,7 @@ int main(void)
         cmocka_unit_test(a_start_in_the_wrong_mode_is_refused),
         cmocka_unit_test(a_start_without_a_backing_disk_is_refused),
         cmocka_unit_test(a_start_on_disks_of_several_lengths_is_refused),
+        cmocka_unit_test(a_start_on_layers_that_cannot_be_emptied_is_refused),
         cmocka_unit_test(a_start_whose_top_is_not_above_the_filter_is_refused),
         cmocka_unit_test(a_filter_may_be_its_own_top),
         cmocka_unit_test(a_start_whose_first_checkpoint_fails_leaves_nothing_and_can_be_repeated),
