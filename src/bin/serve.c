@@ -86,14 +86,16 @@ int serve_take(struct serve *serve, int option)
 
 /* --- steps --- */
 
-int serve_node(struct serve *serve, struct json_object *options, struct node **ret_node,
-               struct err *err)
+int serve_node(struct serve *serve, const struct serve_disk *disk, struct json_object *options,
+               struct node **ret_node, struct err *err)
 {
+    char where[64];
     int r;
 
     if (options == NULL)
         return err_no_memory(err);
-    r = graph_add(serve->daemon->graph, options, OPTS_JSON, "assembly", true, ret_node, err);
+    snprintf(where, sizeof(where), "disk '%s'", disk->name);
+    r = graph_add(serve->daemon->graph, options, OPTS_JSON, where, true, ret_node, err);
     json_object_put(options);
     return r;
 }

@@ -64,8 +64,8 @@ int serve_take(struct serve *serve, int option);
 
 /* --- steps --- */
 /* Adds a node from the options; takes the reference. */
-int serve_node(struct serve *serve, struct json_object *options, struct node **ret_node,
-               struct err *err) MAY_WAIT;
+int serve_node(struct serve *serve, const struct serve_disk *disk, struct json_object *options,
+               struct node **ret_node, struct err *err) MAY_WAIT;
 /* "NAME-SUFFIX", the name of a disk's node. */
 const char *serve_node_name(const struct serve_disk *disk, const char *suffix,
                             char name[NODE_NAME_BYTES]);

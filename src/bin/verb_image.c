@@ -85,8 +85,9 @@ static struct json_object *node_options(const char *driver, const char *name)
 static int view_add(struct view *view, struct json_object *options, struct err *err) MAY_WAIT
 {
     struct node *node;
-    int r = options == NULL ? err_no_memory(err)
-                            : graph_add(view->graph, options, OPTS_JSON, "image", true, &node, err);
+    int r = options == NULL
+                ? err_no_memory(err)
+                : graph_add(view->graph, options, OPTS_JSON, "opening", true, &node, err);
 
     json_object_put(options);
     if (r < 0)
@@ -113,7 +114,7 @@ static int view_overlay(struct view *view, struct err *err) MAY_WAIT
     if (r != 0)
         err_no_memory(err);
     else
-        r = graph_add(view->graph, backing, OPTS_JSON, "image", true, &node, err);
+        r = graph_add(view->graph, backing, OPTS_JSON, "opening", true, &node, err);
     json_object_put(backing);
     if (r < 0) {
         json_object_put(options);

@@ -32,7 +32,7 @@ static int add_local(struct serve *serve, struct serve_disk *disk, struct err *e
         json_object_put(options);
         return err_no_memory(err);
     }
-    r = serve_node(serve, options, &node, err);
+    r = serve_node(serve, disk, options, &node, err);
     if (r == 0)
         disk->length_bytes = node->length_bytes;
     return r;
@@ -75,9 +75,9 @@ static int add_peer(struct serve *serve, const struct serve_disk *disk,
         json_object_put(options);
         return err_no_memory(err);
     }
-    r = serve_node(serve, options, &node, err);
+    r = serve_node(serve, disk, options, &node, err);
     if (r < 0)
-        return err_prefix(err, "disk '%s' of the peer %s", disk->name, serve->peer);
+        return err_prefix(err, "peer %s", serve->peer);
     if (node->length_bytes == disk->length_bytes)
         return 0;
     return err_set(err, -EINVAL,
@@ -102,7 +102,7 @@ static int add_filter(struct serve *serve, const struct serve_disk *disk, struct
         json_object_put(options);
         return err_no_memory(err);
     }
-    return serve_node(serve, options, &node, err);
+    return serve_node(serve, disk, options, &node, err);
 }
 
 static int add_child_name(struct json_object *children, const struct serve_disk *disk,
@@ -137,7 +137,7 @@ static int add_quorum(struct serve *serve, const struct serve_disk *disk, struct
         json_object_put(options);
         return err_no_memory(err);
     }
-    return serve_node(serve, options, &node, err);
+    return serve_node(serve, disk, options, &node, err);
 }
 
 static int add_disk(struct serve *serve, struct serve_disk *disk, const struct sock_address *peer,

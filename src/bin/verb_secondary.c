@@ -80,7 +80,7 @@ static int add_overlay(struct serve *serve, const struct serve_disk *disk, const
         json_object_put(options);
         return err_no_memory(err);
     }
-    r = serve_node(serve, options, &node, err);
+    r = serve_node(serve, disk, options, &node, err);
     if (r < 0)
         return r;
     if (node->length_bytes == disk->length_bytes)
@@ -109,7 +109,7 @@ static int add_filter(struct serve *serve, const struct serve_disk *disk, struct
         json_object_put(options);
         return err_no_memory(err);
     }
-    return serve_node(serve, options, &node, err);
+    return serve_node(serve, disk, options, &node, err);
 }
 
 static int add_top(struct serve *serve, const struct serve_disk *disk, struct err *err) MAY_WAIT
@@ -135,7 +135,7 @@ static int add_top(struct serve *serve, const struct serve_disk *disk, struct er
         json_object_put(options);
         return err_no_memory(err);
     }
-    return serve_node(serve, options, &node, err);
+    return serve_node(serve, disk, options, &node, err);
 }
 
 static int add_disk(struct serve *serve, struct serve_disk *disk, struct err *err) MAY_WAIT
@@ -148,7 +148,7 @@ static int add_disk(struct serve *serve, struct serve_disk *disk, struct err *er
         json_object_put(options);
         return err_no_memory(err);
     }
-    r = serve_node(serve, options, &node, err);
+    r = serve_node(serve, disk, options, &node, err);
     if (r < 0)
         return r;
     disk->length_bytes = node->length_bytes;
@@ -271,7 +271,8 @@ int verb_secondary(int argc, char **argv)
     }
     if (optind < argc)
         return cli_usage_error("'%s' is not an option", argv[optind]);
-    if (serve.listen == NULL && serve.on_overlays != REPLICATION_OVERLAYS_MERGE)
+    if (serve.name != NULL && serve.listen == NULL &&
+        serve.on_overlays != REPLICATION_OVERLAYS_MERGE)
         return cli_usage_error("--listen is missing: where does the primary connect?");
     return serve_run(&serve, REPLICATION_SECONDARY, assemble);
 }

@@ -69,12 +69,13 @@ static void print_primary_link(struct json_object *disk)
 {
     struct json_object *link = json_member(disk, "link");
     const char *address = json_text(link, "address");
+    const char *export = json_text(link, "export");
     bool connected = json_flag(link, "connected");
     char in_flight[32], forwarded[32];
 
     print_label("link");
     if (address != NULL)
-        printf("%s, ", address);
+        printf("%s%s%s, ", address, export != NULL ? "/" : "", export != NULL ? export : "");
     if (json_member(link, "connected") != NULL)
         printf("%s%s%s, ", cli_style(connected ? CLI_GOOD : CLI_BAD),
                connected ? "connected" : "lost", cli_style(CLI_PLAIN));
@@ -144,15 +145,13 @@ static void print_disk(struct json_object *disk)
     const char *node = json_text(disk, "secondary");
     char active[32], hidden[32];
 
-    if (node == NULL)
-        node = json_text(disk, "node");
-    print_label("disk");
-    printf("%s", node != NULL ? node : "?");
-    if (json_member(disk, "active-bytes") != NULL)
-        printf(": hidden holds %s, active %s",
-               size_format(json_uint(disk, "hidden-bytes"), hidden, sizeof(hidden)),
-               size_format(json_uint(disk, "active-bytes"), active, sizeof(active)));
-    putchar('\n');
+    /* A primary has no overlays, nor has a secondary whose merge has ended. */
+    if (json_member(disk, "active-bytes") == NULL)
+        return;
+    print_label("overlays");
+    printf("%s: hidden holds %s, active %s\n", node != NULL ? node : "?",
+           size_format(json_uint(disk, "hidden-bytes"), hidden, sizeof(hidden)),
+           size_format(json_uint(disk, "active-bytes"), active, sizeof(active)));
 }
 
 static void print_exports(struct json_object *status)
@@ -199,17 +198,18 @@ static void print_status(struct json_object *status)
 {
     struct json_object *disks = json_member(status, "disks");
     size_t count = disks != NULL ? json_object_array_length(disks) : 0;
-    const char *role = json_text(status, "role");
 
     print_head(status);
     if (count > 0)
         print_checkpoint(status);
-    if (role != NULL && strcmp(role, "primary") == 0 && count > 0)
-        print_primary_link(json_object_array_get_idx(disks, 0));
-    else
-        print_secondary_link(status);
-    for (size_t i = 0; i < count; i++)
-        print_disk(json_object_array_get_idx(disks, i));
+    print_secondary_link(status);
+    for (size_t i = 0; i < count; i++) {
+        struct json_object *disk = json_object_array_get_idx(disks, i);
+
+        if (json_member(disk, "link") != NULL)
+            print_primary_link(disk);
+        print_disk(disk);
+    }
     print_merge(json_member(status, "merge"));
     print_exports(status);
     if (count > 0)

@@ -207,7 +207,7 @@ static void flush_tops(struct daemon *daemon) MAY_WAIT
         struct edge *edge = NULL;
         int r;
 
-        if (!list_empty(&node->parents) || node->read_only)
+        if (!node->named || !list_empty(&node->parents) || node->read_only)
             continue;
         node_ref(node);
         r = graph_attach_root(daemon->graph, node, "shutdown", 0, PERM_ALL, NULL, NULL, &edge,
@@ -222,6 +222,19 @@ static void flush_tops(struct daemon *daemon) MAY_WAIT
     }
 }
 
+/* What is interrupted, not lost, but must not end in silence. */
+static void tell_of_merge(struct daemon *daemon)
+{
+    enum replication_mode mode;
+    enum replication_stage stage;
+
+    if (replication_state(daemon->group, &mode, &stage) && stage == REPLICATION_FAILOVER)
+        log_warning("daemon", "the merge of a failover has not ended: the overlays are still "
+                              "needed, and the next start must go on with it (overlays=merge; "
+                              "blockstep secondary --merge)");
+}
+
+/* Control goes first: its commands use all the rest. */
 void daemon_end(struct daemon *daemon)
 {
     if (daemon->ended)
@@ -230,15 +243,15 @@ void daemon_end(struct daemon *daemon)
     if (daemon->qmp != NULL) {
         if (daemon->quit_why != NULL)
             tell_clients(daemon);
-        qmp_server_stop_accepting(daemon->qmp);
+        qmp_server_close(daemon->qmp);
     }
     nbd_service_free(daemon->nbd);
     daemon->nbd = NULL;
-    if (daemon->qmp != NULL)
-        qmp_server_close(daemon->qmp);
     if (daemon->graph == NULL)
         return;
     flush_tops(daemon);
+    if (daemon->group != NULL)
+        tell_of_merge(daemon);
     replication_group_free(daemon->group);
     daemon->group = NULL;
     if (daemon->jobs.graph != NULL)

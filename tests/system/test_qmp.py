@@ -161,11 +161,14 @@ def test_a_wrong_blockdev_add_says_what_and_leaves_nothing(daemons, folder):
         ({"driver": "file", "node-name": "x"}, "filename"),
         ({"driver": "file", "node-name": "x", "filename": str(folder / "absent")}, "absent"),
         ({"driver": "file", "node-name": "x", "filename": str(folder)}, str(folder)),
-        ({"driver": "quorum", "node-name": "x", "children": ["nobody"]}, "nobody"),
+        ({"driver": "quorum", "node-name": "x", "children": ["nobody"]}, "vote-threshold"),
     ]
     for arguments, word in cases:
         assert word in refused(qmp, "blockdev-add", arguments), arguments
         assert qmp.cmd("query-named-block-nodes") == [], arguments
+    quorum = {"driver": "quorum", "node-name": "x", "children": ["nobody"], "vote-threshold": 1}
+    assert "'nobody'" in refused(qmp, "blockdev-add", quorum, cls="DeviceNotFound")
+    assert qmp.cmd("query-named-block-nodes") == []
 
 
 def test_a_name_is_taken_once(daemons):
