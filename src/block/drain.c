@@ -82,6 +82,8 @@ int graph_drain_begin(struct node *const *nodes, size_t count, struct graph_drai
     drain->node_count = count;
     drain->graph = graph;
 
+    for (size_t i = 0; i < count; i++)
+        node_pin(nodes[i]);
     graph_change_begin(graph);
     list_push_back(&graph->drains, &drain->link);
     graph->mark++;
@@ -94,6 +96,8 @@ int graph_drain_begin(struct node *const *nodes, size_t count, struct graph_drai
      * with the change lock in hand who need not: some end only at a dead peer's deadline. */
     for (size_t i = 0; i < drain->count; i++)
         co_gate_wait_empty(&drain->edges[i]->gate);
+    for (size_t i = 0; i < count; i++)
+        node_unpin(nodes[i]);
     return ret;
 }
 

@@ -208,6 +208,7 @@ int graph_attach_root(struct graph *graph, struct node *node, const char *name, 
     struct edge *edge;
     int ret;
 
+    node_pin(node); /* it may be deleted while we wait for the lock */
     graph_change_begin(graph);
     ret = check_usable(node, err);
     if (ret < 0)
@@ -232,6 +233,7 @@ int graph_attach_root(struct graph *graph, struct node *node, const char *name, 
     }
 out:
     graph_change_end(graph);
+    node_unpin(node);
     return ret;
 }
 
@@ -241,6 +243,8 @@ int graph_attach_child(struct graph *graph, struct node *parent, struct node *ch
     struct edge *edge;
     int ret;
 
+    node_pin(parent);
+    node_pin(child);
     graph_change_begin(graph);
     ret = check_usable(child, err);
     if (ret == 0 && node_child(parent, name) != NULL)
@@ -263,6 +267,8 @@ int graph_attach_child(struct graph *graph, struct node *parent, struct node *ch
     }
 out:
     graph_change_end(graph);
+    node_unpin(child);
+    node_unpin(parent);
     return ret;
 }
 

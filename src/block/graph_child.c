@@ -33,8 +33,8 @@ int graph_child_add(struct graph *graph, struct node *parent, struct node *child
     struct edge *edge = NULL;
     int ret = 0;
 
-    node_ref(parent);
-    node_ref(child);
+    node_pin(parent);
+    node_pin(child);
     if (graph_drain_begin(&parent, 1, &drain) < 0)
         ret = err_no_memory(err);
     graph_change_begin(graph);
@@ -54,8 +54,8 @@ int graph_child_add(struct graph *graph, struct node *parent, struct node *child
     }
     graph_change_end(graph);
     graph_drain_end(&drain);
-    node_unref(child);
-    node_unref(parent);
+    node_unpin(child);
+    node_unpin(parent);
     return ret;
 }
 
@@ -67,7 +67,7 @@ int graph_child_del(struct graph *graph, struct node *parent, const char *edge_n
     struct node *child = NULL;
     int ret = 0;
 
-    node_ref(parent);
+    node_pin(parent);
     if (graph_drain_begin(&parent, 1, &drain) < 0)
         ret = err_no_memory(err);
     graph_change_begin(graph);
@@ -89,6 +89,6 @@ int graph_child_del(struct graph *graph, struct node *parent, const char *edge_n
     graph_drain_end(&drain);
     if (child != NULL)
         node_close_if_unused(child);
-    node_unref(parent);
+    node_unpin(parent);
     return ret;
 }

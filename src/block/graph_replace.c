@@ -98,6 +98,8 @@ static int edge_set_move(struct edge_set *set, struct node *from, struct node *t
             log_warning("graph", "out of memory: a drain does not hold %s", set->edges[i]->name);
     }
     edge_set_open(set);
+    if (ret == 0 && set->count > 0)
+        node_close_if_unused(from); /* when its pin goes */
     return ret;
 }
 
@@ -105,23 +107,22 @@ int graph_replace(struct edge *edge, struct node *child, struct err *err)
 {
     struct graph *graph = edge->graph;
     struct edge_set set = {0};
-    struct node *from = NULL;
+    struct node *from;
     int ret;
 
+    node_pin(child);
     graph_change_begin(graph);
     from = edge->child;
+    node_pin(from);
     ret = check_replacement(from, child, err);
     if (ret == 0 && edge_set_add(&set, edge) < 0)
         ret = err_no_memory(err);
-    if (ret == 0 && from != child) {
-        node_ref(from);
+    if (ret == 0 && from != child)
         ret = edge_set_move(&set, from, child, err);
-    } else {
-        from = NULL;
-    }
     edge_set_release(&set);
     graph_change_end(graph);
-    node_unref(from);
+    node_unpin(from);
+    node_unpin(child);
     return ret;
 }
 
@@ -131,8 +132,9 @@ int graph_replace_node(struct graph *graph, struct node *from, struct node *to,
     struct edge_set set = {0};
     int ret;
 
+    node_pin(from);
+    node_pin(to);
     graph_change_begin(graph);
-    node_ref(from);
     ret = check_replacement(from, to, err);
     LIST_FOR_EACH(edge, &from->parents, struct edge, in_child) {
         if (ret < 0 || edge == keep || edge->detaching)
@@ -146,7 +148,8 @@ int graph_replace_node(struct graph *graph, struct node *from, struct node *to,
         ret = edge_set_move(&set, from, to, err);
     edge_set_release(&set);
     graph_change_end(graph);
-    node_unref(from);
+    node_unpin(from);
+    node_unpin(to);
     return ret;
 }
 
@@ -246,6 +249,7 @@ int graph_reopen(struct node *node, bool read_only, struct err *err)
     struct edge_set set = {0};
     int ret = 0;
 
+    node_pin(node);
     graph_change_begin(node->graph);
     if (node_check(node)->read_only == read_only)
         goto out;
@@ -261,5 +265,6 @@ int graph_reopen(struct node *node, bool read_only, struct err *err)
 out:
     edge_set_release(&set);
     graph_change_end(node->graph);
+    node_unpin(node);
     return ret;
 }

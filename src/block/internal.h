@@ -30,6 +30,10 @@ struct node *node_new(struct graph *graph, const struct driver *driver, const ch
 void node_free(struct node *node);
 /* Closes and frees the node and what it alone used, unless somebody holds it. */
 void node_close_if_unused(struct node *node) MAY_WAIT;
+/* While pinned a node stays; what would have closed it does so when the last pin goes. Other than a
+ * reference, a pin that goes does not close a node that nobody has begun to use. */
+void node_pin(struct node *node);
+void node_unpin(struct node *node) MAY_WAIT;
 
 /* graph.c */
 /* Links and unlinks without waiting and without looking at permissions. */

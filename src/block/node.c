@@ -71,6 +71,10 @@ void node_close_if_unused(struct node *node)
     node_check(node);
     if (node->closing || node->named || node->refs > 0 || !list_empty(&node->parents))
         return;
+    if (node->pins > 0) {
+        node->close_wanted = true;
+        return;
+    }
     TRACE("block.node_close", "%s", node->name);
     node->closing = true;
     if (node->opened) {
@@ -80,6 +84,20 @@ void node_close_if_unused(struct node *node)
     while ((link = list_first(&node->children)) != NULL)
         graph_detach(LIST_ENTRY(link, struct edge, in_parent));
     node_free(node);
+}
+
+void node_pin(struct node *node)
+{
+    node_check(node)->pins++;
+}
+
+void node_unpin(struct node *node)
+{
+    assert(node_check(node)->pins > 0);
+    if (--node->pins == 0 && node->close_wanted) {
+        node->close_wanted = false;
+        node_close_if_unused(node);
+    }
 }
 
 struct edge *node_child(struct node *node, const char *name)

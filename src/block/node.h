@@ -66,7 +66,9 @@ struct node {
     struct list_link graph_link;
     struct list blockers; /* struct node_blocker */
     struct node_stats stats;
-    unsigned refs; /* of whoever keeps a pointer across waits: node_ref */
+    unsigned refs;     /* of whoever keeps a pointer across waits: node_ref */
+    unsigned pins;     /* of the graph's own calls, while they wait */
+    bool close_wanted; /* when the last pin goes */
 
     /* The gate's: writes that run without a range lock, and read-modify-writes. While one of these
      * runs, all writes take locks, and it waits for those that began without. */

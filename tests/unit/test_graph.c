@@ -301,6 +301,56 @@ TEST_LOOP(children_come_and_go_by_the_parents_hooks)
     graph_free(graph);
 }
 
+struct lock_holder {
+    struct graph *graph;
+    struct node *disk;
+    bool ready;
+};
+
+static void lock_holder_run(void *arg) MAY_WAIT
+{
+    struct lock_holder *holder = arg;
+    struct err err = ERR_INIT;
+
+    graph_change_begin(holder->graph);
+    holder->ready = true;
+    co_sleep(NS_PER_MS);
+    assert_int_equal(graph_del(holder->graph, "disk", &err), 0);
+    graph_change_end(holder->graph);
+}
+
+/* One client deletes it while another's command waits to attach to it. */
+TEST_LOOP(a_node_that_is_deleted_while_a_call_waits_for_the_lock_stays_for_that_call)
+{
+    struct graph *graph = blocks_graph();
+    struct lock_holder holder = {graph, blocks_add(graph, "{'node-name':'disk','driver':'mem'}"),
+                                 false};
+    struct edge *edge;
+
+    assert_int_equal(co_spawn(loop_current(), "holder", lock_holder_run, &holder), 0);
+    test_wait_until(holder.ready);
+    edge = blocks_root(graph, holder.disk, "r");
+    assert_int_equal(blocks_write(edge, 0, 512, 1, 0), 0);
+    graph_detach(edge);
+    assert_int_equal(mem_open_count, 0);
+    graph_free(graph);
+}
+
+TEST_LOOP(a_refused_attachment_leaves_a_fresh_node_to_its_owner)
+{
+    struct graph *graph = blocks_graph();
+    struct node *node = blocks_add(graph, "{'driver':'mem','read-only':true}");
+    struct edge *edge = NULL;
+    struct err err = ERR_INIT;
+
+    assert_int_equal(
+        graph_attach_root(graph, node, "r", PERM_WRITE, PERM_ALL, NULL, NULL, &edge, &err), -EPERM);
+    assert_int_equal(mem_open_count, 1);
+    node_unref(node_ref(node));
+    assert_int_equal(mem_open_count, 0);
+    graph_free(graph);
+}
+
 /* --- under live I/O --- */
 
 struct writer {
@@ -445,6 +495,9 @@ int main(void)
         cmocka_unit_test(reopening_follows_inline_children_and_is_undone_when_refused),
         cmocka_unit_test(cycles_and_unequal_lengths_are_refused),
         cmocka_unit_test(children_come_and_go_by_the_parents_hooks),
+        cmocka_unit_test(
+            a_node_that_is_deleted_while_a_call_waits_for_the_lock_stays_for_that_call),
+        cmocka_unit_test(a_refused_attachment_leaves_a_fresh_node_to_its_owner),
         cmocka_unit_test(filters_come_and_go_under_live_requests_and_nothing_is_lost),
         cmocka_unit_test(children_come_and_go_under_live_requests),
         cmocka_unit_test(a_replacement_waits_for_the_requests_inside),
