@@ -204,7 +204,8 @@ class Daemons:
         """blockstepd with a control socket."""
         name = name or f"d{len(self.all)}"
         path = self.folder / f"{name}.qmp"
-        daemon = Daemon([BLOCKSTEPD, "--qmp", f"unix:{path}", *options], self.folder, name, path, env)
+        # The control socket comes last: who reaches it knows that everything else stands.
+        daemon = Daemon([BLOCKSTEPD, *options, "--qmp", f"unix:{path}"], self.folder, name, path, env)
         self.all.append(daemon)
         if wait:
             assert daemon.qmp
