@@ -193,14 +193,37 @@ static int parse_common(const struct making *making, const struct driver *driver
     return opts_parse(common_opts, options, making->syntax, where, ignored, common, err);
 }
 
+/* "backing": null says that there is none, as in QEMU. A copy without such children, or NULL with 0
+ * when there are none. */
+static int drop_null_children(const struct driver *driver, struct json_object *options,
+                              struct json_object **ret_copy)
+{
+    for (const struct opt *opt = driver->opts; opt->name != NULL; opt++) {
+        struct json_object *value = NULL;
+
+        if (opt->type != OPT_CHILD || opt->required ||
+            !json_object_object_get_ex(options, opt->name, &value) || value != NULL)
+            continue;
+        if (*ret_copy == NULL && json_object_deep_copy(options, ret_copy, NULL) < 0)
+            return -ENOMEM;
+        json_object_object_del(*ret_copy, opt->name);
+    }
+    return 0;
+}
+
 static int parse_own(const struct making *making, struct node *node, struct json_object *options,
                      struct err *err)
 {
+    CLEANUP(json_putp) struct json_object *copy = NULL;
     char where[PATH_BYTES];
 
     node->options_syntax = making->syntax;
     if (node->driver->opts == NULL)
         return 0;
+    if (drop_null_children(node->driver, options, &copy) < 0)
+        return err_no_memory(err);
+    if (copy != NULL)
+        options = copy;
     snprintf(where, sizeof(where), "%s (driver '%s')", making->path, node->driver->name);
     return opts_parse(node->driver->opts, options, making->syntax, where, common_names,
                       node->options, err);

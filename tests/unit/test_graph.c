@@ -108,6 +108,17 @@ TEST_LOOP(bad_options_are_refused_with_where_and_what)
     graph_free(graph);
 }
 
+TEST_LOOP(a_null_child_is_no_child)
+{
+    struct graph *graph = blocks_graph();
+    struct node *node = blocks_add(
+        graph, "{'node-name':'n','driver':'cow','file':{'driver':'mem'},'backing':null}");
+
+    assert_null(node_child(node, "backing"));
+    blocks_add_fails(graph, "file", "{'driver':'pass','file':null}");
+    graph_free(graph);
+}
+
 TEST_LOOP(nesting_is_bounded)
 {
     struct graph *graph = blocks_graph();
@@ -487,6 +498,7 @@ int main(void)
         cmocka_unit_test(options_make_a_node_and_its_inline_children),
         cmocka_unit_test(dotted_keys_make_the_same),
         cmocka_unit_test(bad_options_are_refused_with_where_and_what),
+        cmocka_unit_test(a_null_child_is_no_child),
         cmocka_unit_test(nesting_is_bounded),
         cmocka_unit_test(a_node_in_use_or_blocked_is_not_deleted),
         cmocka_unit_test(an_unnamed_node_goes_with_its_last_parent_or_reference),
