@@ -40,8 +40,7 @@ static int verb_demo(int argc, char **argv)
 {
     char self[PATH_MAX - 64], script[PATH_MAX];
     ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
-    static const char *const places[] = {"blockstep-demo", "../libexec/blockstep/blockstep-demo",
-                                         "../libexec/blockstep-demo"};
+    static const char *const places[] = {"blockstep-demo", "../libexec/blockstep/blockstep-demo"};
 
     if (length < 0) {
         cli_error("cannot tell where this program lies");
