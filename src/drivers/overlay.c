@@ -460,8 +460,10 @@ static int overlay_empty_prepare(struct node *node, struct err *err) MAY_WAIT
     sb.flags &= ~(uint32_t)OVERLAY_CLEAN;
     sb.clean_sequence = sb.clean_end_unit = 0;
     ret = overlay_superblock_store(overlay, &sb);
-    if (ret < 0)
+    if (ret < 0) {
+        overlay->sb_stale = true; /* it may have been written nevertheless */
         return err_set_errno(err, ret, "overlay '%s' cannot be emptied", node->name);
+    }
     overlay->empty_prepared = true;
     return 0;
 }

@@ -2,6 +2,9 @@
 #include "blocks.h"
 
 #include "base/json.h"
+#include "drivers/copy_before_write.h"
+#include "drivers/overlay.h"
+#include "drivers/quorum.h"
 #include "drivers/table.h"
 
 #include <errno.h>
@@ -343,8 +346,20 @@ static const struct driver driver_many = {
 };
 
 static const struct driver *const drivers[] = {
-    &driver_mem,  &driver_mem_ordered, &driver_pass, &driver_cow, &driver_cow_extents,
-    &driver_many, &driver_blkdebug,    &driver_file, &driver_nbd, &driver_null_co,
+    &driver_mem,
+    &driver_mem_ordered,
+    &driver_pass,
+    &driver_cow,
+    &driver_cow_extents,
+    &driver_many,
+    &driver_blkdebug,
+    &driver_file,
+    &driver_nbd,
+    &driver_null_co,
+    &driver_overlay,
+    &driver_copy_before_write,
+    &driver_copy_before_write_access,
+    &driver_quorum,
     NULL,
 };
 

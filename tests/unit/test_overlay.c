@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "overlay_fixture.h"
+
+#define SIZE_BYTES (3u * 1024 * 1024 + 3 * 512)
+
+static struct overlay_fixture open_new(uint32_t block_bytes, uint32_t unit_bytes) MAY_WAIT
+{
+    struct overlay_fixture f;
+
+    overlay_make(test_path("a"), SIZE_BYTES, block_bytes, unit_bytes);
+    overlay_open_at(&f, test_path("a"), SIZE_BYTES);
+    return f;
+}
+
+static void done(struct overlay_fixture *f) MAY_WAIT
+{
+    overlay_shut(f);
+    test_folder_remove();
+}
+
+TEST_LOOP(a_new_overlay_shows_its_backing)
+{
+    struct overlay_fixture f = open_new(0, 0);
+    struct overlay_stats stats = overlay_stats(f.node);
+
+    assert_int_equal(f.node->length_bytes, SIZE_BYTES);
+    blocks_expect(f.edge, 512 * 9, 512, overlay_backing_byte(512 * 9));
+    assert_int_equal(stats.held_blocks, 0);
+    assert_int_equal(stats.generation, 1);
+    done(&f);
+}
+
+TEST_LOOP(a_write_changes_only_its_bytes)
+{
+    struct overlay_fixture f = open_new(0, 0);
+
+    assert_int_equal(blocks_write(f.edge, 4096 * 3 + 100, 50, 0xaa, 0), 0);
+    blocks_expect(f.edge, 4096 * 3 + 100, 50, 0xaa);
+    blocks_expect(f.edge, 4096 * 3, 100, overlay_backing_byte(4096 * 3));
+    blocks_expect(f.edge, 4096 * 3 + 150, 512 - 150, overlay_backing_byte(4096 * 3));
+    blocks_expect(f.edge, 4096 * 3 + 512, 512, overlay_backing_byte(4096 * 3 + 512));
+    assert_int_equal(mem_stats(f.backing)->writes, 0);
+    assert_int_equal(overlay_stats(f.node).held_blocks, 1);
+    done(&f);
+}
+
+TEST_LOOP(whole_blocks_are_written_without_reading_the_backing)
+{
+    struct overlay_fixture f = open_new(0, 0);
+
+    assert_int_equal(blocks_write(f.edge, 4096, 8192, 0xaa, 0), 0);
+    assert_int_equal(mem_stats(f.backing)->reads, 0);
+    assert_int_equal(blocks_write(f.edge, 4096 * 10 + 512, 8192, 0xbb, 0), 0);
+    assert_int_equal(mem_stats(f.backing)->reads, 2);
+    done(&f);
+}
+
+TEST_LOOP(zeroes_take_no_room_and_hide_the_backing)
+{
+    struct overlay_fixture f = open_new(0, 0);
+    uint64_t before = overlay_stats(f.node).log_bytes;
+
+    assert_int_equal(blocks_zero(f.edge, 4096, 2 * 1024 * 1024, 0), 0);
+    blocks_expect(f.edge, 4096, 2 * 1024 * 1024, 0);
+    blocks_expect(f.edge, 0, 512, overlay_backing_byte(0));
+    assert_in_range(overlay_stats(f.node).log_bytes - before, 1, 4096);
+    assert_int_equal(blocks_zero(f.edge, SIZE_BYTES - 700, 700, 0), 0);
+    blocks_expect(f.edge, SIZE_BYTES - 700, 700, 0);
+    done(&f);
+}
+
+TEST_LOOP(a_discard_shows_what_was_there_or_zeroes)
+{
+    struct overlay_fixture f = open_new(0, 0);
+
+    assert_int_equal(blocks_write(f.edge, 4096, 4096, 0xaa, 0), 0);
+    assert_int_equal(blocks_discard(f.edge, 4096, 4096), 0);
+    blocks_expect(f.edge, 4096, 4096, 0);
+    assert_int_equal(blocks_discard(f.edge, 8192, 4096), 0);
+    blocks_expect(f.edge, 8192, 512, overlay_backing_byte(8192));
+    done(&f);
+}
+
+TEST_LOOP(extents_tell_the_layer_that_holds_them)
+{
+    struct overlay_fixture f = open_new(0, 0);
+    struct extent extent;
+    uint64_t length;
+    bool held;
+
+    assert_int_equal(blocks_write(f.edge, 8192, 4096, 1, 0), 0);
+    assert_int_equal(blocks_write(f.edge, 12288, 4096, 2, 0), 0);
+    assert_int_equal(blocks_zero(f.edge, 16384, 4096, 0), 0);
+    assert_int_equal(io_extents(f.edge, 0, SIZE_BYTES, &extent), 0);
+    assert_int_equal(extent.length_bytes, 8192);
+    assert_int_equal(extent.flags, EXTENT_DATA);
+    assert_int_equal(extent.depth, 2);
+    assert_int_equal(io_extents(f.edge, 8192 + 512, SIZE_BYTES - 8704, &extent), 0);
+    assert_int_equal(extent.length_bytes, 8192 - 512);
+    assert_int_equal(extent.flags, EXTENT_DATA | EXTENT_HERE);
+    assert_int_equal(extent.depth, 1);
+    assert_int_equal(io_extents(f.edge, 16384, 512, &extent), 0);
+    assert_int_equal(extent.length_bytes, 512);
+    assert_int_equal(extent.flags, EXTENT_ZERO | EXTENT_HERE);
+    assert_int_equal(io_held(f.edge, f.backing, 9000, SIZE_BYTES - 9000, &held, &length), 0);
+    assert_true(held);
+    assert_int_equal(length, 20480 - 9000);
+    assert_int_equal(io_held(f.edge, f.backing, 20480, SIZE_BYTES - 20480, &held, &length), 0);
+    assert_false(held);
+    assert_int_equal(length, SIZE_BYTES - 20480);
+    done(&f);
+}
+
+TEST_LOOP(writes_of_one_turn_share_a_record)
+{
+    struct overlay_fixture f = open_new(0, 0);
+    struct blocks_task tasks[32];
+
+    for (unsigned i = 0; i < 32; i++)
+        blocks_start_write(&tasks[i], f.edge, (uint64_t)(31 - i) * 8192, 4096, (uint8_t)(i + 1));
+    for (unsigned i = 0; i < 32; i++) {
+        test_wait_until(tasks[i].done);
+        assert_int_equal(tasks[i].result, 0);
+        blocks_expect(f.edge, (uint64_t)(31 - i) * 8192, 4096, (uint8_t)(i + 1));
+    }
+    assert_in_range(overlay_stats(f.node).records, 1, 3);
+    done(&f);
+}
+
+TEST_LOOP(overlapping_unaligned_writes_leave_one_order)
+{
+    struct overlay_fixture f = open_new(0, 0);
+    uint64_t seed = test_seed("overlapping"), state = seed;
+
+    for (unsigned round = 0; round < 60; round++) {
+        struct blocks_task tasks[8];
+        static uint8_t seen[32768];
+        bool fits = false;
+        uint64_t base = test_random(&state) % 50 * 32768;
+
+        for (unsigned i = 0; i < 8; i++) {
+            uint64_t at = test_random(&state) % 20000, length = 1 + test_random(&state) % 12000;
+
+            blocks_start_write(&tasks[i], f.edge, base + at, length, (uint8_t)(100 + i));
+        }
+        for (unsigned i = 0; i < 8; i++) {
+            test_wait_until(tasks[i].done);
+            assert_int_equal(tasks[i].result, 0);
+        }
+        assert_int_equal(blocks_read_bytes(f.edge, base, seen, sizeof(seen), 0), 0);
+        /* The one that came last is whole. */
+        for (unsigned i = 0; i < 8 && !fits; i++) {
+            fits = true;
+            for (uint64_t k = 0; k < tasks[i].length && fits; k++)
+                fits = seen[tasks[i].offset - base + k] == 100 + i;
+        }
+        assert_true(fits);
+    }
+    done(&f);
+}
+
+/* --- emptying --- */
+
+static void empty(struct node *node) MAY_WAIT
+{
+    struct err err = ERR_INIT;
+
+    if (node_empty_prepare(node, &err) < 0)
+        fail_msg("%s", err.text);
+    node_empty_commit(node);
+}
+
+TEST_LOOP(emptying_shows_the_backing_again_also_after_a_restart)
+{
+    struct overlay_fixture f = open_new(0, 0);
+
+    assert_int_equal(blocks_write(f.edge, 0, 1024 * 1024, 0xaa, 0), 0);
+    empty(f.node);
+    blocks_expect(f.edge, 0, 512, overlay_backing_byte(0));
+    assert_int_equal(overlay_stats(f.node).held_blocks, 0);
+    assert_int_equal(overlay_stats(f.node).generation, 2);
+    assert_int_equal(blocks_write(f.edge, 4096, 512, 0xbb, 0), 0);
+    overlay_shut(&f);
+    overlay_open_at(&f, test_path("a"), SIZE_BYTES);
+    blocks_expect(f.edge, 0, 512, overlay_backing_byte(0));
+    blocks_expect(f.edge, 4096, 512, 0xbb);
+    blocks_expect(f.edge, 8192, 512, overlay_backing_byte(8192));
+    done(&f);
+}
+
+TEST_LOOP(emptying_taken_back_leaves_all_as_it_was_also_after_a_restart)
+{
+    struct overlay_fixture f = open_new(0, 0);
+    struct err err = ERR_INIT;
+
+    assert_int_equal(blocks_write(f.edge, 0, 1024 * 1024, 0xaa, 0), 0);
+    assert_int_equal(node_empty_prepare(f.node, &err), 0);
+    node_empty_abort(f.node);
+    blocks_expect(f.edge, 0, 1024 * 1024, 0xaa);
+    assert_int_equal(blocks_write(f.edge, 2 * 1024 * 1024, 512, 0xbb, 0), 0);
+    overlay_shut(&f);
+    overlay_open_at(&f, test_path("a"), SIZE_BYTES);
+    blocks_expect(f.edge, 0, 1024 * 1024, 0xaa);
+    blocks_expect(f.edge, 2 * 1024 * 1024, 512, 0xbb);
+    assert_int_equal(overlay_stats(f.node).generation, 1);
+    done(&f);
+}
+
+TEST_LOOP(emptying_that_fails_changes_nothing)
+{
+    struct overlay_fixture f = open_new(0, 0);
+    struct blkdebug_rule rule = {.kinds = BLKDEBUG_WRITE, .count = 1, .error = -EIO};
+    struct err err = ERR_INIT;
+
+    assert_int_equal(blocks_write(f.edge, 0, 8192, 0xaa, 0), 0);
+    /* The answer is lost: the file may say that the image is empty. */
+    for (unsigned after = 0; after < 2; after++) {
+        rule.after = after;
+        assert_int_equal(blkdebug_inject(f.debug, &rule, NULL), 0);
+        assert_int_equal(node_empty_prepare(f.node, &err), -EIO);
+        blkdebug_remove(f.debug, 0);
+        blocks_expect(f.edge, 0, 8192, 0xaa);
+        overlay_shut(&f);
+        overlay_open_at(&f, test_path("a"), SIZE_BYTES);
+        blocks_expect(f.edge, 0, 8192, 0xaa);
+    }
+    done(&f);
+}
+
+/* --- failures --- */
+
+TEST_LOOP(a_write_that_fails_leaves_what_was_there)
+{
+    struct overlay_fixture f = open_new(0, 0);
+    struct blkdebug_rule rule = {.kinds = BLKDEBUG_WRITE, .count = 1, .error = -ENOSPC};
+
+    for (unsigned after = 0; after < 2; after++) {
+        assert_int_equal(blocks_write(f.edge, 4096, 4096, 0xaa, 0), 0);
+        rule.after = after;
+        assert_int_equal(blkdebug_inject(f.debug, &rule, NULL), 0);
+        assert_int_equal(blocks_write(f.edge, 4096, 8192, 0xbb, 0), -ENOSPC);
+        blkdebug_remove(f.debug, 0);
+        blocks_expect(f.edge, 4096, 4096, 0xaa);
+        blocks_expect(f.edge, 8192, 512, overlay_backing_byte(8192));
+        assert_int_equal(blocks_write(f.edge, 65536, 512, 0xcc, 0), 0);
+        overlay_shut(&f);
+        overlay_open_at(&f, test_path("a"), SIZE_BYTES);
+        blocks_expect(f.edge, 4096, 4096, 0xaa);
+        blocks_expect(f.edge, 8192, 512, overlay_backing_byte(8192));
+        blocks_expect(f.edge, 65536, 512, 0xcc);
+    }
+    done(&f);
+}
+
+TEST_LOOP(a_failed_flush_is_told)
+{
+    struct overlay_fixture f = open_new(0, 0);
+    const struct blkdebug_rule rule = {.kinds = BLKDEBUG_FLUSH, .count = 1, .error = -EIO};
+
+    assert_int_equal(blocks_write(f.edge, 4096, 4096, 0xaa, 0), 0);
+    assert_int_equal(blkdebug_inject(f.debug, &rule, NULL), 0);
+    assert_int_equal(io_flush(f.edge), -EIO);
+    assert_int_equal(io_flush(f.edge), 0);
+    done(&f);
+}
+
+/* --- a model --- */
+
+struct model {
+    uint8_t bytes[SIZE_BYTES];
+};
+
+static void random_request(struct overlay_fixture *f, struct model *model, uint64_t *state) MAY_WAIT
+{
+    uint64_t at = test_random(state) % SIZE_BYTES;
+    uint64_t length = 1 + test_random(state) % (test_random(state) % 10 == 0 ? 300000 : 9000);
+    uint8_t fill = (uint8_t)test_random(state);
+
+    if (test_random(state) % 2 == 0) {
+        at = align_down(at, 4096);
+        length = align_up(length, 4096);
+    }
+    length = MIN(length, SIZE_BYTES - at);
+    switch (test_random(state) % 8) {
+    case 0:
+        assert_int_equal(blocks_zero(f->edge, at, length, 0), 0);
+        memset(model->bytes + at, 0, length);
+        break;
+    case 1: {
+        assert_int_equal(blocks_discard(f->edge, at, length), 0);
+        assert_int_equal(blocks_read_bytes(f->edge, at, model->bytes + at, length, 0), 0);
+        break;
+    }
+    case 2:
+        if (test_random(state) % 20 == 0) {
+            empty(f->node);
+            memcpy(model->bytes, mem_bytes(f->backing), SIZE_BYTES);
+        }
+        break;
+    default:
+        assert_int_equal(blocks_write(f->edge, at, length, fill, 0), 0);
+        memset(model->bytes + at, fill, length);
+    }
+}
+
+/* What a daemon leaves that is killed now is opened under another name. */
+static void expect_after_kill(const struct model *model) MAY_WAIT
+{
+    struct overlay_fixture killed;
+    size_t length;
+    uint8_t *bytes = overlay_snapshot(test_path("a"), &length);
+
+    overlay_put_file(test_path("b"), bytes, length);
+    free(bytes);
+    overlay_open_at(&killed, test_path("b"), SIZE_BYTES);
+    overlay_expect_model(killed.edge, model->bytes, SIZE_BYTES);
+    overlay_shut(&killed);
+}
+
+TEST_LOOP(random_requests_survive_restarts_and_kills)
+{
+    static const uint32_t block_bytes[] = {4096, 512, 65536, 4096};
+    static const uint32_t unit_bytes[] = {512, 512, 4096, 4096};
+    struct model *model = malloc(sizeof(*model));
+    uint64_t seed = test_seed("random requests"), state = seed;
+
+    assert_non_null(model);
+    for (unsigned round = 0; round < 4; round++) {
+        struct overlay_fixture f = open_new(block_bytes[round], unit_bytes[round]);
+
+        memcpy(model->bytes, mem_bytes(f.backing), SIZE_BYTES);
+        for (unsigned i = 0; i < 160; i++) {
+            random_request(&f, model, &state);
+            if (i % 40 == 20)
+                expect_after_kill(model);
+            if (i % 40 == 39) {
+                overlay_expect_model(f.edge, model->bytes, SIZE_BYTES);
+                overlay_shut(&f);
+                overlay_open_at(&f, test_path("a"), SIZE_BYTES);
+            }
+        }
+        overlay_expect_model(f.edge, model->bytes, SIZE_BYTES);
+        overlay_shut(&f);
+    }
+    free(model);
+    test_folder_remove();
+}
+
+TEST_LOOP(a_disk_of_16_TiB_costs_nothing_while_it_is_empty)
+{
+    const uint64_t size = UINT64_C(16) << 40;
+    struct graph *graph = blocks_graph();
+    struct extent extent;
+
+    overlay_make(test_path("a"), size, 4096, 0);
+    uint64_t begin_ns = loop_clock_ns(loop_current());
+    struct node *node = blocks_add(graph,
+                                   "{'node-name':'ovl','driver':'overlay','file':"
+                                   "{'driver':'file','filename':'%s'}}",
+                                   test_path("a"));
+    struct edge *edge = blocks_root(graph, node, "test");
+    assert_in_range(loop_clock_ns(loop_current()) - begin_ns, 0, 100 * NS_PER_MS);
+    assert_in_range(overlay_stats(node).index_bytes, 0, 1u << 20);
+    assert_int_equal(blocks_write(edge, size - 512, 512, 0xaa, 0), 0);
+    assert_int_equal(io_extents(edge, 0, size, &extent), 0);
+    assert_int_equal(extent.length_bytes, size - 4096);
+    assert_int_equal(extent.flags, EXTENT_ZERO);
+    struct overlay_stretch stretch;
+    assert_true(overlay_next_held(node, 0, &stretch));
+    assert_int_equal(stretch.offset_bytes, size - 4096);
+    graph_detach(edge);
+    graph_free(graph);
+    test_folder_remove();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_new_overlay_shows_its_backing),
+        cmocka_unit_test(a_write_changes_only_its_bytes),
+        cmocka_unit_test(whole_blocks_are_written_without_reading_the_backing),
+        cmocka_unit_test(zeroes_take_no_room_and_hide_the_backing),
+        cmocka_unit_test(a_discard_shows_what_was_there_or_zeroes),
+        cmocka_unit_test(extents_tell_the_layer_that_holds_them),
+        cmocka_unit_test(writes_of_one_turn_share_a_record),
+        cmocka_unit_test(overlapping_unaligned_writes_leave_one_order),
+        cmocka_unit_test(emptying_shows_the_backing_again_also_after_a_restart),
+        cmocka_unit_test(emptying_taken_back_leaves_all_as_it_was_also_after_a_restart),
+        cmocka_unit_test(emptying_that_fails_changes_nothing),
+        cmocka_unit_test(a_write_that_fails_leaves_what_was_there),
+        cmocka_unit_test(a_failed_flush_is_told),
+        cmocka_unit_test(random_requests_survive_restarts_and_kills),
+        cmocka_unit_test(a_disk_of_16_TiB_costs_nothing_while_it_is_empty),
+    };
+
+    return cmocka_run_group_tests_name("overlay", tests, NULL, NULL);
+}
