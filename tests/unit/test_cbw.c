@@ -1,0 +1,426 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * copy-before-write as a replication group uses it:
+ *
+ *     peer -> filter -> sdisk (blkdebug) -> mem
+ *     user -> active (overlay) -> hidden (overlay on a blkdebug) -> access -> sdisk
+ */
+#include "overlay_fixture.h"
+
+#include "drivers/copy_before_write.h"
+
+#define SIZE_BYTES (1024u * 1024 + 512)
+
+struct fixture {
+    struct graph *graph;
+    struct node *mem, *sdisk, *hfile, *hidden, *active;
+    struct edge *peer, *user;
+    struct cbw cbw;
+};
+
+static void set_up(struct fixture *f, bool insert) MAY_WAIT
+{
+    struct err err = ERR_INIT;
+
+    *f = (struct fixture){.graph = blocks_graph()};
+    overlay_make(test_path("hidden"), SIZE_BYTES, 0, 0);
+    overlay_make(test_path("active"), SIZE_BYTES, 0, 0);
+    f->mem = blocks_add(f->graph, "{'node-name':'mem','driver':'mem','size':%u}", SIZE_BYTES);
+    for (uint64_t i = 0; i < SIZE_BYTES; i++)
+        mem_bytes(f->mem)[i] = overlay_backing_byte(i);
+    f->sdisk = blocks_add(f->graph, "{'node-name':'sdisk','driver':'blkdebug','file':'mem'}");
+    f->hfile = blocks_add(f->graph,
+                          "{'node-name':'hfile','driver':'blkdebug','file':"
+                          "{'driver':'file','filename':'%s'}}",
+                          test_path("hidden"));
+    f->hidden = blocks_add(f->graph, "{'node-name':'hidden','driver':'overlay','file':'hfile',"
+                                     "'backing':'sdisk'}");
+    f->active = blocks_add(f->graph,
+                           "{'node-name':'active','driver':'overlay','backing':'hidden',"
+                           "'file':{'driver':'file','filename':'%s'}}",
+                           test_path("active"));
+    f->user = blocks_root(f->graph, f->active, "user");
+    f->peer = blocks_root(f->graph, f->sdisk, "peer");
+    if (insert && cbw_insert(f->graph, f->sdisk, f->hidden, &f->cbw, &err) < 0)
+        fail_msg("%s", err.text);
+}
+
+static void tear_down(struct fixture *f) MAY_WAIT
+{
+    struct err err = ERR_INIT;
+
+    if (cbw_remove(f->graph, &f->cbw, &err) < 0)
+        fail_msg("%s", err.text);
+    graph_detach(f->user);
+    graph_detach(f->peer);
+    graph_free(f->graph);
+    test_folder_remove();
+}
+
+/* The user sees the disk as it was. */
+static void expect_old(struct fixture *f, uint64_t offset, uint64_t length) MAY_WAIT
+{
+    uint8_t *seen = malloc(length);
+
+    assert_non_null(seen);
+    assert_int_equal(blocks_read_bytes(f->user, offset, seen, length, 0), 0);
+    for (uint64_t i = 0; i < length; i++) {
+        if (seen[i] != overlay_backing_byte(offset + i))
+            fail_msg("byte %" PRIu64 " is %u", offset + i, seen[i]);
+    }
+    free(seen);
+}
+
+TEST_LOOP(what_is_overwritten_is_saved_once)
+{
+    struct fixture f;
+
+    set_up(&f, true);
+    assert_int_equal(blocks_write(f.peer, 8192, 4096, 0xaa, 0), 0);
+    blocks_expect(f.peer, 8192, 4096, 0xaa);
+    expect_old(&f, 0, SIZE_BYTES);
+    assert_int_equal(cbw_stats(f.cbw.filter).copied_bytes, 4096);
+    unsigned reads = mem_stats(f.mem)->reads;
+    assert_int_equal(blocks_write(f.peer, 8192, 4096, 0xbb, 0), 0);
+    assert_int_equal(mem_stats(f.mem)->reads, reads);
+    expect_old(&f, 0, SIZE_BYTES);
+    tear_down(&f);
+}
+
+TEST_LOOP(unaligned_writes_zeroes_and_discards_save_whole_blocks)
+{
+    struct fixture f;
+
+    set_up(&f, true);
+    assert_int_equal(blocks_write(f.peer, 4096 * 3 - 1, 2, 0xaa, 0), 0);
+    assert_int_equal(cbw_stats(f.cbw.filter).copied_bytes, 8192);
+    assert_int_equal(blocks_zero(f.peer, 4096 * 8 + 5, 70000, IO_MAY_UNMAP), 0);
+    assert_int_equal(blocks_discard(f.peer, 4096 * 60 + 1024, 100000), 0);
+    assert_int_equal(blocks_write(f.peer, SIZE_BYTES - 1, 1, 0xaa, 0), 0);
+    expect_old(&f, 0, SIZE_BYTES);
+    blocks_expect(f.peer, 4096 * 8 + 5, 70000, 0);
+    blocks_expect(f.peer, SIZE_BYTES - 1, 1, 0xaa);
+    tear_down(&f);
+}
+
+TEST_LOOP(a_write_that_changes_nothing_a_reader_sees_is_not_saved)
+{
+    struct fixture f;
+
+    set_up(&f, true);
+    assert_int_equal(blocks_write(f.peer, 8192, 4096, 0xaa, IO_UNCHANGED), 0);
+    assert_int_equal(cbw_stats(f.cbw.filter).copies, 0);
+    tear_down(&f);
+}
+
+struct reader {
+    struct edge *edge;
+    uint64_t offset, length;
+    uint8_t bytes[16384];
+    int result;
+    bool done;
+};
+
+static void reader_main(void *arg) MAY_WAIT
+{
+    struct reader *reader = arg;
+
+    reader->result = blocks_read_bytes(reader->edge, reader->offset, reader->bytes, reader->length,
+                                       0);
+    reader->done = true;
+}
+
+static void start_read(struct reader *reader, struct edge *edge, uint64_t offset, uint64_t length)
+    MAY_WAIT
+{
+    *reader = (struct reader){.edge = edge, .offset = offset, .length = length};
+    assert_int_equal(co_spawn(loop_current(), "reader", reader_main, reader), 0);
+}
+
+static void expect_reader_old(struct reader *reader) MAY_WAIT
+{
+    test_wait_until(reader->done);
+    assert_int_equal(reader->result, 0);
+    for (uint64_t i = 0; i < reader->length; i++)
+        assert_int_equal(reader->bytes[i], overlay_backing_byte(reader->offset + i));
+}
+
+static unsigned hold(struct node *node, unsigned kinds, uint64_t offset, uint64_t length,
+                     bool after)
+{
+    const struct blkdebug_rule rule = {.kinds = kinds,
+                                       .offset_bytes = offset,
+                                       .length_bytes = length,
+                                       .count = 1,
+                                       .hold = true,
+                                       .after = after};
+    unsigned id;
+
+    assert_int_equal(blkdebug_inject(node, &rule, &id), 0);
+    return id;
+}
+
+static void await_held(struct node *node, unsigned id) MAY_WAIT
+{
+    assert_int_equal(blkdebug_await_held(node, id, 1, loop_now_ns(loop_current()) + 10 * NS_PER_S),
+                     0);
+}
+
+/* The reader has missed in hidden and is on its way to the disk: the copy and the overwrite wait. */
+TEST_LOOP(a_reader_on_its_way_to_the_disk_is_not_overtaken_by_an_overwrite)
+{
+    struct fixture f;
+    struct reader reader;
+    struct blocks_task write;
+
+    set_up(&f, true);
+    unsigned id = hold(f.sdisk, BLKDEBUG_READ, 8192, 4096, false);
+    start_read(&reader, f.user, 4096, 12288);
+    await_held(f.sdisk, id);
+    blocks_start_write(&write, f.peer, 8192, 4096, 0xaa);
+    co_sleep(NS_PER_MS);
+    assert_false(write.done);
+    assert_false(reader.done);
+    blkdebug_release(f.sdisk, id);
+    expect_reader_old(&reader);
+    test_wait_until(write.done);
+    assert_int_equal(write.result, 0);
+    expect_old(&f, 0, 65536);
+    blocks_expect(f.peer, 8192, 4096, 0xaa);
+    tear_down(&f);
+}
+
+/* The copy is under way; a reader missed in hidden before it, and looks again after it. */
+TEST_LOOP(a_reader_that_missed_before_the_copy_finds_what_was_saved)
+{
+    struct fixture f;
+    struct reader reader;
+    struct blocks_task write;
+
+    set_up(&f, true);
+    unsigned id = hold(f.hfile, BLKDEBUG_WRITE, 65536, 0, false);
+    blocks_start_write(&write, f.peer, 8192, 4096, 0xaa);
+    await_held(f.hfile, id);
+    start_read(&reader, f.user, 4096, 12288);
+    co_sleep(NS_PER_MS);
+    assert_false(reader.done);
+    assert_false(write.done);
+    unsigned waits = (unsigned)cbw_stats(f.cbw.filter).waits;
+    assert_int_equal(waits, 1);
+    /* The overwrite is done before the reader runs again, if it may. */
+    blkdebug_release(f.hfile, id);
+    expect_reader_old(&reader);
+    test_wait_until(write.done);
+    blocks_expect(f.peer, 8192, 4096, 0xaa);
+    tear_down(&f);
+}
+
+TEST_LOOP(writes_to_a_block_that_is_being_copied_wait_also_at_unaligned_edges)
+{
+    struct fixture f;
+    struct blocks_task first, second, elsewhere;
+
+    set_up(&f, true);
+    unsigned id = hold(f.hfile, BLKDEBUG_WRITE, 65536, 0, false);
+    blocks_start_write(&first, f.peer, 8192 + 100, 50, 0xaa);
+    await_held(f.hfile, id);
+    blocks_start_write(&second, f.peer, 12288 - 10, 5, 0xbb);
+    co_sleep(NS_PER_MS);
+    assert_false(second.done);
+    assert_int_equal(mem_stats(f.mem)->writes, 0);
+    blkdebug_release(f.hfile, id);
+    test_wait_until(first.done && second.done);
+    expect_old(&f, 0, 65536);
+
+    /* A read of the old content that takes long holds up its own block alone. */
+    id = hold(f.sdisk, BLKDEBUG_READ, 40960, 4096, false);
+    blocks_start_write(&first, f.peer, 40960, 512, 0xcc);
+    await_held(f.sdisk, id);
+    blocks_start_write(&elsewhere, f.peer, 45056, 512, 0xdd);
+    test_wait_until(elsewhere.done);
+    assert_false(first.done);
+    blkdebug_release(f.sdisk, id);
+    test_wait_until(first.done);
+    expect_old(&f, 0, 65536);
+    tear_down(&f);
+}
+
+/* --- failures --- */
+
+struct told {
+    unsigned count;
+    int code;
+    char operation[64];
+    const struct node *where;
+};
+
+static void note(void *arg, const char *operation, const struct node *where, uint64_t offset_bytes,
+                 uint64_t length_bytes, int code)
+{
+    struct told *told = arg;
+
+    told->count++;
+    told->code = code;
+    told->where = where;
+    snprintf(told->operation, sizeof(told->operation), "%s", operation);
+}
+
+TEST_LOOP(a_copy_that_fails_fails_the_write_and_is_remembered)
+{
+    struct fixture f;
+    struct told told = {0};
+    struct cbw_error error;
+    const struct blkdebug_rule save = {.kinds = BLKDEBUG_WRITE, .count = 1, .error = -ENOSPC};
+    const struct blkdebug_rule old = {.kinds = BLKDEBUG_READ, .count = 1, .error = -EIO};
+    const struct blkdebug_rule new = {.kinds = BLKDEBUG_WRITE, .count = 1, .error = -EIO};
+
+    set_up(&f, true);
+    cbw_on_failure(&f.cbw, note, &told);
+    assert_int_equal(cbw_first_error(f.cbw.filter, &error), 0);
+    assert_int_equal(blkdebug_inject(f.hfile, &save, NULL), 0);
+    assert_int_equal(blocks_write(f.peer, 8192, 512, 0xaa, 0), -ENOSPC);
+    assert_int_equal(mem_stats(f.mem)->writes, 0);
+    assert_int_equal(told.count, 1);
+    assert_string_equal(told.operation, "copy-before-write");
+    assert_ptr_equal(told.where, f.hidden);
+
+    assert_int_equal(blkdebug_inject(f.sdisk, &old, NULL), 0);
+    assert_int_equal(blocks_write(f.peer, 8192, 512, 0xaa, 0), -EIO);
+    assert_int_equal(mem_stats(f.mem)->writes, 0);
+    assert_int_equal(cbw_first_error(f.cbw.filter, &error), -ENOSPC);
+    assert_false(error.reading);
+    assert_int_equal(error.offset_bytes, 8192);
+    assert_int_equal(error.length_bytes, 4096);
+    assert_int_equal(error.count, 2);
+
+    assert_int_equal(blkdebug_inject(f.sdisk, &new, NULL), 0);
+    assert_int_equal(blocks_write(f.peer, 8192, 512, 0xaa, 0), -EIO);
+    assert_string_equal(told.operation, "write to the secondary disk");
+    assert_int_equal(blocks_write(f.peer, 8192, 512, 0xaa, 0), 0);
+    assert_int_equal(told.count, 3);
+    expect_old(&f, 0, 65536);
+    cbw_clear_error(f.cbw.filter);
+    assert_int_equal(cbw_first_error(f.cbw.filter, &error), 0);
+    tear_down(&f);
+}
+
+/* --- inserting and removing --- */
+
+TEST_LOOP(the_filter_goes_in_and_out_and_leaves_nothing_behind)
+{
+    struct fixture f;
+    struct err err = ERR_INIT;
+    unsigned nodes = 0, after = 0;
+
+    set_up(&f, false);
+    for (struct node *node = NULL; (node = graph_next(f.graph, node)) != NULL;)
+        nodes++;
+    for (unsigned i = 0; i < 5; i++) {
+        assert_int_equal(cbw_insert(f.graph, f.sdisk, f.hidden, &f.cbw, &err), 0);
+        assert_ptr_equal(f.peer->child, f.cbw.filter);
+        assert_ptr_equal(node_child(f.hidden, "backing")->child, f.cbw.access);
+        assert_int_equal(blocks_write(f.peer, i * 4096, 4096, 0xaa, 0), 0);
+        expect_old(&f, 0, 65536);
+        assert_int_equal(cbw_remove(f.graph, &f.cbw, &err), 0);
+        assert_null(f.cbw.filter);
+        assert_ptr_equal(f.peer->child, f.sdisk);
+        assert_ptr_equal(node_child(f.hidden, "backing")->child, f.sdisk);
+    }
+    for (struct node *node = NULL; (node = graph_next(f.graph, node)) != NULL;)
+        after++;
+    assert_int_equal(nodes, after);
+    assert_int_equal(cbw_remove(f.graph, &f.cbw, &err), 0);
+    assert_int_equal(cbw_insert(f.graph, f.mem, f.hidden, &f.cbw, &err), -EINVAL);
+    assert_null(f.cbw.filter);
+    tear_down(&f);
+}
+
+struct load {
+    struct fixture *f;
+    uint64_t state;
+    bool stop, done;
+    unsigned writes;
+};
+
+static void load_main(void *arg) MAY_WAIT
+{
+    struct load *load = arg;
+
+    while (!load->stop) {
+        uint64_t at = test_random(&load->state) % (SIZE_BYTES - 9000);
+
+        assert_int_equal(blocks_write(load->f->peer, at, 1 + test_random(&load->state) % 9000,
+                                      (uint8_t)load->writes, 0),
+                         0);
+        load->writes++;
+        co_sleep(test_random(&load->state) % 20 * NS_PER_US); /* time passes in the simulator too */
+    }
+    load->done = true;
+}
+
+TEST_LOOP(the_filter_goes_in_and_out_while_the_disk_is_written)
+{
+    struct fixture f;
+    struct err err = ERR_INIT;
+    struct load loads[4];
+
+    set_up(&f, false);
+    uint64_t seed = test_seed("load");
+    for (unsigned i = 0; i < ARRAY_LEN(loads); i++) {
+        loads[i] = (struct load){.f = &f, .state = seed + i};
+        assert_int_equal(co_spawn(loop_current(), "load", load_main, &loads[i]), 0);
+    }
+    for (unsigned i = 0; i < 20; i++) {
+        static uint8_t before[SIZE_BYTES], after[SIZE_BYTES];
+        struct graph_drain drain;
+        unsigned writes = loads[0].writes;
+
+        assert_int_equal(cbw_insert(f.graph, f.sdisk, f.hidden, &f.cbw, &err), 0);
+        /* A checkpoint: what the user sees from here on does not change. */
+        assert_int_equal(graph_drain_begin(&f.sdisk, 1, &drain), 0);
+        assert_int_equal(node_empty_prepare(f.hidden, &err), 0);
+        node_empty_commit(f.hidden);
+        memcpy(before, mem_bytes(f.mem), SIZE_BYTES);
+        graph_drain_end(&drain);
+        test_wait_until(loads[0].writes > writes + 5);
+        assert_int_equal(blocks_read_bytes(f.user, 0, after, SIZE_BYTES, 0), 0);
+        assert_memory_equal(before, after, SIZE_BYTES);
+        assert_int_equal(cbw_remove(f.graph, &f.cbw, &err), 0);
+    }
+    for (unsigned i = 0; i < ARRAY_LEN(loads); i++) {
+        loads[i].stop = true;
+        test_wait_until(loads[i].done);
+    }
+    tear_down(&f);
+}
+
+TEST_LOOP(a_target_that_cannot_tell_what_it_holds_is_refused)
+{
+    struct graph *graph = blocks_graph();
+
+    blocks_add_fails(graph, "cannot tell what it holds",
+                     "{'driver':'copy-before-write','file':{'driver':'mem'},"
+                     "'target':{'driver':'mem'}}");
+    blocks_add_fails(graph, "they must be equal",
+                     "{'driver':'copy-before-write','file':{'driver':'mem','size':4096},"
+                     "'target':{'driver':'cow','file':{'driver':'mem'}}}");
+    graph_free(graph);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_overwritten_is_saved_once),
+        cmocka_unit_test(unaligned_writes_zeroes_and_discards_save_whole_blocks),
+        cmocka_unit_test(a_write_that_changes_nothing_a_reader_sees_is_not_saved),
+        cmocka_unit_test(a_reader_on_its_way_to_the_disk_is_not_overtaken_by_an_overwrite),
+        cmocka_unit_test(a_reader_that_missed_before_the_copy_finds_what_was_saved),
+        cmocka_unit_test(writes_to_a_block_that_is_being_copied_wait_also_at_unaligned_edges),
+        cmocka_unit_test(a_copy_that_fails_fails_the_write_and_is_remembered),
+        cmocka_unit_test(the_filter_goes_in_and_out_and_leaves_nothing_behind),
+        cmocka_unit_test(the_filter_goes_in_and_out_while_the_disk_is_written),
+        cmocka_unit_test(a_target_that_cannot_tell_what_it_holds_is_refused),
+    };
+
+    return cmocka_run_group_tests_name("copy-before-write", tests, NULL, NULL);
+}
