@@ -32,7 +32,8 @@ struct nbd_service {
     uint64_t handshake_timeout_ns;
     struct list servers;
     unsigned server_count, export_count, connection_count;
-    struct co_budget budget;
+    struct co_budget budget; /* never waited on: see `hungry` */
+    struct list hungry;      /* connections that wait for a share, in the order of arrival */
     struct loop_timer stall_timer;
     struct co_queue changed; /* a server, an export or a connection has gone */
 };
@@ -51,6 +52,7 @@ struct nbd_server {
     char *addresses[NBD_MAX_LISTENERS];
     size_t listener_count;
     unsigned listeners_running;
+    struct co_queue halted; /* listeners pause here */
     struct list exports;
     struct list connections;
     unsigned connection_count, max_connections, export_count;
@@ -100,7 +102,10 @@ struct nbd_connection {
     struct list free_work; /* struct nbd_work */
     unsigned in_flight;    /* taken, and not yet answered to the socket */
     uint64_t in_flight_bytes;
-    struct co_queue room; /* the receiver waits here for a slot, a buffer, or the end */
+    struct list_link hungry_link;
+    uint64_t wish_bytes; /* of the budget, while hungry */
+    bool granted;
+    struct co_queue room; /* the receiver waits here for a slot, a buffer, memory, or the end */
 };
 
 /* A request on its way. Pooled by its connection. */

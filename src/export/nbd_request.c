@@ -15,6 +15,52 @@
     (NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_DF | NBD_CMD_FLAG_REQ_ONE | \
      NBD_CMD_FLAG_FAST_ZERO)
 
+/* --- the budget --- */
+
+/* Serves those who wait, first come, first served. Not co_budget_take(): a connection that is cut
+ * must leave at once, not when there is memory again. */
+static void budget_serve(struct nbd_service *service)
+{
+    while (!list_empty(&service->hungry)) {
+        struct nbd_connection *first = LIST_ENTRY(list_first(&service->hungry),
+                                                  struct nbd_connection, hungry_link);
+
+        if (!co_budget_try(&service->budget, first->wish_bytes))
+            break;
+        list_remove(&first->hungry_link);
+        first->granted = true;
+        co_queue_wake_all(&first->room);
+    }
+}
+
+static void budget_give(struct nbd_service *service, uint64_t bytes)
+{
+    co_budget_give(&service->budget, bytes);
+    budget_serve(service);
+}
+
+/* False when the connection has been cut: nothing is held then. */
+static bool budget_take(struct nbd_connection *connection, uint64_t bytes) MAY_WAIT
+{
+    struct nbd_service *service = connection->service;
+
+    if (connection->cut)
+        return false;
+    if (likely(list_empty(&service->hungry)) && co_budget_try(&service->budget, bytes))
+        return true;
+    connection->wish_bytes = bytes;
+    connection->granted = false;
+    list_push_back(&service->hungry, &connection->hungry_link);
+    nbd_stall_watch(service);
+    while (!connection->granted && !connection->cut)
+        co_queue_wait(&connection->room);
+    if (connection->granted)
+        return true;
+    list_remove(&connection->hungry_link);
+    budget_serve(service);
+    return false;
+}
+
 /* --- work: pooled --- */
 
 static struct nbd_work *work_get(struct nbd_connection *connection)
@@ -40,7 +86,7 @@ static void work_put(struct nbd_work *work)
 
     buf_unref(work->data.buf);
     if (work->cost_bytes > 0) {
-        co_budget_give(&connection->service->budget, work->cost_bytes);
+        budget_give(connection->service, work->cost_bytes);
         connection->in_flight_bytes -= work->cost_bytes;
     }
     assert(connection->in_flight > 0);
@@ -405,23 +451,18 @@ static uint64_t request_cost(const struct nbd_request *request)
     return cost;
 }
 
-/* Waits for a slot and for the request's share of memory. */
+/* Waits for the request's share of memory. */
 static int request_admit(struct nbd_connection *connection, struct nbd_work *work) MAY_WAIT
 {
-    struct co_budget *budget = &connection->service->budget;
     uint64_t cost = request_cost(&work->request);
 
     while (connection->in_flight_bytes + cost > NBD_MAX_CONNECTION_BYTES && !connection->cut)
         co_queue_wait(&connection->room);
-    if (!connection->cut && !co_budget_try(budget, cost)) {
-        nbd_stall_watch(connection->service);
-        co_budget_take(budget, cost);
-        work->cost_bytes = cost;
-    } else if (!connection->cut) {
-        work->cost_bytes = cost;
-    }
-    connection->in_flight_bytes += work->cost_bytes;
-    return connection->cut ? -ECONNABORTED : 0;
+    if (!budget_take(connection, cost))
+        return -ECONNABORTED;
+    work->cost_bytes = cost;
+    connection->in_flight_bytes += cost;
+    return 0;
 }
 
 static int request_receive(struct nbd_connection *connection, struct nbd_work *work, int error)

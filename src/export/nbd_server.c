@@ -53,7 +53,7 @@ static void stall_check(struct loop_timer *timer)
     struct nbd_service *service = CONTAINER_OF(timer, struct nbd_service, stall_timer);
     uint64_t now_ns = loop_now_ns(service->loop);
 
-    if (list_empty(&service->budget.requests))
+    if (list_empty(&service->hungry))
         return;
     LIST_FOR_EACH(server, &service->servers, struct nbd_server, link) {
         LIST_FOR_EACH_SAFE(connection, &server->connections, struct nbd_connection, link) {
@@ -94,6 +94,7 @@ struct nbd_service *nbd_service_new(struct graph *graph, const struct nbd_servic
                                                                     : NBD_HANDSHAKE_TIMEOUT_NS;
     service->stall_timer.fire = stall_check;
     list_init(&service->servers);
+    list_init(&service->hungry);
     co_queue_init(&service->changed);
     co_budget_init(&service->budget, given.budget_bytes);
     return service;
@@ -165,7 +166,8 @@ static void listener_run(void *arg) MAY_WAIT
             log_warning("nbd", "server '%s' cannot accept connections now: %s; retrying",
                         server->id, strerror(-result));
         complained = true;
-        co_sleep(ACCEPT_RETRY_NS);
+        (void)co_queue_wait_until(&server->halted,
+                                  loop_now_ns(server->service->loop) + ACCEPT_RETRY_NS);
         if (server->fenced)
             break;
     }
@@ -206,6 +208,7 @@ static int server_new(struct nbd_service *service, const char *id, unsigned max_
     server->service = service;
     server->max_connections = max_connections != 0 ? max_connections : NBD_MAX_CONNECTIONS;
     list_init(&server->exports);
+    co_queue_init(&server->halted);
     list_init(&server->connections);
     /* In the list before anything waits, so that nobody else takes the id. */
     list_push_back(&service->servers, &server->link);
@@ -355,6 +358,7 @@ static void server_fence(struct nbd_server *server) MAY_WAIT
     struct nbd_service *service = server->service;
 
     server->fenced = true;
+    co_queue_wake_all(&server->halted);
     for (size_t i = 0; i < server->listener_count; i++)
         if (server->listeners[i].sock != NULL)
             sock_shutdown(server->listeners[i].sock, 0);

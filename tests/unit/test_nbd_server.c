@@ -585,6 +585,39 @@ TEST_LOOP(a_fenced_server_has_no_request_inside_and_takes_no_connection)
     nbd_world_end(&world);
 }
 
+TEST_LOOP(a_fence_does_not_wait_for_memory_that_others_hold)
+{
+    struct nbd_service_options options = {.budget_bytes = NBD_MAX_CONNECTION_BYTES};
+    struct nbd_world world;
+    struct err err = ERR_INIT;
+
+    nbd_world_begin(&world, &options, "{'node-name':'disk','driver':'null-co','size':1073741824}");
+    struct sock_address other = {.family = SOCK_FAMILY_UNIX,
+                                 .path = strdup(test_path("second.sock"))};
+    assert_int_equal(nbd_server_start(world.service, "second", &other, 1, 0, &err), 0);
+    struct nbd_export_options second = {
+        .id = "two", .name = "two", .server = "second", .node = world.node, .writable = true};
+    assert_int_equal(nbd_export_add(world.service, &second, &err), 0);
+    /* Who sits on all memory is connected to one server, who waits for some to the other. */
+    struct sock *liar = peer_session(&world, "disk", false);
+    peer_request(liar, NBD_CMD_WRITE, 0, 1, 0, NBD_MAX_REQUEST_BYTES);
+    test_wait_until(nbd_service_info(world.service).budget_used_bytes == options.budget_bytes);
+    struct nbd_world there = world;
+    there.address = other;
+    struct sock *waiter = peer_session(&there, "two", false);
+    peer_request(waiter, NBD_CMD_READ, 0, 1, 0, 4096);
+    co_sleep(20 * NS_PER_MS);
+    uint64_t began_ns = loop_clock_ns(loop_current());
+    assert_int_equal(nbd_server_fence(world.service, "second", &err), 0);
+    assert_true(loop_clock_ns(loop_current()) - began_ns < 2 * NS_PER_S);
+    peer_expect_end(waiter);
+    peer_close(waiter);
+    peer_close(liar);
+    test_wait_until(nbd_service_info(world.service).budget_used_bytes == 0);
+    sock_address_release(&other);
+    nbd_world_end(&world);
+}
+
 TEST_LOOP(exports_are_checked_before_they_are_made)
 {
     struct nbd_world world;
@@ -641,6 +674,7 @@ int main(void)
         cmocka_unit_test(a_revoked_export_waits_for_what_was_taken_and_takes_no_more),
         cmocka_unit_test(an_export_in_use_goes_only_by_force_and_says_so),
         cmocka_unit_test(a_fenced_server_has_no_request_inside_and_takes_no_connection),
+        cmocka_unit_test(a_fence_does_not_wait_for_memory_that_others_hold),
         cmocka_unit_test(exports_are_checked_before_they_are_made),
     };
 
