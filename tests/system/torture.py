@@ -175,7 +175,8 @@ def wait_descriptors(pid, expected):
 def pace(pid, idle):
     """Lets the daemon catch up, so that its limit of connections is not what is met."""
     end = time.monotonic() + DEADLINE_S
-    while descriptors(pid) > idle + MAX_BEHIND and time.monotonic() < end:
+    while descriptors(pid) > idle + MAX_BEHIND:
+        assert time.monotonic() < end, "the daemon does not close the connections that have ended"
         select.select([], [], [], 0.001)
 
 
