@@ -416,6 +416,13 @@ static void late_write(void *arg) MAY_WAIT
     late->done = true;
 }
 
+static void late_unaligned(void *arg) MAY_WAIT
+{
+    struct late *late = arg;
+    late->result = fix_fill(late->fix->top[0], 0, 512, 9);
+    late->done = true;
+}
+
 static void late_failover(void *arg) MAY_WAIT
 {
     struct late *late = arg;
@@ -475,6 +482,91 @@ TEST_LOOP(a_users_write_under_way_at_the_failover_is_not_lost)
     fix_wait_stage(&fix.s, REPLICATION_DONE);
     assert_true(write.done);
     assert_int_equal(fix_raw_byte(&fix, 0, 0, BLOCK), 9);
+    fix_close(&fix);
+}
+
+static void late_half_block(void *arg) MAY_WAIT
+{
+    struct late *late = arg;
+    late->result = fix_fill(late->fix->top[0], 1024, 512, 8);
+    late->done = true;
+}
+
+/* Its read-modify-write of a block that nobody holds has read, and not yet written, when the failover
+ * comes. A write into the same block after it must not be undone. */
+TEST_LOOP(a_write_after_the_failover_is_not_undone_by_one_from_before)
+{
+    struct fix fix;
+    fix_open(&fix, 1);
+    fix_start(&fix);
+    struct node *hdebug = fix_node(&fix.s, "hdebug", 0);
+    fix_inject(
+        &fix.s, "hdebug", 0,
+        (struct blkdebug_rule){.kinds = BLKDEBUG_READ, .hold = true, .after = true, .count = 1});
+    struct late before = {.fix = &fix}, after = {.fix = &fix};
+    assert_int_equal(co_spawn(fix.loop, "before", late_unaligned, &before), 0);
+    assert_int_equal(blkdebug_await_held(hdebug, 0, 1, soon(&fix)), 0);
+    fix_ok(replication_stop(fix.s.group, true, &err));
+    assert_int_equal(co_spawn(fix.loop, "after", late_half_block, &after), 0);
+    co_sleep(5 * NS_PER_MS);
+    blkdebug_release(hdebug, 0);
+    test_wait_until(before.done && after.done);
+    fix_wait_stage(&fix.s, REPLICATION_DONE);
+    assert_int_equal(fix_byte(fix.top[0], 0, 512), 9);
+    assert_int_equal(fix_byte(fix.top[0], 512, 512), 0);
+    assert_int_equal(fix_byte(fix.top[0], 1024, 512), 8);
+    assert_int_equal(fix_raw_byte(&fix, 0, 1024, 512), 8);
+    fix_close(&fix);
+}
+
+/* In the merge's last phase the guest's writes reach the disk too; where they cannot, the merge makes
+ * up for it. */
+TEST_LOOP(a_write_that_does_not_reach_the_disk_late_in_a_merge_is_copied_again)
+{
+    struct fix fix;
+    fix_open(&fix, 1);
+    fix_start(&fix);
+    assert_int_equal(fix_fill(fix.top[0], 0, 2 * BLOCK, 2), 0);
+    struct node *sdisk = fix_node(&fix.s, "sdisk", 0);
+    fix_inject(&fix.s, "sdisk", 0,
+               (struct blkdebug_rule){.kinds = BLKDEBUG_FLUSH, .hold = true, .count = 1});
+    fix_ok(replication_stop(fix.s.group, true, &err));
+    assert_int_equal(blkdebug_await_held(sdisk, 0, 1, soon(&fix)), 0);
+    assert_int_equal(fix_raw_byte(&fix, 0, 0, 2 * BLOCK), 2);
+    assert_int_equal(fix_fill(fix.top[0], 0, BLOCK, 3), 0);
+    assert_int_equal(fix_raw_byte(&fix, 0, 0, BLOCK), 3);
+    fix_inject(&fix.s, "sdisk", 0,
+               (struct blkdebug_rule){.kinds = BLKDEBUG_WRITE, .error = -EIO, .count = 1});
+    assert_int_equal(fix_fill(fix.top[0], BLOCK, BLOCK, 4), 0);
+    assert_int_equal(fix_raw_byte(&fix, 0, BLOCK, BLOCK), 2);
+    blkdebug_release(sdisk, 0);
+    fix_wait_stage(&fix.s, REPLICATION_DONE);
+    assert_int_equal(fix_raw_byte(&fix, 0, 0, BLOCK), 3);
+    assert_int_equal(fix_raw_byte(&fix, 0, BLOCK, BLOCK), 4);
+    fix_close(&fix);
+}
+
+TEST_LOOP(a_finished_failover_leaves_empty_overlays_that_nobody_uses)
+{
+    struct fix fix;
+    fix_open(&fix, 1);
+    fix_start(&fix);
+    assert_int_equal(fix_fill(fix.forward[0], 0, BLOCK, 1), 0);
+    assert_int_equal(fix_fill(fix.top[0], BLOCK, BLOCK, 2), 0);
+    fix_ok(replication_stop(fix.s.group, true, &err));
+    fix_wait_stage(&fix.s, REPLICATION_DONE);
+    assert_int_equal(overlay_stats(fix_node(&fix.s, "active", 0)).held_bytes, 0);
+    assert_int_equal(overlay_stats(fix_node(&fix.s, "hidden", 0)).held_bytes, 0);
+    fix_inject(&fix.s, "adebug", 0, (struct blkdebug_rule){.kinds = BLKDEBUG_ANY, .error = -EIO});
+    assert_int_equal(fix_byte(fix.top[0], BLOCK, BLOCK), 2);
+    assert_int_equal(fix_fill(fix.top[0], BLOCK, BLOCK, 3), 0);
+    assert_int_equal(fix_zero(fix.top[0], 0, BLOCK), 0);
+    assert_int_equal(io_flush(fix.top[0]), 0);
+    test_wait_until(job_next(&fix.s.jobs, NULL) == NULL);
+    /* The filter has gone: what writes to the disk is copied no more. */
+    for (struct node *node = graph_next(fix.s.graph, NULL); node != NULL;
+         node = graph_next(fix.s.graph, node))
+        assert_null(strstr(node->driver->name, "copy-before-write"));
     fix_close(&fix);
 }
 
@@ -701,6 +793,9 @@ int main(void)
         cmocka_unit_test(a_fence_that_fails_leaves_everything_running),
         cmocka_unit_test(a_failover_waits_for_the_peers_last_writes_and_takes_none_after),
         cmocka_unit_test(a_users_write_under_way_at_the_failover_is_not_lost),
+        cmocka_unit_test(a_write_after_the_failover_is_not_undone_by_one_from_before),
+        cmocka_unit_test(a_write_that_does_not_reach_the_disk_late_in_a_merge_is_copied_again),
+        cmocka_unit_test(a_finished_failover_leaves_empty_overlays_that_nobody_uses),
         cmocka_unit_test(a_merge_that_fails_on_one_disk_can_be_repeated_and_the_others_end),
         cmocka_unit_test(a_merge_whose_end_cannot_empty_the_overlays_fails_and_serves_on),
         cmocka_unit_test(a_cancelled_merge_is_a_failed_failover_not_a_silent_one),
