@@ -19,6 +19,8 @@
 /* What a turn takes: so time goes on even for those who never wait. */
 #define SIM_TURN_MIN_NS    20u
 #define SIM_TURN_MAX_NS    200u
+/* And what a coroutine takes from one wait to the next. */
+#define SIM_RUN_NS         50u
 /* Each world begins at the same moment: 2026-01-01 00:00 UTC, and monotonic time above zero. */
 #define SIM_WALL_BEGIN_NS  (UINT64_C(1767225600) * NS_PER_S)
 #define SIM_CLOCK_BEGIN_NS NS_PER_S
@@ -371,6 +373,7 @@ static struct list_link *sim_pick(struct loop *base, struct list *ready)
     struct list_link *choices[SIM_PICK_MAX];
     uint64_t count = 0, seen = 0;
 
+    sim->now_ns += SIM_RUN_NS;
     for (struct list_link *link = list_first(ready); link != &ready->head && seen < SIM_PICK_MAX;
          link = link->next) {
         if (seen++ == 0 || !co_has_yielded(link))
