@@ -62,8 +62,8 @@ class Pair:
         process = self.lab.start(
             [self.lab.build / "src/bin/blockstep", role, "--name", role,
              "--state", self.folder / f"{role}.state", "--export", f"unix:{export}", *options],
-            env={"XDG_RUNTIME_DIR": str(self.folder)})
-        control = self.folder / f"blockstep/{role}.qmp"
+            env={"BLOCKSTEP_RUNTIME_DIR": str(self.folder / "blockstep")})
+        control = self.folder / f"{role}.qmp"
         self.lab.wait_for_socket(control, process)
         qmp = Qmp(control)
         end = time.monotonic() + lab_module.DEADLINE_S
