@@ -266,7 +266,9 @@ static void client_reader(void *arg) MAY_WAIT
 {
     struct qmp_client *client = arg;
 
-    while (!client->gone && !client->server->closing) {
+    /* While the server closes, input is read and dropped: closing a socket with unread input would
+     * take from the client the answers that are on their way. */
+    while (!client->gone) {
         ssize_t got = sock_recv(client->sock, client->input, sizeof(client->input));
 
         if (got <= 0)

@@ -231,6 +231,7 @@ def test_disks_of_different_sizes_are_refused_with_both_numbers(daemons, folder)
         Pair(daemons)
     message = str(caught.value)
     assert "disk0" in message and str(SIZE) in message and str(SIZE // 2) in message
+    assert "bytes at the peer 127.0.0.1:" in message
     assert daemons.all.pop().process.wait(DEADLINE_S) == 1
 
 

@@ -183,6 +183,24 @@ def test_what_was_written_before_the_end_is_on_the_disk(daemons, folder):
     assert data.count(b"\0") == len(data) - 65536
 
 
+def test_the_end_flushes_what_no_client_has_flushed(daemons, folder):
+    """A second daemon stands in for the disk: it counts the flushes that reach it."""
+    disk = daemons.start("--blockdev", NULL, "--nbd-server", f"addr.type=unix,addr.path={folder}/disk",
+                         "--export", "nbd,id=e,node-name=n,writable=on")
+    daemon = daemons.start("--blockdev", "nbd,node-name=c,export=n,server.type=unix,"
+                           f"server.path={folder}/disk",
+                           "--nbd-server", f"addr.type=unix,addr.path={folder}/nbd",
+                           "--export", "nbd,id=e,node-name=c,writable=on")
+    run("/usr/bin/python3", "-c", "import nbd, sys\nh = nbd.NBD()\nh.connect_uri(sys.argv[1])\n"
+        "h.pwrite(b'x' * 4096, 0)\nh.shutdown()", f"nbd+unix:///c?socket={folder}/nbd")
+    [node] = disk.qmp.cmd("query-named-block-nodes")
+    assert node["x-stats"]["write"]["requests"] == 1
+    before = node["x-stats"]["flush"]["requests"]
+    daemon.stop()
+    [node] = disk.qmp.cmd("query-named-block-nodes")
+    assert node["x-stats"]["flush"]["requests"] > before
+
+
 def test_a_second_signal_insists(daemons, folder):
     """A request that never ends holds up an orderly end, but not a second signal."""
     path = make_file(folder / "disk", 1 << 20)

@@ -598,6 +598,12 @@ TEST_LOOP(a_client_that_leaves_in_a_command_harms_nobody)
     world_close(&world);
 }
 
+static void release_later(void *arg) MAY_WAIT
+{
+    co_sleep(20 * NS_PER_MS);
+    world_release(arg);
+}
+
 TEST_LOOP(closing_lets_a_command_under_way_answer_first)
 {
     struct world world;
@@ -607,10 +613,13 @@ TEST_LOOP(closing_lets_a_command_under_way_answer_first)
     client_ready(&client, "full");
     client_send(&client, "{'execute': 'wait', 'id': 1}");
     test_wait_until(world.waiting == 1);
-    world_close(&world);
+    assert_int_equal(co_spawn(loop_current(), "release", release_later, &world), 0);
+    qmp_server_close(world.server);
+    assert_int_equal(world.ended, 1);
     expect(&client, "{\"return\": {}, \"id\": 1}");
     expect_end(&client);
     client_close(&client);
+    world_close(&world);
 }
 
 TEST_LOOP(no_more_clients_than_the_limit_are_served)
