@@ -7,7 +7,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* How many look-ups pass before others get a turn: they may never wait by themselves. */
+/* How many look-ups pass before the loop gets a turn: they may never wait by themselves. */
 #define COMMIT_LOOKUPS_PER_TURN 256u
 
 struct commit_state {
@@ -15,6 +15,7 @@ struct commit_state {
     uint64_t length_bytes;
     uint64_t cursor_bytes; /* pieces before it have been claimed */
     struct co_mutex claim; /* a look-up may wait between reading and moving the cursor */
+    struct co_mutex pace;  /* of pieces that did not wait for anything: one a turn */
     unsigned lookups;
     int failure; /* of any worker: the others end at their next piece */
 };
@@ -40,13 +41,19 @@ static int commit_fail(struct job *job, const struct node *where, const char *ve
     return code;
 }
 
+/* Until the loop has looked for what else there is to do: co_yield() would not go that far. */
+static void commit_breathe(const struct job *job) MAY_WAIT
+{
+    co_sleep_until(loop_now_ns(graph_loop(job->list->graph)));
+}
+
 /* A look-up that fails is reported here. */
 static int commit_held(struct job *job, uint64_t offset, uint64_t end, bool *ret_held,
                        uint64_t *ret_length) MAY_WAIT
 {
     struct commit_state *s = job->state;
     if (++s->lookups % COMMIT_LOOKUPS_PER_TURN == 0)
-        co_yield();
+        commit_breathe(job);
     int ret = io_held(s->options.from, s->options.base(s->options.arg), offset, end - offset,
                       ret_held, ret_length);
     return ret == 0 ? 0
@@ -202,14 +209,26 @@ static int commit_copy_locked(struct job *job, struct buf *buf, uint64_t offset,
     return 0;
 }
 
+static uint64_t commit_turns(const struct job *job)
+{
+    return loop_stats(graph_loop(job->list->graph)).turns;
+}
+
+/* Files in memory are read and written at once: the guest gets its turn after each piece. */
 static int commit_copy(struct job *job, struct buf *buf, uint64_t offset, uint64_t length,
                        uint64_t *ret_copied) MAY_WAIT
 {
     struct commit_state *s = job->state;
     struct range_lock lock;
+    uint64_t turns = commit_turns(job);
     range_lock_acquire(s->options.locks, &lock, offset, length, true);
     int ret = commit_copy_locked(job, buf, offset, length, ret_copied);
     range_lock_release(s->options.locks, &lock);
+    if (commit_turns(job) == turns) {
+        co_mutex_lock(&s->pace);
+        commit_breathe(job);
+        co_mutex_unlock(&s->pace);
+    }
     return ret;
 }
 
@@ -416,6 +435,7 @@ int commit_new(struct job_list *list, const struct commit_options *options, stru
     s->options.id = NULL; /* the job has its own copy */
     s->length_bytes = options->to->child->length_bytes;
     co_mutex_init(&s->claim);
+    co_mutex_init(&s->pace);
     *ret_job = job;
     return 0;
 }
