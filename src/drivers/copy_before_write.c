@@ -127,15 +127,6 @@ static int cbw_note_disk(struct cbw_state *cbw, const char *operation, uint64_t 
 
 /* --- copying --- */
 
-static bool is_hole(struct cbw_state *cbw, uint64_t offset_bytes, uint64_t length_bytes) MAY_WAIT
-{
-    struct extent extent = {0};
-
-    return length_bytes >= HOLE_MIN_BYTES &&
-           io_extents(cbw->file, offset_bytes, length_bytes, &extent) == 0 &&
-           (extent.flags & EXTENT_ZERO) != 0 && extent.length_bytes >= length_bytes;
-}
-
 static int save_zero(struct cbw_state *cbw, const struct io *io) MAY_WAIT
 {
     struct io zero = {
@@ -164,24 +155,20 @@ static int save_data(struct cbw_state *cbw, struct io *io) MAY_WAIT
     return ret;
 }
 
-/* The range is locked; none of it is saved. */
+/* The range is locked; none of it is saved. Holes are read like data: asking a file where they are
+ * can take a walk over all of it. */
 static int save(struct cbw_state *cbw, uint64_t offset_bytes, uint64_t length_bytes) MAY_WAIT
 {
     struct io io = {.offset_bytes = offset_bytes, .length_bytes = length_bytes};
-    struct buf *buf = NULL;
+    struct buf *buf = buf_alloc(loop_bufs(graph_loop(cbw->node->graph)), length_bytes);
     int ret;
 
-    if (is_hole(cbw, offset_bytes, length_bytes)) {
-        ret = save_zero(cbw, &io);
-    } else {
-        buf = buf_alloc(loop_bufs(graph_loop(cbw->node->graph)), length_bytes);
-        if (buf == NULL) {
-            cbw_note_failure(cbw, true, offset_bytes, length_bytes, -ENOMEM);
-            return -ENOMEM;
-        }
-        io.data = buf_slice_of(buf, 0, length_bytes);
-        ret = save_data(cbw, &io);
+    if (buf == NULL) {
+        cbw_note_failure(cbw, true, offset_bytes, length_bytes, -ENOMEM);
+        return -ENOMEM;
     }
+    io.data = buf_slice_of(buf, 0, length_bytes);
+    ret = save_data(cbw, &io);
     buf_unref(buf);
     if (ret == 0) {
         cbw->stats.copies++;
