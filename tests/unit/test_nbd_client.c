@@ -498,6 +498,115 @@ TEST_LOOP(a_shutdown_ends_requests_in_flight_with_its_reason)
     test_folder_remove();
 }
 
+/* Answers the first request, and the second with the cookie of the first. */
+static void answer_twice(void *arg) MAY_WAIT
+{
+    struct villain *villain = arg;
+    struct sock *sock = peer_accept(&villain->server);
+    struct nbd_request first, second;
+    uint8_t bytes[NBD_SIMPLE_REPLY_BYTES];
+
+    assert_true(peer_negotiate(&villain->server, sock));
+    peer_take_request(sock, &first);
+    struct nbd_simple_reply reply = {0, first.cookie};
+    nbd_simple_reply_encode(bytes, &reply);
+    assert_true(peer_send(sock, bytes, sizeof(bytes)));
+    peer_take_request(sock, &second);
+    assert_true(peer_send(sock, bytes, sizeof(bytes)));
+    peer_expect_end(sock);
+    sock_close(sock);
+    villain->ended = true;
+}
+
+TEST_LOOP(a_reply_that_comes_twice_does_not_end_another_request)
+{
+    struct villain villain = {
+        .server = {.size_bytes = 65536, .flags = NBD_HAS_FLAGS | NBD_SEND_FLUSH}};
+    struct nbd_client_options options = {0};
+    struct nbd_client *client = NULL;
+    struct err err = ERR_INIT;
+
+    peer_server_begin(&villain.server, &options.address);
+    assert_int_equal(co_spawn(loop_current(), "server", answer_twice, &villain), 0);
+    assert_int_equal(nbd_client_open(loop_current(), &options, &client, &err), 0);
+    assert_int_equal(nbd_client_flush(client), 0);
+    assert_int_equal(nbd_client_flush(client), -EPROTO);
+    nbd_client_close(client);
+    test_wait_until(villain.ended);
+    peer_server_end(&villain.server, &options.address);
+    test_folder_remove();
+}
+
+#define LONG_BYTES (8u * 1024 * 1024)
+
+struct early {
+    struct villain villain;
+    bool answered, may_read;
+};
+
+/* Answers a write before it has read the payload, and reads that much later. */
+static void answer_early(void *arg) MAY_WAIT
+{
+    struct early *early = arg;
+    struct sock *sock = peer_accept(&early->villain.server);
+    struct nbd_request request;
+    uint8_t bytes[NBD_SIMPLE_REPLY_BYTES], payload[4096];
+
+    assert_true(peer_negotiate(&early->villain.server, sock));
+    peer_take_request(sock, &request);
+    struct nbd_simple_reply reply = {nbd_error_from_errno(-EIO), request.cookie};
+    nbd_simple_reply_encode(bytes, &reply);
+    assert_true(peer_send(sock, bytes, sizeof(bytes)));
+    early->answered = true;
+    while (!early->may_read)
+        co_sleep(NS_PER_MS);
+    for (size_t at = 0; at < LONG_BYTES; at += sizeof(payload)) {
+        assert_true(peer_recv(sock, payload, sizeof(payload)));
+        assert_int_equal(payload[0], 0x77);
+        assert_int_equal(payload[sizeof(payload) - 1], 0x77);
+    }
+    peer_expect_end(sock);
+    sock_close(sock);
+    early->villain.ended = true;
+}
+
+static void write_long(void *arg) MAY_WAIT
+{
+    struct reader *writer = arg;
+    struct io io = {.length_bytes = LONG_BYTES, .data = buf_slice_of(writer->buf, 0, LONG_BYTES)};
+
+    writer->result = nbd_client_write(writer->client, &io);
+    /* Ours again: the kernel must not send this. */
+    memset(writer->buf->bytes, 0, LONG_BYTES);
+    writer->done = true;
+}
+
+TEST_LOOP(a_write_answered_early_ends_only_when_it_has_been_sent)
+{
+    struct early early = {.villain.server = {.size_bytes = LONG_BYTES, .flags = NBD_HAS_FLAGS}};
+    struct nbd_client_options options = {0};
+    struct reader writer = {.buf = buf_alloc(loop_bufs(loop_current()), LONG_BYTES)};
+    struct err err = ERR_INIT;
+
+    assert_non_null(writer.buf);
+    memset(writer.buf->bytes, 0x77, LONG_BYTES);
+    peer_server_begin(&early.villain.server, &options.address);
+    assert_int_equal(co_spawn(loop_current(), "server", answer_early, &early), 0);
+    assert_int_equal(nbd_client_open(loop_current(), &options, &writer.client, &err), 0);
+    assert_int_equal(co_spawn(loop_current(), "writer", write_long, &writer), 0);
+    test_wait_until(early.answered);
+    co_sleep(20 * NS_PER_MS);
+    assert_false(writer.done);
+    early.may_read = true;
+    test_wait_until(writer.done);
+    assert_int_equal(writer.result, -EIO);
+    nbd_client_close(writer.client);
+    test_wait_until(early.villain.ended);
+    buf_unref(writer.buf);
+    peer_server_end(&early.villain.server, &options.address);
+    test_folder_remove();
+}
+
 static void answer_in_pieces(void *arg) MAY_WAIT
 {
     struct villain *villain = arg;
@@ -567,6 +676,8 @@ int main(void)
         cmocka_unit_test(noise_instead_of_a_negotiation_is_an_error_and_nothing_else),
         cmocka_unit_test(a_server_of_ill_will_costs_an_error_and_nothing_else),
         cmocka_unit_test(a_shutdown_ends_requests_in_flight_with_its_reason),
+        cmocka_unit_test(a_reply_that_comes_twice_does_not_end_another_request),
+        cmocka_unit_test(a_write_answered_early_ends_only_when_it_has_been_sent),
         cmocka_unit_test(a_read_may_come_in_pieces_of_any_order_and_holes),
     };
 

@@ -138,6 +138,26 @@ TEST_LOOP(the_old_way_to_name_an_export_works_with_and_without_padding)
     nbd_world_end(&world);
 }
 
+TEST_LOOP(an_option_over_the_limit_ends_the_connection)
+{
+    static const uint32_t lengths[] = {16 * 1024 + 1, 1u << 20, UINT32_MAX};
+    struct nbd_world world;
+
+    nbd_world_begin(&world, NULL, NULL);
+    for (size_t i = 0; i < ARRAY_LEN(lengths); i++) {
+        uint8_t head[NBD_OPTION_BYTES];
+        struct nbd_option_header header = {NBD_OPT_GO, lengths[i]};
+        struct sock *sock = peer_connect(&world);
+        peer_greet(sock, BOTH_FLAGS);
+        nbd_option_encode(head, &header);
+        assert_true(peer_send(sock, head, sizeof(head)));
+        peer_expect_end(sock);
+        peer_close(sock);
+    }
+    assert_int_equal(query_server(&world).broken, ARRAY_LEN(lengths));
+    nbd_world_end(&world);
+}
+
 TEST_LOOP(who_dawdles_in_the_handshake_is_cut)
 {
     struct nbd_service_options options = {.handshake_timeout_ns = 30 * NS_PER_MS};
@@ -357,6 +377,36 @@ TEST_LOOP(payloads_of_every_length_and_many_at_once_arrive_whole)
     nbd_world_end(&world);
     free(bytes);
     free(back);
+}
+
+TEST_LOOP(payloads_stay_whole_while_the_disk_is_slow)
+{
+    enum { COUNT = 230 };
+    struct nbd_world world;
+    uint8_t *bytes = malloc((NBD_REQUEST_BYTES + 4096) * COUNT);
+
+    assert_non_null(bytes);
+    nbd_world_begin(&world, NULL,
+                    "{'node-name':'disk','driver':'mem','size':1048576,'yields':300}");
+    struct sock *sock = peer_session(&world, "disk", false);
+    /* Far more than one receive buffer holds, all under way before the first has ended. */
+    for (unsigned i = 0; i < COUNT; i++) {
+        struct nbd_request request = {0, NBD_CMD_WRITE, i, i * 4096, 4096};
+        uint8_t *at = bytes + (size_t)i * (NBD_REQUEST_BYTES + 4096);
+        nbd_request_encode(at, &request);
+        memset(at + NBD_REQUEST_BYTES, (int)(i + 1), 4096);
+    }
+    assert_true(peer_send(sock, bytes, (NBD_REQUEST_BYTES + 4096) * COUNT));
+    for (unsigned i = 0; i < COUNT; i++) {
+        uint8_t reply[NBD_SIMPLE_REPLY_BYTES];
+        assert_true(peer_recv(sock, reply, sizeof(reply)));
+        assert_int_equal(be32_get(reply + 4), 0);
+    }
+    for (unsigned i = 0; i < COUNT * 4096; i++)
+        assert_int_equal(mem_bytes(world.node)[i], (uint8_t)(i / 4096 + 1));
+    peer_close(sock);
+    nbd_world_end(&world);
+    free(bytes);
 }
 
 TEST_LOOP(who_disconnects_still_gets_the_replies_due)
@@ -660,6 +710,7 @@ int main(void)
         cmocka_unit_test(a_list_names_every_export),
         cmocka_unit_test(tls_and_unknown_options_are_refused_and_the_dialogue_goes_on),
         cmocka_unit_test(the_old_way_to_name_an_export_works_with_and_without_padding),
+        cmocka_unit_test(an_option_over_the_limit_ends_the_connection),
         cmocka_unit_test(who_dawdles_in_the_handshake_is_cut),
         cmocka_unit_test(more_connections_than_allowed_are_refused_until_one_leaves),
         cmocka_unit_test(bytes_are_read_back_by_simple_replies),
@@ -668,6 +719,7 @@ int main(void)
         cmocka_unit_test(a_read_only_export_refuses_changes_and_stays_in_step),
         cmocka_unit_test(a_payload_over_the_limit_ends_the_connection),
         cmocka_unit_test(payloads_of_every_length_and_many_at_once_arrive_whole),
+        cmocka_unit_test(payloads_stay_whole_while_the_disk_is_slow),
         cmocka_unit_test(who_disconnects_still_gets_the_replies_due),
         cmocka_unit_test(noise_at_any_stage_costs_only_its_own_connection),
         cmocka_unit_test(who_does_not_read_replies_cannot_keep_the_memory_of_all),
