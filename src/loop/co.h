@@ -43,8 +43,9 @@ struct loop *loop_current(void);
 void co_wait(void) MAY_WAIT;
 /* As co_wait, until the deadline at most: 0 or -ETIMEDOUT. */
 int co_wait_until(uint64_t deadline_ns) MAY_WAIT;
-/* Makes a suspended coroutine ready. Waking one that is ready or running already is harmless and
- * remembered once: its next co_wait() returns at once. */
+/* Makes a suspended coroutine ready. Waking one that is ready already changes nothing: it runs later
+ * and sees what its waker did. Waking the one that runs is remembered once: its next co_wait()
+ * returns at once. */
 void co_wake(struct co *co);
 /* Lets all others that are ready run first. */
 void co_yield(void) MAY_WAIT;

@@ -634,6 +634,16 @@ ssize_t sim_sock_send_now(struct sock *sock, const struct iovec *iov, int count)
 
 /* --- ending --- */
 
+/* Once nobody listens there, the path may be taken by another: it must not be ours to unlink then. */
+static void sim_listener_unlink(struct sim_sock *self)
+{
+    if (self->inode == NULL)
+        return;
+    sim_fs_unlink(self->loop->host, self->path);
+    sim_inode_unref(self->inode);
+    self->inode = NULL;
+}
+
 void sim_sock_shutdown(struct sock *sock)
 {
     struct sim_sock *self = sim_sock_of(sock);
@@ -643,6 +653,8 @@ void sim_sock_shutdown(struct sock *sock)
         self->conn->to[!self->side].fin = true;
         sim_channel_go_on(&self->conn->to[!self->side]);
     }
+    if (sock->listening)
+        sim_listener_unlink(self);
     sim_wake(self->receiver);
     sim_wake(self->sender);
 }
@@ -659,10 +671,7 @@ void sim_sock_close(struct sock *sock)
     list_remove(&self->link);
     while ((conn = LIST_POP_FRONT(&self->backlog, struct sim_conn, backlog_link)) != NULL)
         sim_conn_close(conn, 1, true);
-    if (self->inode != NULL) {
-        sim_fs_unlink(self->loop->host, self->path);
-        sim_inode_unref(self->inode);
-    }
+    sim_listener_unlink(self);
     free(self->path);
     self->loop->socks--;
     free(self);

@@ -439,11 +439,22 @@ int uring_sock_send(struct sock *sock, struct iovec *iov, int count)
     return 0;
 }
 
+/* Once nobody listens there, the path may be taken by another: it must not be ours to unlink then. */
+static void listener_unlink(struct uring_sock *self)
+{
+    if (self->unlink_path == NULL)
+        return;
+    unlink(self->unlink_path);
+    free(self->unlink_path);
+    self->unlink_path = NULL;
+}
+
 void uring_sock_shutdown(struct sock *sock)
 {
     struct uring_sock *self = sock_of(sock);
     struct loop_uring *loop = uring_of(sock->loop);
 
+    listener_unlink(self);
     shutdown(self->fd, SHUT_RDWR);
     if (sock->receiving || sock->sending) {
         struct io_uring_sqe *sqe = uring_sqe(loop);
@@ -456,9 +467,7 @@ void uring_sock_close(struct sock *sock)
 {
     struct uring_sock *self = sock_of(sock);
 
-    if (self->unlink_path != NULL)
-        unlink(self->unlink_path);
-    free(self->unlink_path);
+    listener_unlink(self);
     close(self->fd);
     free(self);
 }

@@ -101,6 +101,30 @@ static void coroutine_note(void *arg UNUSED)
     coroutines_run++;
 }
 
+struct stubborn {
+    struct loop_timer timer;
+    unsigned fired;
+};
+
+static void fire_again_at_once(struct loop_timer *timer)
+{
+    struct stubborn *stubborn = CONTAINER_OF(timer, struct stubborn, timer);
+
+    if (++stubborn->fired < 100000)
+        loop_timer_arm(loop_current(), timer, 0);
+}
+
+TEST_LOOP(a_timer_armed_in_the_past_by_its_own_hook_holds_nobody_up)
+{
+    struct stubborn stubborn = {.timer = {.fire = fire_again_at_once}};
+
+    loop_timer_arm(loop_current(), &stubborn.timer, 0);
+    co_sleep(NS_PER_MS);
+    assert_true(stubborn.fired > 0);
+    assert_true(stubborn.fired < 100000);
+    loop_timer_cancel(&stubborn.timer);
+}
+
 TEST_LOOP(deferred_tasks_run_in_order_once_all_ready_coroutines_have)
 {
     struct loop *loop = loop_current();
@@ -361,6 +385,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(timers_fire_in_order_and_not_early),
         cmocka_unit_test(cancelled_timers_never_fire_and_moved_ones_fire_once),
+        cmocka_unit_test(a_timer_armed_in_the_past_by_its_own_hook_holds_nobody_up),
         cmocka_unit_test(deferred_tasks_run_in_order_once_all_ready_coroutines_have),
         cmocka_unit_test(a_deferred_task_that_is_taken_back_does_not_run),
         cmocka_unit_test(posted_tasks_run_in_order),

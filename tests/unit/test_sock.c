@@ -317,6 +317,21 @@ TEST_LOOP(shutdown_of_a_listener_ends_accept)
     sock_address_release(&address);
 }
 
+TEST_LOOP(a_listener_that_was_shut_down_leaves_its_successors_path_alone)
+{
+    struct sock_address address;
+    struct sock *former = listen_on(UNIX, &address);
+    sock_shutdown(former, 0);
+    sock_address_release(&address);
+    struct sock *listener = listen_on(UNIX, &address);
+    sock_close(former);
+    struct sock *client = connect_to(&address);
+    sock_close(client);
+    sock_close(listener);
+    sock_address_release(&address);
+    test_folder_remove();
+}
+
 TEST_LOOP(a_peer_that_closes_without_reading_breaks_the_sender)
 {
     for (enum kind kind = UNIX; kind <= INET; kind++) {
@@ -586,6 +601,7 @@ int main(void)
         cmocka_unit_test(shutdown_wakes_all_who_wait_with_its_reason),
         cmocka_unit_test(the_peer_of_a_shut_down_socket_sees_an_end),
         cmocka_unit_test(shutdown_of_a_listener_ends_accept),
+        cmocka_unit_test(a_listener_that_was_shut_down_leaves_its_successors_path_alone),
         cmocka_unit_test(a_peer_that_closes_without_reading_breaks_the_sender),
         cmocka_unit_test(closing_with_unread_bytes_resets_the_peer),
         cmocka_unit_test(a_deadline_ends_a_receive_and_not_earlier),
