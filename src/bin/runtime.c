@@ -6,13 +6,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
-#define SUFFIX ".qmp"
+#define SUFFIX      ".qmp"
+#define GREETING_MS 1000 /* a daemon that is busy for longer counts as one */
 
 int name_check(const char *name, const char *what, struct err *err)
 {
@@ -101,6 +105,23 @@ static const char *socket_name(struct dirent *entry)
     return entry->d_name;
 }
 
+/* False for what a killed daemon has left behind. Its socket may take connections for some 100 ms
+ * more, so a greeting must come. */
+static bool is_served(const char *folder, const char *name)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    CLEANUP(fd_close) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int length = snprintf(address.sun_path, sizeof(address.sun_path), "%s/%s" SUFFIX, folder, name);
+    struct pollfd wait = {.fd = fd, .events = POLLIN};
+    char byte;
+
+    if (fd < 0 || length < 0 || (size_t)length >= sizeof(address.sun_path))
+        return true;
+    if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+        return errno != ECONNREFUSED;
+    return poll(&wait, 1, GREETING_MS) == 0 || recv(fd, &byte, 1, 0) == 1;
+}
+
 int runtime_only_name(char *name, size_t name_bytes, struct err *err)
 {
     char folder[RUNTIME_PATH_BYTES], names[300] = "";
@@ -115,7 +136,7 @@ int runtime_only_name(char *name, size_t name_bytes, struct err *err)
     while (stream != NULL && (entry = readdir(stream)) != NULL) {
         const char *found = socket_name(entry);
 
-        if (found == NULL)
+        if (found == NULL || !is_served(folder, found))
             continue;
         if (count++ == 0)
             snprintf(name, name_bytes, "%s", found);

@@ -6,6 +6,7 @@
 #include "drivers/table.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -295,10 +296,32 @@ static int check(struct serve *serve)
     return -1;
 }
 
+/* An image of another format taken for a raw disk would be ruined at the first write. */
+static int check_format(const struct serve_disk *disk, struct err *err)
+{
+    static const char qcow2_magic[4] = {'Q', 'F', 'I', '\xfb'};
+    CLEANUP(fd_close) int fd = open(disk->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    char magic[4];
+
+    /* What cannot be read is told of when the disk is opened. */
+    if (fd < 0 || pread(fd, magic, sizeof(magic), 0) != (ssize_t)sizeof(magic) ||
+        memcmp(magic, qcow2_magic, sizeof(magic)) != 0)
+        return 0;
+    return err_set(err, -EMEDIUMTYPE,
+                   "disk '%s': %s is a qcow2 image, and only raw disks are supported yet; convert "
+                   "it (qemu-img convert -O raw)",
+                   disk->name, disk->path);
+}
+
 static int prepare(struct serve *serve, struct err *err)
 {
     char folder[300];
-    int r = runtime_address(serve->name, true, serve->qmp, sizeof(serve->qmp), err);
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < serve->disk_count; i++)
+        r = check_format(&serve->disks[i], err);
+    if (r == 0)
+        r = runtime_address(serve->name, true, serve->qmp, sizeof(serve->qmp), err);
 
     if (r < 0)
         return r;

@@ -216,6 +216,12 @@ def test_status_finds_the_only_daemon_and_asks_when_there_are_more(daemons, fold
     assert "p" in done.stderr and "s" in done.stderr and "--name" in done.stderr
 
 
+def test_a_killed_daemons_socket_does_not_count(daemons):
+    pair = Pair(daemons)
+    pair.lose_primary()
+    assert "s: secondary" in daemons.cli("status").stdout
+
+
 def test_a_daemon_that_does_not_run_is_named(daemons):
     done = daemons.cli("status", "--name", "nobody", check=False)
     assert done.returncode == 1
@@ -233,6 +239,14 @@ def test_disks_of_different_sizes_are_refused_with_both_numbers(daemons, folder)
     assert "disk0" in message and str(SIZE) in message and str(SIZE // 2) in message
     assert "bytes at the peer 127.0.0.1:" in message
     assert daemons.all.pop().process.wait(DEADLINE_S) == 1
+
+
+def test_an_image_that_is_not_raw_is_not_taken_for_a_disk(daemons, folder):
+    run("qemu-img", "create", "-f", "qcow2", folder / "q.qcow2", "16M")
+    done = daemons.cli("secondary", "--name", "x", "--disk", folder / "q.qcow2", "--state",
+                       folder / "state", "--listen", f"127.0.0.1:{free_port()}", check=False)
+    assert done.returncode == 1
+    assert "qcow2" in done.stderr and "q.qcow2" in done.stderr
 
 
 def test_a_peer_that_does_not_answer_or_has_no_such_disk_is_named(daemons, folder):
