@@ -388,7 +388,7 @@ static int stop_secondaries(struct replication_group *group, struct err *err) MA
     int ret = disks_drain(disks, count, &drain, err);
     if (ret < 0)
         return ret;
-    ret = disks_empty_prepare(disks, count, group->epoch, err);
+    ret = disks_empty_prepare(disks, count, EMPTY_ACTIVE_FIRST, group->epoch, err);
     if (ret == 0) {
         disks_empty_commit(disks, count);
         for (size_t i = 0; i < count; i++)

@@ -14,10 +14,10 @@
 
 /* --- emptying --- */
 
-/* Two layers of each disk, active first. */
-static struct node *layer_of(struct group_disk *const *disks, size_t index)
+/* Two layers of each disk. */
+static struct node *layer_of(struct group_disk *const *disks, size_t index, enum empty_order order)
 {
-    return disks[index / 2]->layers[index % 2];
+    return disks[index / 2]->layers[order == EMPTY_HIDDEN_FIRST ? 1 - index % 2 : index % 2];
 }
 
 static void layers_set_epoch(struct group_disk *const *disks, size_t count, uint64_t epoch)
@@ -30,19 +30,20 @@ static void layers_set_epoch(struct group_disk *const *disks, size_t count, uint
     }
 }
 
-int disks_empty_prepare(struct group_disk *const *disks, size_t count, uint64_t epoch,
-                        struct err *err)
+int disks_empty_prepare(struct group_disk *const *disks, size_t count, enum empty_order order,
+                        uint64_t epoch, struct err *err)
 {
     uint64_t epoch_before = disks[0]->group->epoch;
     layers_set_epoch(disks, count, epoch);
     for (size_t i = 0; i < 2 * count; i++) {
-        int ret = node_empty_prepare(layer_of(disks, i), err);
+        struct node *layer = layer_of(disks, i, order);
+        int ret = node_empty_prepare(layer, err);
         if (ret == 0)
             continue;
         err_prefix(err, "node '%s': cannot empty the %s disk '%s'", disks[i / 2]->node->name,
-                   i % 2 == 0 ? "active" : "hidden", layer_of(disks, i)->name);
+                   layer == disks[i / 2]->layers[0] ? "active" : "hidden", layer->name);
         while (i-- > 0)
-            node_empty_abort(layer_of(disks, i));
+            node_empty_abort(layer_of(disks, i, order));
         layers_set_epoch(disks, count, epoch_before);
         return ret;
     }
@@ -52,7 +53,7 @@ int disks_empty_prepare(struct group_disk *const *disks, size_t count, uint64_t 
 void disks_empty_commit(struct group_disk *const *disks, size_t count)
 {
     for (size_t i = 0; i < 2 * count; i++)
-        node_empty_commit(layer_of(disks, i));
+        node_empty_commit(layer_of(disks, i, EMPTY_ACTIVE_FIRST));
 }
 
 int disks_drain(struct group_disk *const *disks, size_t count, struct graph_drain *drain,
@@ -136,7 +137,7 @@ int group_checkpoint_secondary(struct replication_group *group, struct group_dis
     /* Again: a write may have failed since. */
     ret = check_intact(disks, count, err);
     if (ret == 0)
-        ret = disks_empty_prepare(disks, count, group->epoch + 1, err);
+        ret = disks_empty_prepare(disks, count, EMPTY_ACTIVE_FIRST, group->epoch + 1, err);
     if (ret == 0) {
         disks_empty_commit(disks, count);
         group->epoch++;

@@ -106,7 +106,7 @@ static int merge_hold(void *arg, struct err *err) MAY_WAIT
 static int merge_finish(void *arg, struct err *err) MAY_WAIT
 {
     struct group_disk *disk = arg;
-    int ret = disks_empty_prepare(&disk, 1, disk->group->epoch, err);
+    int ret = disks_empty_prepare(&disk, 1, EMPTY_HIDDEN_FIRST, disk->group->epoch, err);
     if (ret < 0)
         return ret;
     disks_empty_commit(&disk, 1);

@@ -77,9 +77,14 @@ void disk_put_back(struct group_disk *disk) MAY_WAIT;
 void disk_free(struct group_disk *disk) MAY_WAIT;
 
 /* group_checkpoint.c */
+/* Which of a disk's overlays is empty on its medium first matters to a daemon that is killed in
+ * between. A checkpoint begins with the active disk: what is left is the old checkpoint. The end of
+ * a merge begins with the hidden one: its old content would cover what the merge has put below,
+ * while the active disk's is what stands there already. */
+enum empty_order { EMPTY_ACTIVE_FIRST, EMPTY_HIDDEN_FIRST };
 /* Empties the overlays of all disks, or of none. Everything is drained. */
-int disks_empty_prepare(struct group_disk *const *disks, size_t count, uint64_t epoch,
-                        struct err *err) MAY_WAIT;
+int disks_empty_prepare(struct group_disk *const *disks, size_t count, enum empty_order order,
+                        uint64_t epoch, struct err *err) MAY_WAIT;
 void disks_empty_commit(struct group_disk *const *disks, size_t count);
 /* The disks of the group in this stage; `ret_disks` has room for REPLICATION_MAX_DISKS. */
 size_t disks_in_stage(struct replication_group *group, enum replication_stage stage,

@@ -638,6 +638,15 @@ TEST_LOOP(a_cancelled_merge_is_a_failed_failover_not_a_silent_one)
 
 /* --- the end of the daemon, and the next one --- */
 
+static uint64_t epoch_of(struct fix_side *side) MAY_WAIT
+{
+    struct json_object *query = replication_query(side->group);
+    assert_non_null(query);
+    uint64_t epoch = json_object_get_uint64(json_object_object_get(query, "epoch"));
+    json_object_put(query);
+    return epoch;
+}
+
 /* The same files in a new daemon. */
 static void reopen_secondary(struct fix *fix) MAY_WAIT
 {
@@ -681,6 +690,37 @@ TEST_LOOP(a_failover_interrupted_by_the_end_of_the_daemon_is_finished_by_the_nex
     fix_close(&fix);
 }
 
+/* The end of a merge stands between its two emptyings when the daemon goes. */
+TEST_LOOP(a_daemon_that_goes_while_a_merge_voids_its_overlays_loses_nothing)
+{
+    struct fix fix;
+    fix_open(&fix, 1);
+    fix_start(&fix);
+    assert_int_equal(fix_fill(fix.forward[0], 0, 2 * BLOCK, 1), 0);
+    assert_int_equal(fix_fill(fix.top[0], 0, BLOCK, 2), 0);
+    struct node *adebug = fix_node(&fix.s, "adebug", 0);
+    uint64_t hidden = overlay_stats(fix_node(&fix.s, "hidden", 0)).generation;
+    uint64_t active = overlay_stats(fix_node(&fix.s, "active", 0)).generation;
+    fix_inject(&fix.s, "adebug", 0,
+               (struct blkdebug_rule){.kinds = BLKDEBUG_EMPTY, .hold = true, .error = -EIO});
+    fix_ok(replication_stop(fix.s.group, true, &err));
+    assert_int_equal(blkdebug_await_held(adebug, 0, 1, soon(&fix)), 0);
+    /* What the next daemon would find: the hidden disk's old content is void, the active disk's new
+     * one is not. The other way round the old would cover the new. */
+    assert_int_equal(overlay_stats(fix_node(&fix.s, "hidden", 0)).generation, hidden + 1);
+    assert_int_equal(overlay_stats(fix_node(&fix.s, "active", 0)).generation, active);
+    blkdebug_remove(adebug, 0);
+    blkdebug_release(adebug, 0);
+    fix_wait_stage(&fix.s, REPLICATION_FAILOVER_FAILED);
+    assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), 2);
+    assert_int_equal(fix_byte(fix.top[0], BLOCK, BLOCK), 0);
+    fix_ok(replication_stop(fix.s.group, true, &err));
+    fix_wait_stage(&fix.s, REPLICATION_DONE);
+    assert_int_equal(fix_raw_byte(&fix, 0, 0, BLOCK), 2);
+    assert_int_equal(fix_raw_byte(&fix, 0, BLOCK, BLOCK), 0);
+    fix_close(&fix);
+}
+
 TEST_LOOP(a_secondary_can_be_resumed_at_its_checkpoint_or_begun_afresh)
 {
     struct fix fix;
@@ -694,12 +734,14 @@ TEST_LOOP(a_secondary_can_be_resumed_at_its_checkpoint_or_begun_afresh)
     reopen_secondary(&fix);
     fix_ok(
         replication_start(fix.s.group, REPLICATION_SECONDARY, REPLICATION_OVERLAYS_RESUME, &err));
+    assert_int_equal(epoch_of(&fix.s), 2);
     assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), 1);
     assert_int_equal(fix_byte(fix.top[0], BLOCK, BLOCK), 3);
     assert_int_equal(fix_fill(fix.peer[0], 2 * BLOCK, BLOCK, 4), 0);
     assert_int_equal(fix_byte(fix.top[0], 2 * BLOCK, BLOCK), 0);
     reopen_secondary(&fix);
     fix_ok(replication_start(fix.s.group, REPLICATION_SECONDARY, REPLICATION_OVERLAYS_FRESH, &err));
+    assert_int_equal(epoch_of(&fix.s), 3); /* numbers are never used again */
     assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), 2);
     assert_int_equal(fix_byte(fix.top[0], BLOCK, BLOCK), 0);
     assert_int_equal(fix_byte(fix.top[0], 2 * BLOCK, BLOCK), 4);
@@ -800,6 +842,7 @@ int main(void)
         cmocka_unit_test(a_merge_whose_end_cannot_empty_the_overlays_fails_and_serves_on),
         cmocka_unit_test(a_cancelled_merge_is_a_failed_failover_not_a_silent_one),
         cmocka_unit_test(a_failover_interrupted_by_the_end_of_the_daemon_is_finished_by_the_next),
+        cmocka_unit_test(a_daemon_that_goes_while_a_merge_voids_its_overlays_loses_nothing),
         cmocka_unit_test(a_secondary_can_be_resumed_at_its_checkpoint_or_begun_afresh),
         cmocka_unit_test(queries_show_both_sides),
     };
