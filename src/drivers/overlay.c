@@ -17,9 +17,6 @@ struct overlay_options {
     struct json_object *file, *backing;
 };
 
-/* Stretches that io_extents() puts together at once. */
-#define EXTENT_MAX_RUNS 4096u
-
 bool node_is_overlay(const struct node *node)
 {
     return node->driver == &driver_overlay;
@@ -85,6 +82,13 @@ static int overlay_open(struct node *node, struct err *err) MAY_WAIT
         overlay->map = NULL;
         return err_prefix(err, "overlay image in node '%s'", node->file->child->name);
     }
+    if (!node->read_only &&
+        overlay->file->child->limits.request_align_bytes > overlay->sb.unit_bytes)
+        log_warning(
+            "overlay",
+            "'%s' counts in units of %u bytes and its file in %u: a power cut can tear what "
+            "was flushed, and writes are slow; create it with that unit size",
+            node->name, overlay->sb.unit_bytes, overlay->file->child->limits.request_align_bytes);
     node->length_bytes = overlay->sb.virtual_bytes;
     node->limits = (struct node_limits){
         .request_align_bytes = 1,
@@ -358,7 +362,7 @@ static struct overlay_map_run find_kind(const struct overlay *overlay, uint64_t 
 {
     struct overlay_map_run run = overlay_map_find(overlay->map, (uint32_t)block, max_count);
 
-    for (unsigned i = 0; i < EXTENT_MAX_RUNS && run.count < max_count; i++) {
+    while (run.count < MIN(max_count, OVERLAY_MAP_LOOK_BLOCKS)) {
         struct overlay_map_run next = overlay_map_find(overlay->map, (uint32_t)(block + run.count),
                                                        max_count - run.count);
 
@@ -422,17 +426,20 @@ bool overlay_next_held(struct node *node, uint64_t from_bytes, struct overlay_st
     const uint64_t block_bytes = overlay->sb.block_bytes;
     uint64_t end = overlay_block_count(&overlay->sb);
 
+    if (from_bytes >= node->length_bytes)
+        return false;
     for (uint64_t block = from_bytes / block_bytes; block < end;) {
         struct overlay_map_run run = overlay_map_find(overlay->map, (uint32_t)block, end - block);
 
         if (run.kind != OVERLAY_MAP_ABSENT) {
-            uint64_t offset = block * block_bytes;
+            uint64_t begin = MAX(block * block_bytes, from_bytes);
+            uint64_t skipped = begin - block * block_bytes;
 
             *ret_stretch = (struct overlay_stretch){
-                .offset_bytes = offset,
-                .length_bytes = MIN(run.count * block_bytes, node->length_bytes - offset),
+                .offset_bytes = begin,
+                .length_bytes = MIN(run.count * block_bytes - skipped, node->length_bytes - begin),
                 .zero = run.kind == OVERLAY_MAP_ZEROED,
-                .file_offset_bytes = (uint64_t)run.slot * overlay->sb.unit_bytes,
+                .file_offset_bytes = (uint64_t)run.slot * overlay->sb.unit_bytes + skipped,
             };
             return true;
         }

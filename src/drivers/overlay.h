@@ -41,7 +41,8 @@ bool node_is_overlay(const struct node *node);
 /* Records written from now on carry this epoch. */
 void overlay_set_epoch(struct node *node, uint64_t epoch);
 
-/* The stretches that the image itself holds, in order, from `from_bytes`: false at the end. */
+/* The stretches that the image itself holds, in order, from `from_bytes` (which may lie within one)
+ * on: false at the end. */
 struct overlay_stretch {
     uint64_t offset_bytes, length_bytes;
     bool zero;

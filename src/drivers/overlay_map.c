@@ -458,6 +458,7 @@ struct overlay_map_run overlay_map_find(const struct overlay_map *map, uint32_t 
     uint32_t first = entry->value, value = first;
     uint64_t count = 0;
 
+    max_count = MIN(max_count, OVERLAY_MAP_LOOK_BLOCKS);
     while (count < max_count && entry != NULL && entry->key == block + count &&
            entry->value == value) {
         count++;
@@ -476,7 +477,7 @@ bool overlay_map_held(const struct overlay_map *map, uint32_t block, uint64_t ma
     bool held = run.kind != OVERLAY_MAP_ABSENT;
     uint64_t count = run.count;
 
-    while (held && count < max_count) {
+    while (held && count < MIN(max_count, OVERLAY_MAP_LOOK_BLOCKS)) {
         run = overlay_map_find(map, (uint32_t)(block + count), max_count - count);
         if (run.kind == OVERLAY_MAP_ABSENT)
             break;

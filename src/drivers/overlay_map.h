@@ -16,8 +16,10 @@
 
 #define OVERLAY_MAP_SLAB_BYTES  (256u * 1024)
 #define OVERLAY_MAP_SPARE_SLABS 32u /* kept for reuse after all was dropped */
-#define OVERLAY_MAP_ZERO        UINT32_MAX
-#define OVERLAY_MAP_LONG_RUN    64u /* zeroed runs from this many blocks on go to the second tree */
+#define OVERLAY_MAP_LOOK_BLOCKS \
+    65536u /* how far a look goes: what follows may be of one kind still */
+#define OVERLAY_MAP_ZERO     UINT32_MAX
+#define OVERLAY_MAP_LONG_RUN 64u /* zeroed runs from this many blocks on go to the second tree */
 
 struct overlay_map;
 

@@ -392,6 +392,62 @@ TEST_LOOP(a_disk_of_16_TiB_costs_nothing_while_it_is_empty)
     test_folder_remove();
 }
 
+/* --- what the person's command asks --- */
+
+static const char *info_text(struct json_object *info, const char *key)
+{
+    struct json_object *value = NULL;
+
+    assert_true(json_object_object_get_ex(info, key, &value));
+    return json_object_get_string(value);
+}
+
+TEST_LOOP(an_image_tells_what_it_is_and_holds)
+{
+    struct overlay_fixture f = open_new(0, 0);
+    struct overlay_stretch stretch;
+    struct json_object *info = NULL;
+    struct err err = ERR_INIT;
+
+    assert_int_equal(blocks_write(f.edge, 40960, 8192, 1, 0), 0);
+    assert_int_equal(blocks_zero(f.edge, 1024 * 1024, 512 * 1024, 0), 0);
+    assert_int_equal(blocks_write(f.edge, SIZE_BYTES - 1, 1, 1, 0), 0);
+    assert_int_equal(overlay_info(f.node->file, &info, &err), 0);
+    assert_string_equal(info_text(info, "virtual-size"), "3147264");
+    assert_string_equal(info_text(info, "block-size"), "4096");
+    assert_string_equal(info_text(info, "clean"), "false");
+    json_object_put(info);
+
+    assert_true(overlay_next_held(f.node, 0, &stretch));
+    assert_int_equal(stretch.offset_bytes, 40960);
+    assert_int_equal(stretch.length_bytes, 8192);
+    assert_false(stretch.zero);
+    assert_true(overlay_next_held(f.node, 40960 + 8192, &stretch));
+    assert_int_equal(stretch.offset_bytes, 1024 * 1024);
+    assert_int_equal(stretch.length_bytes, 512 * 1024);
+    assert_true(stretch.zero);
+    assert_true(overlay_next_held(f.node, 1536 * 1024, &stretch));
+    assert_int_equal(stretch.offset_bytes, 3 * 1024 * 1024);
+    assert_int_equal(stretch.length_bytes, 1536);
+    assert_false(overlay_next_held(f.node, SIZE_BYTES, &stretch));
+    done(&f);
+}
+
+TEST_LOOP(an_existing_file_is_not_overwritten_by_a_new_image)
+{
+    const struct overlay_create create = {.virtual_bytes = SIZE_BYTES};
+    const struct overlay_create odd = {.virtual_bytes = SIZE_BYTES, .block_bytes = 5000};
+    const struct overlay_create huge = {.virtual_bytes = UINT64_C(17) << 40};
+    struct err err = ERR_INIT;
+
+    overlay_make(test_path("a"), SIZE_BYTES, 0, 0);
+    assert_int_equal(overlay_create(loop_current(), test_path("a"), &create, false, &err), -EEXIST);
+    assert_int_equal(overlay_create(loop_current(), test_path("b"), &odd, false, &err), -EINVAL);
+    assert_int_equal(overlay_create(loop_current(), test_path("b"), &huge, false, &err), -EFBIG);
+    assert_false(path_exists(loop_current(), test_path("b")));
+    test_folder_remove();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -410,6 +466,8 @@ int main(void)
         cmocka_unit_test(a_failed_flush_is_told),
         cmocka_unit_test(random_requests_survive_restarts_and_kills),
         cmocka_unit_test(a_disk_of_16_TiB_costs_nothing_while_it_is_empty),
+        cmocka_unit_test(an_image_tells_what_it_is_and_holds),
+        cmocka_unit_test(an_existing_file_is_not_overwritten_by_a_new_image),
     };
 
     return cmocka_run_group_tests_name("overlay", tests, NULL, NULL);
