@@ -51,7 +51,6 @@ struct lock_wish {
 struct lock_conflict {
     unsigned perm; /* 0: none */
     bool other_uses;
-    int64_t pid;
 };
 
 static struct lock_wish lock_wish_for(bool read_only)
@@ -78,15 +77,16 @@ static int find_conflict(struct file *file, struct lock_wish wish, struct lock_c
         for (unsigned turn = 0; turn < 2; turn++) {
             unsigned wished = turn == 0 ? wish.used : wish.unshared;
             unsigned opposite = turn == 0 ? LOCK_UNSHARED_BASE : LOCK_USED_BASE;
+            bool locked = false;
             int ret;
 
             if ((wished & (1u << i)) == 0)
                 continue;
             conflict->other_uses = turn == 1;
-            ret = file_lock_test(file, opposite + i, true, &conflict->pid);
+            ret = file_lock_test(file, opposite + i, true, &locked);
             if (ret < 0)
                 return ret;
-            if (conflict->pid != 0)
+            if (locked)
                 return -EAGAIN;
         }
     }
@@ -99,7 +99,7 @@ static int lock_once(struct file *file, struct lock_wish wish, struct lock_confl
     int ret = 0;
 
     for (unsigned i = 0; (1u << i) < PERM_ALL && ret == 0; i++) {
-        *conflict = (struct lock_conflict){.perm = 1u << i, .pid = -1};
+        *conflict = (struct lock_conflict){.perm = 1u << i};
         if ((wish.used & (1u << i)) != 0)
             ret = file_lock(file, LOCK_USED_BASE + i, false);
         if (ret == 0 && (wish.unshared & (1u << i)) != 0)
@@ -126,12 +126,14 @@ static const char *lock_perm_name(unsigned perm)
     }
 }
 
-static int lock_error(const char *filename, const struct lock_conflict *conflict, struct err *err)
+static int lock_error(struct file *file, const char *filename, const struct lock_conflict *conflict,
+                      struct err *err) MAY_WAIT
 {
-    char holder[48] = "another process";
+    char holder[96] = "another process", name[48];
+    int64_t pid;
 
-    if (conflict->pid > 0)
-        snprintf(holder, sizeof(holder), "process %" PRId64, conflict->pid);
+    if (file_lock_holder(file, &pid, name, sizeof(name)) == 0)
+        snprintf(holder, sizeof(holder), "process %" PRId64 " (%s)", pid, name);
     return err_set(err, -EAGAIN,
                    "'%s' is locked: %s %s '%s'; stop it first (or, at your own risk, locking=off)",
                    filename, holder, conflict->other_uses ? "uses" : "does not share",
@@ -145,7 +147,7 @@ static int lock_file(struct node *node, struct file *file, bool read_only, struc
     const struct file_options *options = node->options;
     struct loop *loop = graph_loop(node->graph);
     struct lock_wish wish = lock_wish_for(read_only);
-    struct lock_conflict conflict = {.pid = -1};
+    struct lock_conflict conflict = {0};
     uint64_t deadline_ns = loop_now_ns(loop) + LOCK_RETRY_NS;
     int ret;
 
@@ -161,7 +163,7 @@ static int lock_file(struct node *node, struct file *file, bool read_only, struc
     if (ret == 0)
         return 0;
     if (ret == -EAGAIN)
-        return lock_error(options->filename, &conflict, err);
+        return lock_error(file, options->filename, &conflict, err);
     if (options->locking == LOCKING_ON)
         return err_set_errno(err, ret, "cannot lock '%s'", options->filename);
     log_warning("file", "'%s' cannot be locked (%s): nothing keeps others from using it",

@@ -75,9 +75,16 @@ int file_unlock(struct file *file, uint64_t byte)
     return file->loop->ops->file_unlock(file, byte);
 }
 
-int file_lock_test(struct file *file, uint64_t byte, bool exclusive, int64_t *ret_pid)
+int file_lock_test(struct file *file, uint64_t byte, bool exclusive, bool *ret_locked)
 {
-    return file->loop->ops->file_lock_test(file, byte, exclusive, ret_pid);
+    return file->loop->ops->file_lock_test(file, byte, exclusive, ret_locked);
+}
+
+int file_lock_holder(struct file *file, int64_t *ret_pid, char *name, size_t name_bytes)
+{
+    if (file->loop->ops->file_lock_holder == NULL)
+        return -ENOENT;
+    return file->loop->ops->file_lock_holder(file, ret_pid, name, name_bytes);
 }
 
 int path_rename(struct loop *loop, const char *from, const char *to)

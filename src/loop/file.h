@@ -64,8 +64,12 @@ int file_extent(struct file *file, uint64_t offset_bytes, uint64_t length_bytes,
 /* Open-file-description locks on single bytes (QEMU's scheme). -EAGAIN when another has it. */
 int file_lock(struct file *file, uint64_t byte, bool exclusive);
 int file_unlock(struct file *file, uint64_t byte);
-/* 0: nobody else holds a conflicting lock there; the holder's pid (-1: not known) else. */
-int file_lock_test(struct file *file, uint64_t byte, bool exclusive, int64_t *ret_pid);
+/* Whether another holds a conflicting lock there. */
+int file_lock_test(struct file *file, uint64_t byte, bool exclusive, bool *ret_locked);
+
+/* Any other process that holds a lock of this kind on the file: its pid and its name, which is empty
+ * when it cannot be told. -ENOENT when there is none or we may not look. For error messages. */
+int file_lock_holder(struct file *file, int64_t *ret_pid, char *name, size_t name_bytes) MAY_WAIT;
 
 int path_rename(struct loop *loop, const char *from, const char *to) MAY_WAIT;
 int path_unlink(struct loop *loop, const char *path) MAY_WAIT;

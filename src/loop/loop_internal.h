@@ -45,7 +45,8 @@ struct loop_ops {
                        bool *ret_data, uint64_t *ret_length_bytes);
     int (*file_lock)(struct file *file, uint64_t byte, bool exclusive);
     int (*file_unlock)(struct file *file, uint64_t byte);
-    int (*file_lock_test)(struct file *file, uint64_t byte, bool exclusive, int64_t *ret_pid);
+    int (*file_lock_test)(struct file *file, uint64_t byte, bool exclusive, bool *ret_locked);
+    int (*file_lock_holder)(struct file *file, int64_t *ret_pid, char *name, size_t name_bytes);
     int (*path_rename)(struct loop *loop, const char *from, const char *to);
     int (*path_unlink)(struct loop *loop, const char *path);
     int (*path_sync_folder)(struct loop *loop, const char *folder);
@@ -133,7 +134,7 @@ struct loop *loop_enter(struct loop *loop); /* returns the former one */
 
 /* co.c */
 void co_pool_init(struct co_pool *pool);
-void co_pool_deinit(struct loop *loop);        /* frees the cached stacks; none may be alive */
+void co_pool_deinit(struct loop *loop); /* frees the cached stacks; none may be alive */
 /* Of one in the ready queue: all that stand before it run first (the promise of co_yield()). */
 bool co_has_yielded(const struct list_link *ready_link);
 /* Calls for each coroutine of the loop that has not ended, the latest first. */

@@ -302,6 +302,7 @@ static const struct loop_ops uring_ops = {
     .file_lock = uring_file_lock,
     .file_unlock = uring_file_unlock,
     .file_lock_test = uring_file_lock_test,
+    .file_lock_holder = uring_file_lock_holder,
     .path_rename = uring_path_rename,
     .path_unlink = uring_path_unlink,
     .path_sync_folder = uring_path_sync_folder,

@@ -397,9 +397,9 @@ int sim_file_unlock(struct file *file, uint64_t byte)
     return 0;
 }
 
-int sim_file_lock_test(struct file *file, uint64_t byte, bool exclusive, int64_t *ret_pid)
+int sim_file_lock_test(struct file *file, uint64_t byte, bool exclusive, bool *ret_locked)
 {
-    *ret_pid = sim_lock_conflict(sim_file_of(file), byte, exclusive) != NULL ? -1 : 0;
+    *ret_locked = sim_lock_conflict(sim_file_of(file), byte, exclusive) != NULL;
     return 0;
 }
 

@@ -153,7 +153,7 @@ int sim_file_extent(struct file *file, uint64_t offset_bytes, uint64_t length_by
                     uint64_t *ret_length_bytes) MAY_WAIT;
 int sim_file_lock(struct file *file, uint64_t byte, bool exclusive);
 int sim_file_unlock(struct file *file, uint64_t byte);
-int sim_file_lock_test(struct file *file, uint64_t byte, bool exclusive, int64_t *ret_pid);
+int sim_file_lock_test(struct file *file, uint64_t byte, bool exclusive, bool *ret_locked);
 int sim_path_rename(struct loop *loop, const char *from, const char *to) MAY_WAIT;
 int sim_path_unlink(struct loop *loop, const char *path) MAY_WAIT;
 int sim_path_sync_folder(struct loop *loop, const char *folder) MAY_WAIT;

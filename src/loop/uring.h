@@ -67,7 +67,10 @@ int uring_file_extent(struct file *file, uint64_t offset_bytes, uint64_t length_
                       bool *ret_data, uint64_t *ret_length_bytes) MAY_WAIT;
 int uring_file_lock(struct file *file, uint64_t byte, bool exclusive);
 int uring_file_unlock(struct file *file, uint64_t byte);
-int uring_file_lock_test(struct file *file, uint64_t byte, bool exclusive, int64_t *ret_pid);
+int uring_file_lock_test(struct file *file, uint64_t byte, bool exclusive, bool *ret_locked);
+int uring_file_lock_holder(struct file *file, int64_t *ret_pid, char *name, size_t name_bytes)
+    MAY_WAIT;
+int uring_file_fd(const struct file *file);
 int uring_path_rename(struct loop *loop, const char *from, const char *to) MAY_WAIT;
 int uring_path_unlink(struct loop *loop, const char *path) MAY_WAIT;
 int uring_path_sync_folder(struct loop *loop, const char *folder) MAY_WAIT;

@@ -51,6 +51,11 @@ static struct uring_file *file_of(struct file *file)
     return CONTAINER_OF(file, struct uring_file, file);
 }
 
+int uring_file_fd(const struct file *file)
+{
+    return CONTAINER_OF(file, const struct uring_file, file)->fd;
+}
+
 /* --- opening: on the offload pool --- */
 
 struct open_call {
@@ -539,13 +544,13 @@ int uring_file_unlock(struct file *file, uint64_t byte)
     return fcntl(file_of(file)->fd, F_OFD_SETLK, &lock) == 0 ? 0 : -errno;
 }
 
-int uring_file_lock_test(struct file *file, uint64_t byte, bool exclusive, int64_t *ret_pid)
+int uring_file_lock_test(struct file *file, uint64_t byte, bool exclusive, bool *ret_locked)
 {
     struct flock lock = lock_of(byte, exclusive ? F_WRLCK : F_RDLCK);
 
     if (fcntl(file_of(file)->fd, F_OFD_GETLK, &lock) != 0)
         return -errno;
-    *ret_pid = lock.l_type == F_UNLCK ? 0 : (lock.l_pid > 0 ? lock.l_pid : -1);
+    *ret_locked = lock.l_type != F_UNLCK;
     return 0;
 }
 

@@ -48,5 +48,6 @@ def test_the_daemon_stays_out_while_a_stock_tool_writes(daemons, folder, how):
         assert other.stdout.read(1)
         text = refused(BLOCKSTEPD, "--qmp", f"unix:{folder / 'x.qmp'}", *blockdev(disk, how))
         assert str(disk) in text and "locked" in text
+        assert f"process {other.pid} (qemu-io)" in text
         daemons.start(*blockdev(disk, f",locking=off{how}"))
         other.communicate(b"quit\n", timeout=DEADLINE_S)

@@ -354,17 +354,17 @@ TEST_LOOP(a_lock_keeps_other_opens_out_until_released_or_closed)
 {
     struct file *a = open_file("locked", FILE_WRITABLE | FILE_CREATE, FILE_AIO_AUTO);
     struct file *b = open_file("locked", FILE_WRITABLE, FILE_AIO_AUTO);
-    int64_t pid = 77;
+    bool locked = false;
 
     assert_int_equal(file_lock(a, 100, false), 0);
     assert_int_equal(file_lock(b, 100, false), 0); /* shared */
     assert_int_equal(file_lock(b, 100, true), -EAGAIN);
-    assert_int_equal(file_lock_test(b, 100, true, &pid), 0);
-    assert_true(pid != 0);
-    assert_int_equal(file_lock_test(b, 100, false, &pid), 0);
-    assert_int_equal(pid, 0);
-    assert_int_equal(file_lock_test(b, 101, true, &pid), 0);
-    assert_int_equal(pid, 0);
+    assert_int_equal(file_lock_test(b, 100, true, &locked), 0);
+    assert_true(locked);
+    assert_int_equal(file_lock_test(b, 100, false, &locked), 0);
+    assert_false(locked);
+    assert_int_equal(file_lock_test(b, 101, true, &locked), 0);
+    assert_false(locked);
     assert_int_equal(file_unlock(a, 100), 0);
     assert_int_equal(file_lock(b, 100, true), 0); /* upgraded */
     assert_int_equal(file_lock(a, 100, false), -EAGAIN);
