@@ -36,6 +36,30 @@ enum log_level log_get_level(void);
 int log_level_parse(const char *name, enum log_level *ret_level);
 const char *log_level_name(enum log_level level);
 
+/*
+ * Errors, warnings and information above so many messages of one subject within the interval are
+ * left out; a later line of the subject says how many. So a fault that repeats for every request
+ * fills no disk. Debug and trace messages have been asked for, and are never left out. Without a
+ * limit (the default; `limit` NULL) nothing is counted. Set before threads start.
+ */
+struct log_limit {
+    unsigned messages; /* at least 1 */
+    uint64_t interval_ns;
+    uint64_t (*now_ns)(void); /* monotonic; any thread may call it */
+};
+void log_set_limit(const struct log_limit *limit);
+/* Says now what has been left out until now; for the end of a process. */
+void log_flush_limit(void);
+
+/* Subjects that are counted on their own; further ones share a count. */
+#define LOG_LIMIT_SUBJECTS 32u
+
+/* Whether JOURNAL_STREAM says that stderr leads to systemd's journal. */
+bool log_stderr_is_journal(void);
+/* A sink like the default one, with syslog's priority in front ("<4>subject: text"), as the journal
+ * understands it; it adds time and process itself. */
+void log_to_journal(void *arg, enum log_level level, const char *subject, const char *text);
+
 void log_message(enum log_level level, const char *subject, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
 #define log_error(subject, ...)   log_message(LOG_LEVEL_ERROR, subject, __VA_ARGS__)
