@@ -234,19 +234,19 @@ TEST_LOOP(locks_stand_on_the_bytes_that_stock_tools_look_at)
     struct err err = ERR_INIT;
     struct node *node = blocks_add(graph, "{'driver':'file','filename':'%s'}", path);
     struct file *other = NULL;
-    int64_t pid = 0;
+    bool locked = false;
 
     assert_int_equal(file_open(loop_current(), path, 0, FILE_AIO_AUTO, &other, &err), 0);
-    assert_int_equal(file_lock_test(other, QEMU_PERM_BASE + QEMU_PERM_WRITE, true, &pid), 0);
-    assert_true(pid != 0);
-    assert_int_equal(file_lock_test(other, QEMU_SHARED_BASE + QEMU_PERM_WRITE, true, &pid), 0);
-    assert_true(pid != 0);
+    assert_int_equal(file_lock_test(other, QEMU_PERM_BASE + QEMU_PERM_WRITE, true, &locked), 0);
+    assert_true(locked);
+    assert_int_equal(file_lock_test(other, QEMU_SHARED_BASE + QEMU_PERM_WRITE, true, &locked), 0);
+    assert_true(locked);
     /* Read-only: nobody writes here any more, nor may another. */
     assert_int_equal(graph_reopen(node, true, &err), 0);
-    assert_int_equal(file_lock_test(other, QEMU_PERM_BASE + QEMU_PERM_WRITE, true, &pid), 0);
-    assert_true(pid == 0);
-    assert_int_equal(file_lock_test(other, QEMU_SHARED_BASE + QEMU_PERM_WRITE, true, &pid), 0);
-    assert_true(pid != 0);
+    assert_int_equal(file_lock_test(other, QEMU_PERM_BASE + QEMU_PERM_WRITE, true, &locked), 0);
+    assert_false(locked);
+    assert_int_equal(file_lock_test(other, QEMU_SHARED_BASE + QEMU_PERM_WRITE, true, &locked), 0);
+    assert_true(locked);
     /* Back is refused while another reads and does not share; what was, stays. */
     assert_int_equal(file_lock(other, QEMU_SHARED_BASE + QEMU_PERM_WRITE, false), 0);
     assert_int_equal(graph_reopen(node, false, &err), -EAGAIN);
