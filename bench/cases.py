@@ -241,7 +241,8 @@ class CheckpointCase:
 
 
 def measure_failover_ms(bench, side):
-    """From sending the command until the first read of a block held in hidden is answered."""
+    """From sending the command until the first read of a block held in hidden is answered, to a
+    client that connects when the command has been answered, as the guest that is started then."""
     pair = side(bench.lab)
     disk = bench.lab.path("s.raw")
     with disk.open("rb") as file:
@@ -250,11 +251,11 @@ def measure_failover_ms(bench, side):
     before = bench.lab.checksum("s.raw")
     fill(bench, pair)
     pair.check()
-    view = NbdClient(*pair.secondary_export)
     pair.primary.kill()
     time.sleep(0.2)
     began = time.monotonic()
     pair.failover()
+    view = NbdClient(*pair.secondary_export)
     found = view.read(bench.lab.size_bytes // 2)
     elapsed_ms = (time.monotonic() - began) * 1000
     view.close()

@@ -63,7 +63,7 @@ class Pair:
             [self.lab.build / "src/bin/blockstep", role, "--name", role,
              "--state", self.folder / f"{role}.state", "--export", f"unix:{export}", *options],
             env={"BLOCKSTEP_RUNTIME_DIR": str(self.folder / "blockstep")})
-        control = self.folder / f"{role}.qmp"
+        control = self.folder / f"blockstep/{role}.qmp"
         self.lab.wait_for_socket(control, process)
         qmp = Qmp(control)
         end = time.monotonic() + lab_module.DEADLINE_S
