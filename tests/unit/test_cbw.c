@@ -25,7 +25,8 @@ static void set_up(struct fixture *f, bool insert) MAY_WAIT
     *f = (struct fixture){.graph = blocks_graph()};
     overlay_make(test_path("hidden"), SIZE_BYTES, 0, 0);
     overlay_make(test_path("active"), SIZE_BYTES, 0, 0);
-    f->mem = blocks_add(f->graph, "{'node-name':'mem','driver':'mem','size':%u}", SIZE_BYTES);
+    f->mem = blocks_add(f->graph, "{'node-name':'mem','driver':'mem','size':%u,'yields':3}",
+                        SIZE_BYTES);
     for (uint64_t i = 0; i < SIZE_BYTES; i++)
         mem_bytes(f->mem)[i] = overlay_backing_byte(i);
     f->sdisk = blocks_add(f->graph, "{'node-name':'sdisk','driver':'blkdebug','file':'mem'}");
@@ -110,6 +111,19 @@ TEST_LOOP(a_write_that_changes_nothing_a_reader_sees_is_not_saved)
     set_up(&f, true);
     assert_int_equal(blocks_write(f.peer, 8192, 4096, 0xaa, IO_UNCHANGED), 0);
     assert_int_equal(cbw_stats(f.cbw.filter).copies, 0);
+    tear_down(&f);
+}
+
+TEST_LOOP(zeroed_blocks_are_saved_as_zeroes_without_data)
+{
+    struct fixture f;
+
+    set_up(&f, true);
+    memset(mem_bytes(f.mem), 0, 256 * 1024);
+    assert_int_equal(blocks_write(f.peer, 100, 200 * 1024, 0xaa, 0), 0);
+    assert_int_equal(blocks_write(f.peer, 240 * 1024, 4096, 0xaa, 0), 0);
+    blocks_expect(f.user, 0, 256 * 1024, 0);
+    assert_in_range(overlay_stats(f.hidden).log_bytes, 65536, 65536 + 4096);
     tear_down(&f);
 }
 
@@ -394,6 +408,77 @@ TEST_LOOP(the_filter_goes_in_and_out_while_the_disk_is_written)
     tear_down(&f);
 }
 
+/* --- the contract, under load --- */
+
+static void empty_both(struct fixture *f, uint8_t *view) MAY_WAIT
+{
+    struct node *nodes[2] = {f->sdisk, f->active};
+    struct graph_drain drain;
+    struct err err = ERR_INIT;
+
+    assert_int_equal(graph_drain_begin(nodes, 2, &drain), 0);
+    assert_int_equal(node_empty_prepare(f->hidden, &err), 0);
+    assert_int_equal(node_empty_prepare(f->active, &err), 0);
+    node_empty_commit(f->hidden);
+    node_empty_commit(f->active);
+    memcpy(view, mem_bytes(f->mem), SIZE_BYTES);
+    graph_drain_end(&drain);
+}
+
+/* The user's own requests: what it reads is the checkpoint and what it wrote since. */
+static void user_requests(struct fixture *f, uint8_t *view, uint64_t *state, unsigned count)
+    MAY_WAIT
+{
+    static uint8_t seen[40000];
+
+    for (unsigned i = 0; i < count; i++) {
+        uint64_t length = 1 + test_random(state) % (sizeof(seen) - 1);
+        uint64_t at = test_random(state) % (SIZE_BYTES - length);
+
+        if (test_random(state) % 4 == 0) {
+            uint8_t fill = (uint8_t)test_random(state);
+
+            length = 1 + length % 6000;
+            assert_int_equal(blocks_write(f->user, at, length, fill, 0), 0);
+            memset(view + at, fill, length);
+        } else if (test_random(state) % 10 == 0) {
+            assert_int_equal(blocks_zero(f->user, at, length, 0), 0);
+            memset(view + at, 0, length);
+        } else {
+            assert_int_equal(blocks_read_bytes(f->user, at, seen, length, 0), 0);
+            assert_memory_equal(seen, view + at, length);
+        }
+        co_sleep(test_random(state) % 30 * NS_PER_US);
+    }
+}
+
+TEST_LOOP(the_user_sees_the_checkpoint_and_its_own_writes_whatever_the_peer_does)
+{
+    struct fixture f;
+    struct load loads[5];
+    static uint8_t view[SIZE_BYTES], seen[SIZE_BYTES];
+    uint64_t seed = test_seed("contract"), state = seed;
+
+    set_up(&f, true);
+    memcpy(view, mem_bytes(f.mem), SIZE_BYTES);
+    for (unsigned i = 0; i < ARRAY_LEN(loads); i++) {
+        loads[i] = (struct load){.f = &f, .state = seed + i + 1};
+        assert_int_equal(co_spawn(loop_current(), "load", load_main, &loads[i]), 0);
+    }
+    for (unsigned epoch = 0; epoch < 8; epoch++) {
+        user_requests(&f, view, &state, 60);
+        assert_int_equal(blocks_read_bytes(f.user, 0, seen, SIZE_BYTES, 0), 0);
+        assert_memory_equal(seen, view, SIZE_BYTES);
+        empty_both(&f, view);
+    }
+    for (unsigned i = 0; i < ARRAY_LEN(loads); i++) {
+        loads[i].stop = true;
+        test_wait_until(loads[i].done);
+    }
+    assert_true(cbw_stats(f.cbw.filter).waits > 0);
+    tear_down(&f);
+}
+
 TEST_LOOP(a_target_that_cannot_tell_what_it_holds_is_refused)
 {
     struct graph *graph = blocks_graph();
@@ -413,12 +498,14 @@ int main(void)
         cmocka_unit_test(what_is_overwritten_is_saved_once),
         cmocka_unit_test(unaligned_writes_zeroes_and_discards_save_whole_blocks),
         cmocka_unit_test(a_write_that_changes_nothing_a_reader_sees_is_not_saved),
+        cmocka_unit_test(zeroed_blocks_are_saved_as_zeroes_without_data),
         cmocka_unit_test(a_reader_on_its_way_to_the_disk_is_not_overtaken_by_an_overwrite),
         cmocka_unit_test(a_reader_that_missed_before_the_copy_finds_what_was_saved),
         cmocka_unit_test(writes_to_a_block_that_is_being_copied_wait_also_at_unaligned_edges),
         cmocka_unit_test(a_copy_that_fails_fails_the_write_and_is_remembered),
         cmocka_unit_test(the_filter_goes_in_and_out_and_leaves_nothing_behind),
         cmocka_unit_test(the_filter_goes_in_and_out_while_the_disk_is_written),
+        cmocka_unit_test(the_user_sees_the_checkpoint_and_its_own_writes_whatever_the_peer_does),
         cmocka_unit_test(a_target_that_cannot_tell_what_it_holds_is_refused),
     };
 
