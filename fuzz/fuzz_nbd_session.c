@@ -2,7 +2,8 @@
 /*
  * Any bytes at the whole of the NBD server, or client, in the simulator: negotiation, requests,
  * replies, buffers, coroutines. Nothing may crash, wait for ever or stay behind. The first byte
- * chooses the side, and how far the peer behaves well before the bytes come.
+ * chooses the side, and how far the peer behaves well before the bytes come. A server that has
+ * negotiated well sends them in pieces, each (after its length in two bytes) when a request came.
  */
 #include "base/json.h"
 #include "base/log.h"
@@ -63,17 +64,48 @@ static const struct prefix as_server[] = {
         "\xa", "\4", "\x13") "\0\0\0\1base:allocation" REPLY("\xa", "\1", "\0") EXPORT),
 };
 
-static void speak(struct sock *sock, const struct prefix *prefix, const struct input *input)
-    MAY_WAIT
+/* Hears until `*window` has seen the beginning of one more request. False: the other has left. */
+static bool await_request(struct sock *sock, uint32_t *window) MAY_WAIT
+{
+    uint8_t byte;
+
+    do {
+        if (sock_recv(sock, &byte, 1) <= 0)
+            return false;
+        *window = *window << 8 | byte;
+    } while (*window != NBD_REQUEST_MAGIC);
+    return true;
+}
+
+static void speak_in_turn(struct sock *sock, struct be_cursor cursor) MAY_WAIT
+{
+    uint32_t window = 0;
+    uint16_t length;
+    const uint8_t *bytes;
+
+    while (await_request(sock, &window) && be16_take(&cursor, &length)) {
+        length = (uint16_t)MIN(length, cursor.left);
+        if (!be_take(&cursor, length, &bytes))
+            return;
+        struct iovec iov = {(void *)(uintptr_t)bytes, length};
+        if (sock_send(sock, &iov, 1) < 0)
+            return;
+    }
+}
+
+static void speak(struct sock *sock, const struct prefix *prefix, const struct input *input,
+                  bool in_turn) MAY_WAIT
 {
     struct iovec iov[2] = {
         {(void *)(uintptr_t)prefix->bytes, prefix->length},
-        {(void *)(uintptr_t)input->bytes, input->length},
+        {(void *)(uintptr_t)input->bytes, in_turn ? 0 : input->length},
     };
     uint8_t heard[4096];
 
     if (sock_send(sock, iov, 2) == 0) {
         sock_deadline(sock, loop_now_ns(loop_current()) + 2 * TIMEOUT_NS);
+        if (in_turn)
+            speak_in_turn(sock, (struct be_cursor){input->bytes, input->length});
         while (sock_recv(sock, heard, sizeof(heard)) > 0)
             ;
     }
@@ -102,7 +134,7 @@ static void serve(struct input *input, const struct prefix *prefix) MAY_WAIT
     struct nbd_export_options export = {.id = "e", .node = node, .writable = true};
     CHECK(nbd_export_add(service, &export, &err) == 0);
     CHECK(sock_connect(input->loop, &address, DEADLINE_NEVER, &sock, &err) == 0);
-    speak(sock, prefix, input);
+    speak(sock, prefix, input, false);
     nbd_service_free(service);
     CHECK(graph_del(graph, "d", &err) == 0);
     graph_free(graph);
@@ -122,7 +154,7 @@ static void peer_run(void *arg) MAY_WAIT
     struct sock *sock;
 
     if (sock_accept(listener->sock, &sock) == 0)
-        speak(sock, listener->prefix, listener->input);
+        speak(sock, listener->prefix, listener->input, listener->prefix >= &as_server[2]);
     listener->input->peer_done = true;
 }
 
@@ -136,7 +168,10 @@ static void use(struct nbd_client *client) MAY_WAIT
     io.data = buf_slice_of(buf, 4096, io.length_bytes);
     (void)nbd_client_read(client, &io);
     (void)nbd_client_extents(client, 0, 65536, &extent);
-    (void)nbd_client_write(client, &io);
+    struct io shorter = {.length_bytes = 64, .data = buf_slice_of(buf, 0, 64)};
+    memset(buf->bytes, 0, 64);
+    if (nbd_client_max_transfer_bytes(client) >= 64)
+        (void)nbd_client_write(client, &shorter);
     (void)nbd_client_read(client, &io);
     (void)nbd_client_flush(client);
     buf_unref(buf);
