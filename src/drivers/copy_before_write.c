@@ -10,7 +10,6 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "block/io.h"
-#include "drivers/overlay.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -300,8 +299,9 @@ static int cbw_open(struct node *node, struct err *err) MAY_WAIT
                        ": they must be equal",
                        target->name, target->length_bytes, cbw->file->child->name,
                        cbw->file->child->length_bytes);
-    cbw->block_bytes = node_is_overlay(target) ? overlay_stats(target).block_bytes
-                                               : DEFAULT_BLOCK_BYTES;
+    cbw->block_bytes = target->limits.block_bytes;
+    if (cbw->block_bytes == 0)
+        cbw->block_bytes = DEFAULT_BLOCK_BYTES;
     return 0;
 }
 

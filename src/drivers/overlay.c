@@ -94,6 +94,7 @@ static int overlay_open(struct node *node, struct err *err) MAY_WAIT
         .request_align_bytes = 1,
         .memory_align_bytes = 1,
         .max_transfer_bytes = OVERLAY_MAX_TRANSFER,
+        .block_bytes = overlay->sb.block_bytes,
     };
     return 0;
 }
