@@ -280,8 +280,8 @@ int nbd_error_decode(uint16_t chunk_type, const uint8_t *bytes, size_t length_by
 #define NBD_BLOCK_STATUS_BYTES 4u
 #define NBD_DESCRIPTOR_BYTES   8u
 enum nbd_extent_state { /* base:allocation */
-                 NBD_STATE_HOLE = 1u << 0,
-                 NBD_STATE_ZERO = 1u << 1,
+                        NBD_STATE_HOLE = 1u << 0,
+                        NBD_STATE_ZERO = 1u << 1,
 };
 enum nbd_dirty_state { NBD_STATE_DIRTY = 1u << 0 }; /* qemu:dirty-bitmap:NAME */
 struct nbd_descriptor {
