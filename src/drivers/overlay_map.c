@@ -473,18 +473,28 @@ struct overlay_map_run overlay_map_find(const struct overlay_map *map, uint32_t 
 bool overlay_map_held(const struct overlay_map *map, uint32_t block, uint64_t max_count,
                       uint64_t *ret_count)
 {
-    struct overlay_map_run run = overlay_map_find(map, block, max_count);
-    bool held = run.kind != OVERLAY_MAP_ABSENT;
-    uint64_t count = run.count;
+    struct cursor cursor = tree_seek(map, &map->blocks, block);
+    const struct entry *entry = cursor_entry(map, &cursor);
+    uint64_t count = 0;
 
-    while (held && count < MIN(max_count, OVERLAY_MAP_LOOK_BLOCKS)) {
-        run = overlay_map_find(map, (uint32_t)(block + count), max_count - count);
-        if (run.kind == OVERLAY_MAP_ABSENT)
-            break;
-        count += run.count;
+    assert(max_count > 0);
+    if (entry == NULL || entry->key != block) {
+        uint64_t end = block + max_count;
+        struct overlay_map_run run = find_in_runs(map, block,
+                                                  entry != NULL ? MIN(end, entry->key) : end);
+
+        *ret_count = run.count;
+        return run.kind != OVERLAY_MAP_ABSENT;
+    }
+    /* Where the blocks lie does not matter, so this is a walk along the leaves. */
+    max_count = MIN(max_count, OVERLAY_MAP_HELD_BLOCKS);
+    while (count < max_count && entry != NULL && entry->key == block + count) {
+        count++;
+        cursor.at++;
+        entry = cursor_entry(map, &cursor);
     }
     *ret_count = count;
-    return held;
+    return true;
 }
 
 void overlay_map_drop(struct overlay_map *map)

@@ -18,8 +18,10 @@
 #define OVERLAY_MAP_SPARE_SLABS 32u /* kept for reuse after all was dropped */
 #define OVERLAY_MAP_LOOK_BLOCKS \
     65536u /* how far a look goes: what follows may be of one kind still */
-#define OVERLAY_MAP_ZERO     UINT32_MAX
-#define OVERLAY_MAP_LONG_RUN 64u /* zeroed runs from this many blocks on go to the second tree */
+/* The same for the question whether blocks are held: it is asked again for every piece. */
+#define OVERLAY_MAP_HELD_BLOCKS 1024u
+#define OVERLAY_MAP_ZERO        UINT32_MAX
+#define OVERLAY_MAP_LONG_RUN    64u /* zeroed runs from this many blocks on go to the second tree */
 
 struct overlay_map;
 
@@ -44,7 +46,7 @@ struct overlay_map_run {
 };
 struct overlay_map_run overlay_map_find(const struct overlay_map *map, uint32_t block,
                                         uint64_t max_count);
-/* As overlay_map_find, but tells only held from absent. */
+/* Only held or absent, for a stretch from `block` on: what follows may be of the same kind. */
 bool overlay_map_held(const struct overlay_map *map, uint32_t block, uint64_t max_count,
                       uint64_t *ret_count);
 
