@@ -644,26 +644,6 @@ int nbd_export_revoke(struct nbd_service *service, const char *id, struct err *e
     return 0;
 }
 
-void nbd_export_revoke_node(struct nbd_service *service, struct node *node)
-{
-    struct nbd_export *busy;
-
-    do {
-        busy = NULL;
-        LIST_FOR_EACH(server, &service->servers, struct nbd_server, link)
-            LIST_FOR_EACH(export, &server->exports, struct nbd_export, link) {
-                if (export->edge == NULL || !graph_is_below(node, export->edge->child))
-                    continue;
-                export_cut(export);
-                if (export->requests > 0)
-                    busy = export;
-            }
-        /* The lists may have changed after a wait: look again from the start. */
-        if (busy != NULL)
-            export_wait_requests(busy);
-    } while (busy != NULL);
-}
-
 void nbd_export_query(const struct nbd_service *service,
                       void (*visit)(void *arg, const struct nbd_export_info *info), void *arg)
 {

@@ -103,8 +103,6 @@ int nbd_export_del(struct nbd_service *service, const char *id, enum nbd_remove_
 /* The fence for one export: from the call on its requests are refused and its connections cut;
  * returns when every request already taken has ended. It stays listed until nbd_export_del(). */
 int nbd_export_revoke(struct nbd_service *service, const char *id, struct err *err) MAY_WAIT;
-/* As nbd_export_revoke(), for all exports whose node is `node` or sits above it. */
-void nbd_export_revoke_node(struct nbd_service *service, struct node *node) MAY_WAIT;
 
 struct nbd_export_info {
     const char *id, *name, *description, *server, *node_name;
