@@ -65,7 +65,7 @@ static void converse(struct daemon *daemon, const struct input *input) MAY_WAIT
         if (r > 0)
             check_answer(qmp_dispatch(&session, value));
         else if (r < 0)
-            check_answer(qmp_error(&err, NULL));
+            check_answer(qmp_error(&err));
         else
             CHECK(at == input->length);
         json_object_put(value);

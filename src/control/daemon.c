@@ -327,14 +327,26 @@ static void run_main(void *arg) MAY_WAIT
     loop_stop(run->loop);
 }
 
+static const int end_signals[] = {SIGTERM, SIGINT, SIGHUP};
+
+static int set_signals(struct run *run, bool on, struct err *err)
+{
+    for (size_t i = 0; i < ARRAY_LEN(end_signals); i++) {
+        int r = loop_signal_set(run->loop, end_signals[i], on ? run_signal : NULL, run, err);
+
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
 int daemon_run(struct loop *loop, const struct config *config, const struct daemon_hooks *hooks,
                struct err *err)
 {
     struct run run = {.loop = loop, .config = config, .hooks = hooks, .err = err};
-    int r = loop_signal_set(loop, SIGTERM, run_signal, &run, err);
+    struct err ignored = ERR_INIT;
+    int r = set_signals(&run, true, err);
 
-    if (r == 0)
-        r = loop_signal_set(loop, SIGINT, run_signal, &run, err);
     if (r < 0)
         return r;
     if (co_spawn(loop, "daemon", run_main, &run) < 0)
@@ -342,7 +354,6 @@ int daemon_run(struct loop *loop, const struct config *config, const struct daem
     loop_run(loop);
     if (!run.finished)
         return err_set(err, -EINTR, "ended by a second signal, with requests under way");
-    loop_signal_set(loop, SIGTERM, NULL, NULL, &(struct err)ERR_INIT);
-    loop_signal_set(loop, SIGINT, NULL, NULL, &(struct err)ERR_INIT);
+    (void)set_signals(&run, false, &ignored);
     return run.result;
 }

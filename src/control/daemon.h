@@ -57,7 +57,7 @@ struct daemon_hooks {
     void *arg;
 };
 /*
- * Makes the daemon on the loop, handles SIGTERM and SIGINT, and runs the loop until the end. 0, or
+ * Makes the daemon on the loop, handles SIGTERM, SIGINT and SIGHUP, and runs the loop until the end. 0, or
  * the error of the start. -EINTR: a second signal insisted; the process should exit at once, nothing
  * has been freed.
  */

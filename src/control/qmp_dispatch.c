@@ -66,12 +66,7 @@ struct json_object *qmp_greeting(void)
     return built(greeting, r);
 }
 
-static int add_id(struct json_object *answer, struct json_object *id)
-{
-    return id == NULL ? 0 : json_add(answer, "id", json_object_get(id));
-}
-
-struct json_object *qmp_error(const struct err *err, struct json_object *id)
+struct json_object *qmp_error(const struct err *err)
 {
     struct json_object *answer = json_object_new_object();
     struct json_object *error = json_object_new_object();
@@ -84,7 +79,6 @@ struct json_object *qmp_error(const struct err *err, struct json_object *id)
     r |= json_add_string(error, "class", qmp_error_class(err->kind));
     r |= json_add_string(error, "desc", err->text);
     r |= json_add(answer, "error", error);
-    r |= add_id(answer, id);
     return built(answer, r);
 }
 
@@ -296,10 +290,9 @@ static int run_command(const struct qmp_command *command, struct qmp_call *call,
     return r;
 }
 
-static struct json_object *answer_result(struct json_object *result, struct json_object *id)
+static struct json_object *answer_result(struct json_object *result)
 {
     struct json_object *answer = json_object_new_object();
-    int r;
 
     if (result == NULL)
         result = json_object_new_object();
@@ -307,9 +300,18 @@ static struct json_object *answer_result(struct json_object *result, struct json
         json_object_put(result);
         return NULL;
     }
-    r = json_add(answer, "return", result);
-    r |= add_id(answer, id);
-    return built(answer, r);
+    return built(answer, json_add(answer, "return", result));
+}
+
+/* The id may be anything, null too. */
+static struct json_object *answer_id(struct json_object *answer, struct json_object *request)
+{
+    struct json_object *id;
+
+    if (answer == NULL || !json_object_is_type(request, json_type_object) ||
+        !json_object_object_get_ex(request, "id", &id))
+        return answer;
+    return built(answer, json_object_object_add(answer, "id", json_object_get(id)));
 }
 
 struct json_object *qmp_dispatch(struct qmp_session *session, struct json_object *request)
@@ -321,13 +323,8 @@ struct json_object *qmp_dispatch(struct qmp_session *session, struct json_object
     };
     const struct qmp_command *command = NULL;
     struct request parts = {0};
-    struct json_object *id = NULL;
     struct err err = ERR_INIT;
-    int r;
-
-    if (json_object_is_type(request, json_type_object))
-        json_object_object_get_ex(request, "id", &id);
-    r = read_request(request, &parts, &err);
+    int r = read_request(request, &parts, &err);
     if (r == 0)
         r = find_command(session, &parts, &command, &err);
     if (r == 0) {
@@ -337,9 +334,9 @@ struct json_object *qmp_dispatch(struct qmp_session *session, struct json_object
     }
     if (r < 0) {
         json_object_put(call.result);
-        return qmp_error(&err, id);
+        return answer_id(qmp_error(&err), request);
     }
     if (strcmp(command->name, "qmp_capabilities") == 0)
         session->negotiated = true;
-    return answer_result(call.result, id);
+    return answer_id(answer_result(call.result), request);
 }

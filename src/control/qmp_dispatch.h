@@ -18,8 +18,8 @@ struct qmp_session {
 struct json_object *qmp_dispatch(struct qmp_session *session, struct json_object *request) MAY_WAIT;
 
 struct json_object *qmp_greeting(void);
-/* {"error": {"class", "desc"}}, with `id` when it is not NULL. */
-struct json_object *qmp_error(const struct err *err, struct json_object *id);
+/* {"error": {"class", "desc"}} */
+struct json_object *qmp_error(const struct err *err);
 struct json_object *qmp_event(uint64_t wall_ns, const char *name, struct json_object *data);
 /* {"qemu": {"major", "minor", "micro"}, "package"} */
 struct json_object *qmp_version(void);

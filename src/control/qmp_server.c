@@ -253,7 +253,7 @@ static void client_consume(struct qmp_client *client, const char *bytes, size_t 
             client_run(client, value);
         } else if (r < 0) {
             client->server->stats.errors++;
-            client_answer(client, qmp_error(&err, NULL));
+            client_answer(client, qmp_error(&err));
         } else {
             assert(length_bytes == 0);
         }

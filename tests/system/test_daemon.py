@@ -154,7 +154,7 @@ def test_each_server_shows_its_own_exports_only(daemons, folder):
 
 # --- life and end ---
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_in_order_and_clients_are_told(daemons, number):
     daemon = daemons.start("--blockdev", NULL)
     qmp = daemon.qmp

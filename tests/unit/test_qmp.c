@@ -303,6 +303,7 @@ TEST_LOOP(the_id_comes_back_whatever_it_is_and_also_with_errors)
     ask(&client, "{'id': 'a', 'execute': 'nothing'}", "{\"return\": {}, \"id\": \"a\"}");
     ask(&client, "{'execute': 'nothing', 'id': {'x': [1, true]}}",
         "{\"return\": {}, \"id\": {\"x\": [1, true]}}");
+    ask(&client, "{'execute': 'nothing', 'id': null}", "{\"return\": {}, \"id\": null}");
     ask(&client, "{'execute': 'nope', 'id': 8}",
         "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"The command nope has not been "
         "found\"}, \"id\": 8}");
