@@ -201,6 +201,16 @@ static int check_usable(struct node *node, struct err *err)
                    node->closing ? "closed" : "opened");
 }
 
+/* The topmost of the filters that the program has put above the node. */
+static struct node *stand_in_for(struct node *node)
+{
+    LIST_FOR_EACH(edge, &node->parents, struct edge, in_child) {
+        if (edge->parent != NULL && edge->parent->stands_in && edge->parent->file == edge)
+            return stand_in_for(edge->parent);
+    }
+    return node;
+}
+
 int graph_attach_root(struct graph *graph, struct node *node, const char *name, unsigned need,
                       unsigned share, const struct edge_user_ops *ops, void *user,
                       struct edge **ret_edge, struct err *err)
@@ -213,7 +223,7 @@ int graph_attach_root(struct graph *graph, struct node *node, const char *name, 
     ret = check_usable(node, err);
     if (ret < 0)
         goto out;
-    edge = edge_link(graph, NULL, node, name);
+    edge = edge_link(graph, NULL, stand_in_for(node), name);
     if (edge == NULL) {
         ret = err_no_memory(err);
         goto out;

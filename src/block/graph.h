@@ -52,7 +52,9 @@ int graph_get(struct graph *graph, const char *node_name, struct node **ret_node
 /* Iterates in the order of making: NULL begins and ends. */
 struct node *graph_next(struct graph *graph, struct node *node);
 
-/* A user's own edge. `need` and `share`: enum perm. */
+/* A user's own edge. It leads past the node to the filter that stands in for it, if there is one
+ * (node->stands_in): a new export of a disk whose old content is saved must not bypass the saving.
+ * `need` and `share`: enum perm. */
 int graph_attach_root(struct graph *graph, struct node *node, const char *name, unsigned need,
                       unsigned share, const struct edge_user_ops *ops, void *user,
                       struct edge **ret_edge, struct err *err) MAY_WAIT;

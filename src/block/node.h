@@ -60,6 +60,7 @@ struct node {
     enum node_detect_zeroes detect_zeroes;
     bool named;   /* by blockdev-add: stays until blockdev-del; else goes with its last parent */
     bool opened;  /* false while the open hook runs and from when it begins to close */
+    bool stands_in; /* a filter that the program put above a node: who asks for that gets this */
     bool closing; /* the close hook runs, or has run */
     struct edge *file;    /* the child called "file", or NULL */
     struct list children; /* struct edge, link in_parent; in the order of attaching */

@@ -501,9 +501,11 @@ static int insert_changed(struct graph *graph, struct cbw *cbw, struct err *err)
     int ret = add_node(graph, driver_copy_before_write.name, cbw->disk->name, "target",
                        cbw->hidden->name, &cbw->filter, err);
 
-    if (ret == 0)
+    if (ret == 0) {
+        cbw->filter->stands_in = true;
         ret = add_node(graph, driver_copy_before_write_access.name, cbw->disk->name, "filter",
                        cbw->filter->name, &cbw->access, err);
+    }
     if (ret == 0)
         ret = graph_replace(hidden_backing(cbw->hidden), cbw->access, err);
     if (ret < 0)

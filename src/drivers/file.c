@@ -41,6 +41,10 @@ struct file_options {
 struct file_state {
     struct file *file;
     uint64_t end_bytes; /* of the real file; node->length_bytes may be more */
+    /* A stretch that was data when the kernel was asked. It looks for the next hole as far as that
+     * may be, so that each question costs as much as the file has pages: ask once. What has been
+     * punched since still counts as data, which is no error. */
+    uint64_t data_offset_bytes, data_end_bytes;
 };
 
 /* What is locked: bits of enum perm, whose order is QEMU's. */
@@ -316,16 +320,18 @@ static int raw_write(struct node *node, struct io *io) MAY_WAIT
 
 static int raw_zero(struct node *node, struct io *io) MAY_WAIT
 {
-    const struct file_state *state = node->state;
+    struct file_state *state = node->state;
 
+    state->data_end_bytes = 0;
     return file_zero(state->file, io->offset_bytes, io->length_bytes,
                      (io->flags & IO_MAY_UNMAP) != 0);
 }
 
 static int raw_discard(struct node *node, struct io *io) MAY_WAIT
 {
-    const struct file_state *state = node->state;
+    struct file_state *state = node->state;
 
+    state->data_end_bytes = 0;
     return file_punch(state->file, io->offset_bytes, io->length_bytes);
 }
 
@@ -339,7 +345,7 @@ static int raw_flush(struct node *node) MAY_WAIT
 static int raw_extents(struct node *node, uint64_t offset_bytes, uint64_t length_bytes,
                        struct extent *ret_extent) MAY_WAIT
 {
-    const struct file_state *state = node->state;
+    struct file_state *state = node->state;
     bool data = false;
     int ret;
 
@@ -347,11 +353,22 @@ static int raw_extents(struct node *node, uint64_t offset_bytes, uint64_t length
         .length_bytes = length_bytes, .flags = EXTENT_HERE | EXTENT_ZERO, .depth = 1};
     if (offset_bytes >= state->end_bytes)
         return 0;
-    ret = file_extent(state->file, offset_bytes, MIN(length_bytes, state->end_bytes - offset_bytes),
-                      &data, &ret_extent->length_bytes);
-    if (ret == 0 && data)
+    if (offset_bytes >= state->data_offset_bytes && offset_bytes < state->data_end_bytes) {
+        ret_extent->length_bytes = MIN(length_bytes, state->data_end_bytes - offset_bytes);
         ret_extent->flags = EXTENT_HERE | EXTENT_DATA;
-    return ret;
+        return 0;
+    }
+    ret = file_extent(state->file, offset_bytes, state->end_bytes - offset_bytes, &data,
+                      &ret_extent->length_bytes);
+    if (ret == 0 && data) {
+        state->data_offset_bytes = offset_bytes;
+        state->data_end_bytes = offset_bytes + ret_extent->length_bytes;
+    }
+    ret_extent->length_bytes = MIN(ret_extent->length_bytes, length_bytes);
+    if (ret < 0 || !data)
+        return ret;
+    ret_extent->flags = EXTENT_HERE | EXTENT_DATA;
+    return 0;
 }
 
 static int raw_truncate(struct node *node, uint64_t length_bytes) MAY_WAIT
@@ -359,6 +376,7 @@ static int raw_truncate(struct node *node, uint64_t length_bytes) MAY_WAIT
     struct file_state *state = node->state;
     int ret = file_truncate(state->file, length_bytes);
 
+    state->data_end_bytes = 0;
     if (ret == 0)
         state->end_bytes = length_bytes;
     return ret;

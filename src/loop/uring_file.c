@@ -35,6 +35,8 @@
 #define RW_MAX_BYTES      0x7ffff000u
 /* A plain fallocate on a file in memory frees pages one by one: larger ones leave the thread. */
 #define INLINE_ZERO_BYTES (1u << 20)
+/* Looking for a hole passes every page up to it: in larger files that leaves the thread too. */
+#define INLINE_SEEK_BYTES (64u << 20)
 
 enum way { WAY_RING, WAY_INLINE, WAY_CACHE, WAY_THREADS };
 
@@ -513,8 +515,9 @@ int uring_file_extent(struct file *file, uint64_t offset_bytes, uint64_t length_
     int result = 0;
 
     if (!file->info.block_device)
-        result = self->way == WAY_INLINE ? extent_call_run(&call)
-                                         : loop_offload(file->loop, extent_call_run, &call);
+        result = self->way == WAY_INLINE && file->info.length_bytes <= INLINE_SEEK_BYTES
+                     ? extent_call_run(&call)
+                     : loop_offload(file->loop, extent_call_run, &call);
     if (result < 0)
         return result;
     *ret_data = call.data;

@@ -349,6 +349,22 @@ TEST_LOOP(the_filter_goes_in_and_out_and_leaves_nothing_behind)
     tear_down(&f);
 }
 
+TEST_LOOP(who_comes_to_the_disk_later_does_not_bypass_the_filter)
+{
+    struct fixture f;
+    struct err err = ERR_INIT;
+
+    set_up(&f, true);
+    struct edge *late = blocks_root(f.graph, f.sdisk, "late export");
+    assert_ptr_equal(late->child, f.cbw.filter);
+    assert_int_equal(blocks_write(late, 8192, 4096, 0xaa, 0), 0);
+    expect_old(&f, 0, SIZE_BYTES);
+    assert_int_equal(cbw_remove(f.graph, &f.cbw, &err), 0);
+    assert_ptr_equal(late->child, f.sdisk);
+    graph_detach(late);
+    tear_down(&f);
+}
+
 struct load {
     struct fixture *f;
     uint64_t state;
@@ -504,6 +520,7 @@ int main(void)
         cmocka_unit_test(writes_to_a_block_that_is_being_copied_wait_also_at_unaligned_edges),
         cmocka_unit_test(a_copy_that_fails_fails_the_write_and_is_remembered),
         cmocka_unit_test(the_filter_goes_in_and_out_and_leaves_nothing_behind),
+        cmocka_unit_test(who_comes_to_the_disk_later_does_not_bypass_the_filter),
         cmocka_unit_test(the_filter_goes_in_and_out_while_the_disk_is_written),
         cmocka_unit_test(the_user_sees_the_checkpoint_and_its_own_writes_whatever_the_peer_does),
         cmocka_unit_test(a_target_that_cannot_tell_what_it_holds_is_refused),
