@@ -36,6 +36,32 @@ static int take_options(int argc, char **argv, const struct option *options, str
     return -1;
 }
 
+/* Asks for role and stage, and checks that the verb makes sense there: the daemon itself ignores
+ * calls that come too late, as managers expect. NULL in `role` or `stage`: any. */
+static int check_state(struct qmp_client *client, const char *verb, const char *role,
+                       const char *stage, struct json_object **ret_status)
+{
+    int code = verb_run(client, verb, "query-replication", NULL, ret_status);
+    const char *has_role = code == EXIT_OK ? json_text(*ret_status, "role") : NULL;
+    const char *has_stage = code == EXIT_OK ? json_text(*ret_status, "stage") : NULL;
+
+    if (code != EXIT_OK)
+        return code;
+    if (has_role == NULL || has_stage == NULL || strcmp(has_role, "none") == 0) {
+        cli_error("this daemon has no replication");
+        return EXIT_FAILED;
+    }
+    if (role != NULL && strcmp(role, has_role) != 0) {
+        cli_error("this is the %s, and %s is for the %s", has_role, verb, role);
+        return EXIT_FAILED;
+    }
+    if (stage != NULL && strcmp(stage, has_stage) != 0) {
+        cli_error("replication is not %s here: its stage is '%s'", stage, has_stage);
+        return EXIT_FAILED;
+    }
+    return EXIT_OK;
+}
+
 /* --- checkpoint --- */
 
 static void checkpoint_help(void)
@@ -87,12 +113,11 @@ static int checkpoint_peer(const char *address, uint64_t *ret_epoch)
 static int checkpoint(struct qmp_client *client, const char *peer, uint64_t *ret_epoch)
 {
     CLEANUP(json_putp) struct json_object *status = NULL;
-    int code = verb_run(client, "checkpoint", "query-replication", NULL, &status);
-    const char *role = code == EXIT_OK ? json_text(status, "role") : NULL;
+    int code = check_state(client, "checkpoint", NULL, "running", &status);
 
     if (code != EXIT_OK)
         return code;
-    if (role == NULL || strcmp(role, "primary") != 0)
+    if (strcmp(json_text(status, "role"), "primary") != 0)
         return run_checkpoint(client, "checkpoint", ret_epoch);
     if (peer == NULL)
         peer = json_text(status, "peer-control");
@@ -200,8 +225,13 @@ static int wait_merged(struct qmp_client *client)
 
 static int failover(struct qmp_client *client)
 {
-    struct json_object *arguments = json_object_new_object();
+    CLEANUP(json_putp) struct json_object *status = NULL;
+    struct json_object *arguments;
+    int code = check_state(client, "failover", "secondary", NULL, &status);
 
+    if (code != EXIT_OK)
+        return code;
+    arguments = json_object_new_object();
     if (arguments == NULL || json_add_bool(arguments, "failover", true) < 0) {
         json_object_put(arguments);
         cli_error("out of memory");

@@ -159,6 +159,22 @@ def test_after_a_failover_the_primarys_way_in_is_closed(daemons):
     assert "primary" in done.stderr
 
 
+def test_verbs_that_make_no_sense_there_are_refused(daemons):
+    pair = Pair(daemons)
+    done = pair.cli("failover", "--name", "p", check=False)
+    assert done.returncode == 1
+    assert "primary" in done.stderr and pair.status("p")["stage"] == "running"
+    pair.cli("failover", "--name", "s", "--wait")
+    done = pair.cli("checkpoint", "--name", "s", check=False)
+    assert done.returncode == 1
+    assert "done" in done.stderr
+    pair.cli("failover", "--name", "s", "--wait")  # once more is no harm
+    empty = pair.daemons.start()
+    done = pair.cli("failover", "--qmp", f"unix:{empty.socket_path}", check=False)
+    assert done.returncode == 1
+    assert "no replication" in done.stderr
+
+
 # --- what the overlays hold at a start ---
 
 def test_overlays_that_hold_an_epoch_are_not_dropped_without_a_word(daemons):
