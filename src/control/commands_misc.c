@@ -103,6 +103,92 @@ static int run_quit(struct qmp_call *call, void *args, struct err *err)
     return 0;
 }
 
+/* --- bounds, and how near they are --- */
+
+struct figure {
+    const char *name;
+    uint64_t value;
+};
+
+/* Adds an object of numbers; a negative result: memory is out. */
+static int add_figures(struct json_object *result, const char *name, const struct figure *figures,
+                       size_t count)
+{
+    struct json_object *object = json_object_new_object();
+    int r = object == NULL ? -ENOMEM : 0;
+
+    for (size_t i = 0; r == 0 && i < count; i++)
+        r = json_add_uint(object, figures[i].name, figures[i].value);
+    if (r == 0)
+        return json_add(result, name, object);
+    json_object_put(object);
+    return r;
+}
+
+static int add_loop(struct json_object *result, struct daemon *daemon)
+{
+    const struct loop_stats loop = loop_stats(daemon->loop);
+    const struct buf_pool_stats bufs = buf_pool_stats(loop_bufs(daemon->loop));
+    const struct figure loop_figures[] = {
+        {"turns", loop.turns},
+        {"longest-turn-ns", loop.longest_turn_ns},
+        {"offloaded", loop.offloaded},
+        {"coroutines", loop.coroutines},
+        {"coroutines-peak", loop.coroutines_peak},
+        {"stacks-cached", loop.stacks_cached},
+        {"stacks-cached-max", CO_POOL_STACKS},
+    };
+    const struct figure buf_figures[] = {
+        {"in-use-bytes", bufs.in_use_bytes}, {"in-use", bufs.in_use_buffers},
+        {"cached-bytes", bufs.cached_bytes}, {"cached-bytes-max", BUF_CACHE_BYTES},
+        {"peak-bytes", bufs.peak_bytes},
+    };
+    int r = add_figures(result, "loop", loop_figures, ARRAY_LEN(loop_figures));
+
+    return r < 0 ? r : add_figures(result, "buffers", buf_figures, ARRAY_LEN(buf_figures));
+}
+
+static int add_services(struct json_object *result, struct daemon *daemon)
+{
+    const struct qmp_stats qmp = qmp_server_stats(daemon->qmp);
+    const struct nbd_service_info nbd = nbd_service_info(daemon->nbd);
+    struct node *node = NULL;
+    uint64_t nodes = 0;
+    int r;
+
+    while ((node = graph_next(daemon->graph, node)) != NULL)
+        nodes++;
+    const struct figure control[] = {
+        {"clients", qmp.clients},   {"clients-max", QMP_MAX_CLIENTS},
+        {"commands", qmp.commands}, {"errors", qmp.errors},
+        {"dropped", qmp.dropped},   {"output-bytes-max", QMP_OUT_MAX_BYTES},
+    };
+    const struct figure nbd_figures[] = {
+        {"connections", nbd.connections},       {"budget-bytes", nbd.budget_used_bytes},
+        {"budget-bytes-max", nbd.budget_bytes}, {"servers", nbd_server_count(daemon->nbd)},
+        {"servers-max", NBD_MAX_SERVERS},       {"exports-max", NBD_MAX_EXPORTS},
+    };
+    const struct figure others[] = {
+        {"nodes", nodes},
+        {"nodes-max", GRAPH_MAX_NODES},
+        {"jobs", daemon->jobs.count},
+        {"jobs-max", JOBS_MAX},
+    };
+    r = add_figures(result, "control", control, ARRAY_LEN(control));
+    if (r == 0)
+        r = add_figures(result, "nbd", nbd_figures, ARRAY_LEN(nbd_figures));
+    return r < 0 ? r : add_figures(result, "graph", others, ARRAY_LEN(others));
+}
+
+static int run_query_resources(struct qmp_call *call, void *args, struct err *err)
+{
+    call->result = json_object_new_object();
+    if (call->result == NULL || add_loop(call->result, call->context) < 0 ||
+        add_services(call->result, call->context) < 0)
+        return err_no_memory(err);
+    return 0;
+}
+
 const struct qmp_command commands_misc[] = {
     {.name = "qmp_capabilities",
      .flags = QMP_PEER,
@@ -115,5 +201,6 @@ const struct qmp_command commands_misc[] = {
     {.name = "stop", .run = run_stop},
     {.name = "cont", .run = run_cont},
     {.name = "quit", .run = run_quit},
+    {.name = "x-query-resources", .run = run_query_resources},
     {0},
 };

@@ -128,6 +128,17 @@ def test_a_peer_takes_only_its_own_verbs(daemons, folder):
     peer.close()
 
 
+def test_what_is_bounded_is_told_with_its_bound(daemons):
+    daemon = daemons.start("--blockdev", NULL)
+    figures = daemon.qmp.cmd("x-query-resources")
+    assert figures["control"]["clients"] == 1
+    assert figures["graph"]["nodes"] == 1
+    assert figures["loop"]["coroutines"] >= 2
+    for group, name in [("control", "clients"), ("nbd", "budget-bytes"), ("graph", "nodes"),
+                        ("graph", "jobs"), ("buffers", "cached-bytes"), ("loop", "stacks-cached")]:
+        assert figures[group][name] <= figures[group][f"{name}-max"]
+
+
 # --- nodes ---
 
 def test_a_node_comes_shows_itself_in_qemus_shape_and_goes(daemons, folder):
