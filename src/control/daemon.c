@@ -5,7 +5,6 @@
 #include "base/log.h"
 #include "block/io.h"
 #include "control/commands.h"
-#include "drivers/copy_before_write.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -96,17 +95,6 @@ static int promote_later(struct daemon *daemon, const struct config_export *opti
     return 0;
 }
 
-/* Where a user of the node enters: a copy-before-write filter that a running replication has put
- * above a disk must not be passed by. */
-static struct node *node_entry(struct node *node)
-{
-    LIST_FOR_EACH(edge, &node->parents, struct edge, in_child) {
-        if (edge->parent != NULL && edge->parent->driver == &driver_copy_before_write)
-            return edge->parent;
-    }
-    return node;
-}
-
 int daemon_add_export(struct daemon *daemon, const struct config_export *options, struct err *err)
 {
     struct nbd_export_options export = {
@@ -127,7 +115,7 @@ int daemon_add_export(struct daemon *daemon, const struct config_export *options
         return r;
     if (export.name == NULL)
         export.name = options->node_name;
-    export.node = node_ref(node_entry(export.node));
+    export.node = node_ref(export.node);
     r = nbd_export_add(daemon->nbd, &export, err);
     node_unref(export.node);
     if (r < 0 || !options->writable_after_failover)
