@@ -7,10 +7,12 @@
 
 #include "base/json.h"
 #include "block/io.h"
+#include "drivers/nbd_client.h"
 #include "drivers/overlay.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
 
 /* --- emptying --- */
 
@@ -165,11 +167,32 @@ static int wait_forwarded(struct node *node, uint64_t deadline_ns, struct err *e
     return err_prefix(err, "no checkpoint: the secondary lacks a write");
 }
 
+/* Nothing in flight is no proof when the link is gone: the peer may have taken over. */
+static int check_links(struct node *const *nodes, size_t count, struct err *err)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct nbd_client *client = nbd_client_of(replication_layer_below(nodes[i]->file));
+        struct nbd_client_info info;
+        if (client == NULL)
+            continue;
+        nbd_client_info(client, &info);
+        if (!info.connected)
+            return err_set(
+                err, -ENOTCONN,
+                "no checkpoint: the link of node '%s' to %s is lost (%s); only a new start"
+                " with equal disks repairs it yet",
+                nodes[i]->name, info.address, strerror(-info.last_error));
+    }
+    return 0;
+}
+
 static int checkpoint_primary(struct replication_group *group, struct node *const *nodes,
                               size_t count, uint64_t deadline_ns, struct err *err) MAY_WAIT
 {
     uint64_t begun_ns = group_clock_ns(group);
-    int ret = 0;
+    int ret = check_links(nodes, count, err);
+    if (ret < 0)
+        return ret;
     /* In one step: nothing runs between the marks, so the cut is one on all disks. */
     for (size_t i = 0; i < count; i++)
         replication_forward_mark(nodes[i]);

@@ -151,6 +151,9 @@ def test_after_a_failover_the_primarys_way_in_is_closed(daemons):
     done = subprocess.run(["nbdinfo", f"nbd://{host}:{port}/disk0"], capture_output=True, text=True,
                           check=False, timeout=DEADLINE_S)
     assert done.returncode != 0
+    # Nothing has failed to be forwarded yet, and still no checkpoint is to be had.
+    done = pair.cli("checkpoint", "--name", "p", check=False)
+    assert done.returncode == 1 and "link" in done.stderr and "lost" in done.stderr, done.stderr
     # The primary's guest does not notice; the primary's status does.
     pair.io("p", "write -P 9 0 64k", "read -P 9 0 64k")
     assert "error" in pair.status("p")
