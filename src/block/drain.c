@@ -12,6 +12,41 @@
 #include <errno.h>
 #include <string.h>
 
+static bool closed_above(struct node *node, unsigned mark)
+{
+    if (node->mark == mark)
+        return false;
+    node->mark = mark;
+    LIST_FOR_EACH(edge, &node->parents, struct edge, in_child) {
+        if (edge->gate.closed > 0 || (edge->parent != NULL && closed_above(edge->parent, mark)))
+            return true;
+    }
+    return false;
+}
+
+bool node_is_draining(struct node *node)
+{
+    return closed_above(node_check(node), ++node->graph->mark);
+}
+
+static void drain_below(struct node *node, unsigned mark)
+{
+    if (node->mark == mark)
+        return;
+    node->mark = mark;
+    if (node->driver->drain != NULL && node->opened)
+        node->driver->drain(node);
+    LIST_FOR_EACH(edge, &node->children, struct edge, in_parent)
+        drain_below(edge->child, mark);
+}
+
+void edge_wait_empty(struct edge *edge)
+{
+    if (edge->gate.inside > 0)
+        drain_below(edge->child, ++edge->child->graph->mark);
+    co_gate_wait_empty(&edge->gate);
+}
+
 static bool drain_has_edge(const struct graph_drain *drain, const struct edge *edge)
 {
     for (size_t i = 0; i < drain->count; i++) {
@@ -95,7 +130,7 @@ int graph_drain_begin(struct node *const *nodes, size_t count, struct graph_drai
     /* Changes that bring further roots meanwhile wait for these themselves. Nobody waits for requests
      * with the change lock in hand who need not: some end only at a dead peer's deadline. */
     for (size_t i = 0; i < drain->count; i++)
-        co_gate_wait_empty(&drain->edges[i]->gate);
+        edge_wait_empty(drain->edges[i]);
     for (size_t i = 0; i < count; i++)
         node_unpin(nodes[i]);
     return ret;
@@ -135,7 +170,7 @@ int drains_cover_child(struct node *parent, struct node *child)
     /* A set of our own to wait with: the drains may end meanwhile. */
     ret = drain_add_roots_above(&above, parent, ++graph->mark);
     for (size_t i = 0; i < above.count && ret == 0; i++)
-        co_gate_wait_empty(&above.edges[i]->gate);
+        edge_wait_empty(above.edges[i]);
     drain_release(&above);
     return ret;
 }

@@ -93,6 +93,12 @@ struct driver {
     int (*child_name)(struct node *node, char *text, size_t text_bytes, struct err *err);
     int (*child_added)(struct node *node, struct edge *edge, struct err *err);
     int (*child_removing)(struct node *node, struct edge *edge, struct err *err);
+    /* A child has another length now. Filters follow "file" by themselves, others only by this hook
+     * (node_set_length()). Must not wait. */
+    void (*child_resized)(struct node *node, struct edge *edge);
+    /* Somebody waits for the requests inside to end (a drain, a change of the graph): what the driver
+     * holds back on purpose goes on now, for as long as node_is_draining(). Must not wait. */
+    void (*drain)(struct node *node);
     /* What the node needs of this child and shares with the child's other parents, given what its
      * own parents need and share in sum. Missing: perms_default(). Must not wait. */
     void (*child_perms)(struct node *node, struct edge *edge, unsigned parents_need,

@@ -23,6 +23,7 @@ struct graph *graph_new(struct loop *loop, const struct driver *const *drivers)
     graph->drivers = drivers;
     list_init(&graph->nodes);
     list_init(&graph->drains);
+    list_init(&graph->objects);
     co_mutex_init(&graph->change);
     return graph;
 }
@@ -48,6 +49,7 @@ void graph_free(struct graph *graph)
         node_close_if_unused(top);
     }
     assert(graph->node_count == 0);
+    objects_free(graph);
     buf_unref(graph->zeroes);
     free(graph);
 }
@@ -289,7 +291,7 @@ void edge_detach(struct edge *edge, struct node **ret_child)
 
     edge->detaching = true;
     co_gate_close(&edge->gate);
-    co_gate_wait_empty(&edge->gate);
+    edge_wait_empty(edge);
     graph_change_begin(graph);
     assert(co_queue_empty(&edge->gate.outside));
     *ret_child = edge->child;

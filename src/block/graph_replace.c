@@ -33,7 +33,7 @@ static void edge_set_close(struct edge_set *set) MAY_WAIT
     for (size_t i = 0; i < set->count; i++)
         co_gate_close(&set->edges[i]->gate);
     for (size_t i = 0; i < set->count; i++)
-        co_gate_wait_empty(&set->edges[i]->gate);
+        edge_wait_empty(set->edges[i]);
 }
 
 static void edge_set_open(struct edge_set *set)

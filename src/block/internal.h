@@ -20,6 +20,9 @@ struct graph {
     unsigned change_depth;
     struct list drains; /* struct graph_drain */
     struct buf *zeroes; /* GRAPH_ZEROES_BYTES, made at first use; nobody ever writes to it */
+    const struct object_type *const *object_types; /* NULL: none */
+    struct list objects;                           /* struct object, in the order of making */
+    unsigned object_count;
     void (*event)(void *arg, const char *name, struct json_object *data);
     void *event_arg;
 };
@@ -48,7 +51,13 @@ void edge_detach(struct edge *edge, struct node **ret_child) MAY_WAIT;
  * permissions, cycles, depth. Does not wait. */
 int perms_update(struct graph *graph, struct err *err);
 
+/* object.c: when no node is left. */
+void objects_free(struct graph *graph);
+
 /* drain.c */
+/* Waits until nobody is inside the closed edge, having told the drivers below not to hold requests
+ * back. Of several edges all are closed before any is waited for. */
+void edge_wait_empty(struct edge *edge) MAY_WAIT;
 /* Before `child` comes to lie below `parent`: the roots above `parent` join the drains that hold
  * `child` or nodes below it, and are empty when this returns. */
 int drains_cover_child(struct node *parent, struct node *child) MAY_WAIT;

@@ -124,6 +124,13 @@ void node_unref(struct node *node)
         node_close_if_unused(node);
 }
 
+/* Parents that are no filters. */
+static void tell_resized(struct edge *edge)
+{
+    if (edge->parent->opened && edge->parent->driver->child_resized != NULL)
+        edge->parent->driver->child_resized(edge->parent, edge);
+}
+
 void node_set_length(struct node *node, uint64_t length_bytes)
 {
     if (node->length_bytes == length_bytes)
@@ -135,6 +142,8 @@ void node_set_length(struct node *node, uint64_t length_bytes)
                 edge->user_ops->resized(edge);
         } else if (edge->parent->driver->is_filter && edge->parent->file == edge) {
             node_set_length(edge->parent, length_bytes);
+        } else {
+            tell_resized(edge);
         }
     }
 }

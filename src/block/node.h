@@ -122,6 +122,8 @@ void node_unref(struct node *node) MAY_WAIT;
 /* A driver's image has grown or shrunk by other ways than io_truncate() and writes past the end. Sets
  * the length of the node and of the filters above it, and tells the users. */
 void node_set_length(struct node *node, uint64_t length_bytes);
+/* An edge above the node is closed, and who closed it may be waiting for the requests inside. */
+bool node_is_draining(struct node *node);
 /* "export 'disk0'" or "node 'top' (its child 'file')", into `text`, which is returned: who sits at the
  * upper end of the edge. */
 const char *edge_describe_parent(struct edge *edge, char *text, size_t text_bytes);
