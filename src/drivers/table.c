@@ -5,6 +5,7 @@
 #include "drivers/overlay.h"
 #include "drivers/quorum.h"
 #include "drivers/replication.h"
+#include "drivers/throttle_group.h"
 
 const struct driver *const drivers_table[] = {
     &driver_blkdebug,
@@ -15,6 +16,13 @@ const struct driver *const drivers_table[] = {
     &driver_null_co,
     &driver_overlay,
     &driver_quorum,
+    &driver_raw,
     &driver_replication,
+    &driver_throttle,
+    NULL,
+};
+
+const struct object_type *const object_types_table[] = {
+    &throttle_group_type,
     NULL,
 };

@@ -4,12 +4,18 @@
 #define BLOCKSTEP_DRIVERS_TABLE_H
 
 #include "block/driver.h"
+#include "block/object.h"
 
 extern const struct driver driver_blkdebug;
 extern const struct driver driver_file;
 extern const struct driver driver_nbd;
 extern const struct driver driver_null_co;
+extern const struct driver driver_raw;
+extern const struct driver driver_throttle;
 
 extern const struct driver *const drivers_table[];
+
+/* What nodes share by name, for graph_set_object_types(). */
+extern const struct object_type *const object_types_table[];
 
 #endif

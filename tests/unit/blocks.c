@@ -356,6 +356,8 @@ static const struct driver *const drivers[] = {
     &driver_file,
     &driver_nbd,
     &driver_null_co,
+    &driver_raw,
+    &driver_throttle,
     &driver_overlay,
     &driver_copy_before_write,
     &driver_copy_before_write_access,
@@ -370,6 +372,7 @@ struct graph *blocks_graph(void)
     struct graph *graph = graph_new(loop_current(), drivers);
 
     assert_non_null(graph);
+    graph_set_object_types(graph, object_types_table);
     return graph;
 }
 
