@@ -9,6 +9,7 @@
 
 const struct driver *const drivers_table[] = {
     &driver_blkdebug,
+    &driver_blklogwrites,
     &driver_copy_before_write,
     &driver_copy_before_write_access,
     &driver_file,

@@ -7,6 +7,7 @@
 #include "block/object.h"
 
 extern const struct driver driver_blkdebug;
+extern const struct driver driver_blklogwrites;
 extern const struct driver driver_file;
 extern const struct driver driver_nbd;
 extern const struct driver driver_null_co;

@@ -353,6 +353,7 @@ static const struct driver *const drivers[] = {
     &driver_cow_extents,
     &driver_many,
     &driver_blkdebug,
+    &driver_blklogwrites,
     &driver_file,
     &driver_nbd,
     &driver_null_co,
