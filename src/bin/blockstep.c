@@ -21,6 +21,9 @@ static const struct verb {
     {"checkpoint", verb_checkpoint, "make what the primary has written the state to fall back to"},
     {"failover", verb_failover, "on the secondary: take over at the last checkpoint"},
     {"stop", verb_stop, "stop replication without a failover"},
+    {"events", verb_events, "print what happens in a daemon, as it happens"},
+    {"wait", verb_wait, "until a stage, a checkpoint, a link"},
+    {"doctor", verb_doctor, "whether this host and its daemons are fit for the job"},
     {"image", verb_image, "create, info, map: look at disk images"},
     {"qmp", verb_qmp, "send commands of the control protocol"},
     {"demo", verb_demo, "a disk survives the death of its host, before your eyes"},
@@ -32,7 +35,7 @@ static void print_help(void)
            "Replicates the disks of a virtual machine by checkpoints.\n\n");
     for (size_t i = 0; i < ARRAY_LEN(verbs); i++)
         printf("  %-12s %s\n", verbs[i].name, verbs[i].help);
-    printf("\nExit status: 0 done, 1 failed, 2 wrong usage.\n");
+    printf("\nExit status: 0 done, 1 failed, 2 wrong usage; 3 the time of 'wait' has passed.\n");
 }
 
 /* The demo is a script beside this program, or below libexec when installed. */

@@ -77,6 +77,16 @@ void cli_print_json(struct json_object *value)
                                         JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
 }
 
+int cli_print_answer(struct json_object *answer)
+{
+    if (json_add_uint(answer, "json-version", CLI_JSON_VERSION) < 0) {
+        cli_error("out of memory");
+        return EXIT_FAILED;
+    }
+    cli_print_json(answer);
+    return EXIT_OK;
+}
+
 int cli_parse_output(const char *text, bool *ret_json)
 {
     if (strcmp(text, "json") != 0 && strcmp(text, "text") != 0) {

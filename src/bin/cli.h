@@ -13,6 +13,7 @@ enum exit_code {
     EXIT_OK = 0,
     EXIT_FAILED = 1,
     EXIT_USAGE = 2,
+    EXIT_TIMED_OUT = 3, /* blockstep wait */
 };
 
 /* Set by main(), begins every message. */
@@ -32,6 +33,12 @@ void cli_progress_end(void);
 
 /* The value as indented JSON on stdout. */
 void cli_print_json(struct json_object *value);
+
+/* The version of the shapes that docs/control.md describes: higher when a member changes its meaning
+ * or goes; new members leave it. */
+#define CLI_JSON_VERSION 1
+/* An answer of ours: the object with "json-version" added. EXIT_OK or EXIT_FAILED. */
+int cli_print_answer(struct json_object *answer);
 
 /* "text", "json"; -EINVAL and a message for others. */
 int cli_parse_output(const char *text, bool *ret_json);

@@ -122,6 +122,29 @@ static bool is_served(const char *folder, const char *name)
     return poll(&wait, 1, GREETING_MS) == 0 || recv(fd, &byte, 1, 0) == 1;
 }
 
+size_t runtime_each_name(void (*visit)(void *arg, const char *name), void *arg, struct err *err)
+{
+    char folder[RUNTIME_PATH_BYTES];
+    struct dirent *entry;
+    size_t count = 0;
+    DIR *stream;
+
+    if (runtime_folder(folder, sizeof(folder), err) < 0)
+        return 0;
+    stream = opendir(folder);
+    while (stream != NULL && (entry = readdir(stream)) != NULL) {
+        const char *name = socket_name(entry);
+
+        if (name == NULL)
+            continue;
+        visit(arg, name);
+        count++;
+    }
+    if (stream != NULL)
+        closedir(stream);
+    return count;
+}
+
 int runtime_only_name(char *name, size_t name_bytes, struct err *err)
 {
     char folder[RUNTIME_PATH_BYTES], names[300] = "";

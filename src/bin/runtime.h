@@ -22,6 +22,9 @@ int runtime_address(const char *name, bool make_folder, char *address, size_t ad
 /* The name of the only daemon there is; an error that lists them when there are more. */
 int runtime_only_name(char *name, size_t name_bytes, struct err *err);
 
+/* Calls `visit` for each daemon's name, in no particular order; how many there were. */
+size_t runtime_each_name(void (*visit)(void *arg, const char *name), void *arg, struct err *err);
+
 /* mkdir -p. */
 int folder_make(const char *path, unsigned mode, struct err *err);
 /* Makes the folder and locks it; *ret_fd holds the lock. The error names who has it. */

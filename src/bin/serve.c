@@ -226,6 +226,7 @@ static void print_ready_json(const struct serve *serve, enum replication_mode mo
     int r = ready == NULL ? -ENOMEM : 0;
 
     if (r == 0) {
+        r |= json_add_uint(ready, "json-version", CLI_JSON_VERSION);
         r |= json_add_bool(ready, "ready", true);
         r |= json_add_string(ready, "role", replication_mode_name(mode));
         r |= json_add_string(ready, "name", serve->name);

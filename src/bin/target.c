@@ -34,23 +34,33 @@ static int find_address(const struct target *target, char *address, size_t addre
     return r < 0 ? r : runtime_address(name, false, address, address_bytes, err);
 }
 
-int target_connect(const struct target *target, struct qmp_client **ret_client)
+int target_address(const struct target *target, char address[TARGET_ADDRESS_BYTES])
 {
-    char found[RUNTIME_PATH_BYTES + 16];
-    const char *address = target->address;
     struct err err = ERR_INIT;
+    int r;
 
     if (target->name != NULL && target->address != NULL)
         return cli_usage_error("--name and --qmp exclude each other");
-    if (address == NULL) {
-        int r = find_address(target, found, sizeof(found), &err);
-
-        if (r < 0) {
-            cli_error("%s", err.text);
-            return r == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
-        }
-        address = found;
+    if (target->address != NULL) {
+        if (snprintf(address, TARGET_ADDRESS_BYTES, "%s", target->address) < TARGET_ADDRESS_BYTES)
+            return EXIT_OK;
+        return cli_usage_error("--qmp: the address is too long");
     }
+    r = find_address(target, address, TARGET_ADDRESS_BYTES, &err);
+    if (r == 0)
+        return EXIT_OK;
+    cli_error("%s", err.text);
+    return r == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
+}
+
+int target_connect(const struct target *target, struct qmp_client **ret_client)
+{
+    char address[TARGET_ADDRESS_BYTES];
+    struct err err = ERR_INIT;
+    int code = target_address(target, address);
+
+    if (code != EXIT_OK)
+        return code;
     if (qmp_client_connect(address, ret_client, &err) < 0) {
         cli_error("%s", err.text);
         return EXIT_FAILED;

@@ -154,7 +154,8 @@ int verb_checkpoint(int argc, char **argv)
         return code;
     began_ns = now_ns() - began_ns;
     if (target.json)
-        printf("{\"epoch\": %" PRIu64 ", \"duration-ns\": %" PRIu64 "}\n", epoch, began_ns);
+        printf("{\"json-version\": %d, \"epoch\": %" PRIu64 ", \"duration-ns\": %" PRIu64 "}\n",
+               CLI_JSON_VERSION, epoch, began_ns);
     else
         printf("checkpoint taken in %s, epoch %" PRIu64 " begins\n",
                cli_duration(began_ns, took, sizeof(took)), epoch);
@@ -273,8 +274,8 @@ int verb_failover(int argc, char **argv)
     if (code != EXIT_OK)
         return code;
     if (target.json)
-        printf("{\"duration-ns\": %" PRIu64 ", \"merged\": %s}\n", served_ns,
-               wait ? "true" : "false");
+        printf("{\"json-version\": %d, \"duration-ns\": %" PRIu64 ", \"merged\": %s}\n",
+               CLI_JSON_VERSION, served_ns, wait ? "true" : "false");
     else if (wait)
         printf("merged after %s\n", cli_duration(now_ns() - began_ns, took, sizeof(took)));
     return EXIT_OK;
@@ -314,7 +315,7 @@ int verb_stop(int argc, char **argv)
     if (code == EXIT_OK)
         code = verb_run(client, "stop", quit ? "quit" : "replication-stop", NULL, NULL);
     if (code == EXIT_OK && target.json)
-        puts("{}");
+        printf("{\"json-version\": %d}\n", CLI_JSON_VERSION);
     else if (code == EXIT_OK)
         puts(quit ? "the daemon ends" : "replication is stopped");
     return code;

@@ -175,10 +175,8 @@ static int print_info(const struct image *image, struct view *view, struct err *
     }
     if (r != 0)
         return err_no_memory(err);
-    if (image->json) {
-        cli_print_json(info);
-        return 0;
-    }
+    if (image->json)
+        return cli_print_answer(info) == EXIT_OK ? 0 : err_no_memory(err);
     printf("%s: %s, %s (%" PRIu64 " bytes)\n", image->path, json_text(info, "format"),
            size_format(size, text, sizeof(text)), size);
     json_object_object_foreach(info, key, value)

@@ -5,13 +5,20 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+#include <unistd.h>
+
+#define WATCH_MS        1000
+#define WATCH_GATHER_MS 50
 
 static void print_help(void)
 {
-    printf("usage: blockstep status [OPTION...]\n\n"
-           "Shows role, stage, link, epoch and age of the checkpoint, what the overlays hold, the\n"
-           "progress of a merge, and errors. With -o json: the answer of query-replication, with\n"
-           "\"exports\" and \"nbd-servers\" beside.\n\n" TARGET_HELP);
+    printf(
+        "usage: blockstep status [OPTION...]\n\n"
+        "Shows role, stage, link, epoch and age of the checkpoint, what the overlays hold, the\n"
+        "progress of a merge, and errors. With -o json: the answer of query-replication, with\n"
+        "\"exports\" and \"nbd-servers\" beside.\n\n" TARGET_HELP
+        "      --watch            again at every event, and every second, until the daemon ends;\n"
+        "                         with -o json one object a line\n");
 }
 
 /* "  label        " */
@@ -230,12 +237,94 @@ static int add_query(struct qmp_client *client, struct json_object *status, cons
     return code;
 }
 
+static int fetch_status(struct qmp_client *client, struct json_object **ret_status)
+{
+    CLEANUP(json_putp) struct json_object *status = NULL;
+    int code = verb_run(client, "status", "query-replication", NULL, &status);
+
+    if (code == EXIT_OK)
+        code = add_query(client, status, "query-block-exports", "exports");
+    if (code == EXIT_OK)
+        code = add_query(client, status, "x-query-nbd-servers", "nbd-servers");
+    if (code == EXIT_OK && json_add_uint(status, "json-version", CLI_JSON_VERSION) < 0) {
+        cli_error("out of memory");
+        code = EXIT_FAILED;
+    }
+    if (code == EXIT_OK)
+        *ret_status = TAKE_PTR(status);
+    return code;
+}
+
+/* --- watching --- */
+
+/* On a terminal each picture replaces the last; elsewhere an empty line stands between them. */
+static void show_watched(struct json_object *status, bool json, bool first)
+{
+    if (json) {
+        puts(json_object_to_json_string_ext(status, JSON_C_TO_STRING_PLAIN |
+                                                        JSON_C_TO_STRING_NOSLASHESCAPE));
+    } else {
+        if (isatty(STDOUT_FILENO))
+            fputs("\033[H\033[J", stdout);
+        else if (!first)
+            putchar('\n');
+        print_status(status);
+    }
+    fflush(stdout);
+}
+
+/* Events say that there is something new; ages and rates change without one. Events that came
+ * together are shown together. */
+static int wait_for_news(struct qmp_client *client, bool *ret_ended)
+{
+    int timeout_ms = WATCH_MS;
+
+    for (;;) {
+        CLEANUP(json_putp) struct json_object *event = NULL;
+        struct err err = ERR_INIT;
+        int r = qmp_client_next(client, timeout_ms, &event, &err);
+        const char *name = json_text(event, "event");
+
+        *ret_ended = *ret_ended || (name != NULL && strcmp(name, "SHUTDOWN") == 0);
+        if (r == 0 || *ret_ended)
+            return EXIT_OK;
+        if (r < 0) {
+            cli_error("%s", err.text);
+            return EXIT_FAILED;
+        }
+        timeout_ms = WATCH_GATHER_MS;
+    }
+}
+
+static int watch(struct qmp_client *client, bool json)
+{
+    bool ended = false;
+
+    for (bool first = true;; first = false) {
+        CLEANUP(json_putp) struct json_object *status = NULL;
+        int code = fetch_status(client, &status);
+
+        if (code != EXIT_OK)
+            return code;
+        show_watched(status, json, first);
+        code = wait_for_news(client, &ended);
+        if (code != EXIT_OK)
+            return code;
+        if (ended) {
+            fprintf(stderr, "%s: the daemon ends\n", cli_program);
+            return EXIT_OK;
+        }
+    }
+}
+
 int verb_status(int argc, char **argv)
 {
-    static const struct option options[] = {TARGET_LONG_OPTIONS, {0}};
+    static const struct option options[] = {
+        TARGET_LONG_OPTIONS, {"watch", no_argument, NULL, 'w'}, {0}};
     CLEANUP(qmp_client_closep) struct qmp_client *client = NULL;
     CLEANUP(json_putp) struct json_object *status = NULL;
     struct target target = {0};
+    bool watching = false;
     int option, code;
 
     while ((option = getopt_long(argc, argv, TARGET_SHORT_OPTIONS, options, NULL)) != -1) {
@@ -243,18 +332,18 @@ int verb_status(int argc, char **argv)
             print_help();
             return EXIT_OK;
         }
-        if (target_take(&target, option) < 0)
+        if (option == 'w')
+            watching = true;
+        else if (target_take(&target, option) < 0)
             return EXIT_USAGE;
     }
     if (optind < argc)
         return cli_usage_error("'%s' is not an option", argv[optind]);
     code = target_connect(&target, &client);
+    if (code == EXIT_OK && watching)
+        return watch(client, target.json);
     if (code == EXIT_OK)
-        code = verb_run(client, "status", "query-replication", NULL, &status);
-    if (code == EXIT_OK)
-        code = add_query(client, status, "query-block-exports", "exports");
-    if (code == EXIT_OK)
-        code = add_query(client, status, "x-query-nbd-servers", "nbd-servers");
+        code = fetch_status(client, &status);
     if (code != EXIT_OK)
         return code;
     if (target.json)

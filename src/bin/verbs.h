@@ -10,6 +10,9 @@
 
 int verb_primary(int argc, char **argv);
 int verb_secondary(int argc, char **argv);
+int verb_doctor(int argc, char **argv);
+int verb_events(int argc, char **argv);
+int verb_wait(int argc, char **argv);
 int verb_status(int argc, char **argv);
 int verb_checkpoint(int argc, char **argv);
 int verb_failover(int argc, char **argv);
@@ -39,6 +42,9 @@ struct target {
 
 /* Takes one of the options above; -EINVAL after a message. 'h' is the verb's. */
 int target_take(struct target *target, int option);
+#define TARGET_ADDRESS_BYTES 512
+/* Where it is; EXIT_OK, or a message and another exit code. */
+int target_address(const struct target *target, char address[TARGET_ADDRESS_BYTES]);
 /* Connects; EXIT_OK, or a message and another exit code. */
 int target_connect(const struct target *target, struct qmp_client **ret_client);
 

@@ -74,6 +74,7 @@ def test_values_are_offered_by_their_kind(folder):
     assert complete("blockstep image info d", cwd=folder) == ["disk.raw"]
     assert complete("blockstep secondary --overlays ", cwd=folder) == ["over/"]
     assert complete("blockstep secondary --disk di", cwd=folder) == ["disk.raw"]
+    assert complete("blockstep doctor d", cwd=folder) == ["disk.raw"]
     assert complete("blockstep primary --peer ") == []
 
 
@@ -81,6 +82,7 @@ def test_the_part_behind_a_colon_or_equals_sign_is_what_bash_replaces(folder):
     (folder / "sock").touch()
     assert complete("blockstep primary --export u") == ["unix:"]
     assert complete("blockstep primary --export unix:s", cwd=folder) == ["sock"]
+    assert complete("blockstep wait --for link=") == ["up", "down"]
     assert complete("blockstepd --blockdev fil") == ["file"]
     assert complete("blockstepd --blockdev file,fil") == ["file,filename="]
     assert complete("blockstepd --blockdev file,node-name=a,aio=in") == ["inline"]
