@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Sockets: addresses, deadlines, shutdown, and the front of the backend's hooks. */
-#include "loop/loop_internal.h"
+#include "loop/tls_internal.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -180,7 +180,8 @@ ssize_t sock_recv(struct sock *sock, void *bytes, size_t length_bytes)
     if (sock->shut != 0)
         return sock->shut;
     sock->receiving = true;
-    ssize_t result = sock->loop->ops->sock_recv(sock, bytes, length_bytes);
+    ssize_t result = sock->tls != NULL ? tls_recv(sock, bytes, length_bytes)
+                                       : sock->loop->ops->sock_recv(sock, bytes, length_bytes);
     sock->receiving = false;
     return sock->shut != 0 ? sock->shut : result;
 }
@@ -191,7 +192,8 @@ int sock_send(struct sock *sock, struct iovec *iov, int count)
     if (sock->shut != 0)
         return sock->shut;
     sock->sending = true;
-    int result = sock->loop->ops->sock_send(sock, iov, count);
+    int result = sock->tls != NULL ? tls_send(sock, iov, count)
+                                   : sock->loop->ops->sock_send(sock, iov, count);
     sock->sending = false;
     return sock->shut != 0 ? sock->shut : result;
 }
@@ -201,6 +203,8 @@ ssize_t sock_send_now(struct sock *sock, const struct iovec *iov, int count)
     assert(!sock->sending);
     if (sock->shut != 0)
         return sock->shut;
+    if (sock->tls != NULL)
+        return tls_send_now(sock, iov, count);
     return sock->loop->ops->sock_send_now(sock, iov, count);
 }
 
@@ -209,6 +213,8 @@ void sock_shutdown(struct sock *sock, int reason)
     assert(reason <= 0);
     if (sock->shut != 0)
         return;
+    if (sock->tls != NULL && reason == 0)
+        tls_bye(sock);
     sock->shut = reason != 0 ? reason : -ECONNABORTED;
     loop_timer_cancel(&sock->deadline);
     sock->loop->ops->sock_shutdown(sock);
@@ -229,6 +235,10 @@ void sock_close(struct sock *sock)
     assert(!sock->receiving);
     assert(!sock->sending);
     loop_timer_cancel(&sock->deadline);
+    if (sock->tls != NULL && sock->shut == 0)
+        tls_bye(sock);
+    if (sock->tls != NULL)
+        tls_free(sock);
     sock->loop->ops->sock_close(sock);
 }
 

@@ -50,7 +50,8 @@ int sock_adopt(struct loop *loop, int fd, bool listening, struct sock **ret_sock
 ssize_t sock_recv(struct sock *sock, void *bytes, size_t length_bytes) MAY_WAIT;
 /* All of it, or -errno. The vector is changed by the call. Many entries are fine. */
 int sock_send(struct sock *sock, struct iovec *iov, int count) MAY_WAIT;
-/* What fits now without waiting: bytes taken (perhaps 0), or -errno. Callable outside coroutines. */
+/* What fits now without waiting: bytes taken (perhaps 0), or -errno. Callable outside coroutines. What
+ * is left must be what is sent next: with TLS a part of it may be on its way already. */
 ssize_t sock_send_now(struct sock *sock, const struct iovec *iov, int count);
 
 /* Ends all waiting and later calls with `reason` (negative errno; 0: -ECONNABORTED). Idempotent:
@@ -58,7 +59,7 @@ ssize_t sock_send_now(struct sock *sock, const struct iovec *iov, int count);
 void sock_shutdown(struct sock *sock, int reason);
 /* Shuts the socket down with -ETIMEDOUT at the deadline; DEADLINE_NEVER takes that back. */
 void sock_deadline(struct sock *sock, uint64_t deadline_ns);
-/* Nobody may be inside a call. For a listener on unix: unlinks the path. NULL is fine. */
+/* Nobody may be inside a call, nor in sock_start_tls() (tls.h). For a listener on unix: unlinks the path. NULL is fine. */
 void sock_close(struct sock *sock);
 
 /* "unix:PATH", "ADDRESS:PORT"; for logs. Text lives as long as the socket. */

@@ -390,7 +390,7 @@ ssize_t uring_sock_send_now(struct sock *sock, const struct iovec *iov, int coun
     struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)iov,
                              .msg_iovlen = (size_t)MIN(count, IOV_MAX)};
 
-    if ((uring_of(sock->loop)->features & LOOP_FEATURE_INLINE_SEND) == 0)
+    if ((uring_of(sock->loop)->features & LOOP_FEATURE_INLINE_SEND) == 0 && !sock->parting)
         return 0;
     ssize_t put = sendmsg(sock_of(sock)->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (put >= 0)
