@@ -80,7 +80,7 @@ static int drain_add_roots_above(struct graph_drain *drain, struct node *node, u
 
         if (edge->parent != NULL)
             ret = drain_add_roots_above(drain, edge->parent, mark);
-        else if (!drain_has_edge(drain, edge))
+        else if (edge != drain->keep && !drain_has_edge(drain, edge))
             ret = drain_add_edge(drain, edge);
         if (ret < 0)
             return ret;
@@ -104,6 +104,12 @@ static void drain_release(struct graph_drain *drain)
 
 int graph_drain_begin(struct node *const *nodes, size_t count, struct graph_drain *drain)
 {
+    return graph_drain_begin_keeping(nodes, count, NULL, drain);
+}
+
+int graph_drain_begin_keeping(struct node *const *nodes, size_t count, const struct edge *keep,
+                              struct graph_drain *drain)
+{
     struct graph *graph = count > 0 ? nodes[0]->graph : NULL;
     int ret = 0;
 
@@ -116,6 +122,7 @@ int graph_drain_begin(struct node *const *nodes, size_t count, struct graph_drai
     memcpy(drain->nodes, nodes, count * sizeof(struct node *));
     drain->node_count = count;
     drain->graph = graph;
+    drain->keep = keep;
 
     for (size_t i = 0; i < count; i++)
         node_pin(nodes[i]);
@@ -178,7 +185,7 @@ int drains_cover_child(struct node *parent, struct node *child)
 int drains_cover_root(struct edge *root)
 {
     LIST_FOR_EACH(drain, &root->graph->drains, struct graph_drain, link) {
-        if (drain_has_edge(drain, root) || !drain_covers(drain, root->child))
+        if (root == drain->keep || drain_has_edge(drain, root) || !drain_covers(drain, root->child))
             continue;
         if (drain_add_edge(drain, root) < 0)
             return -ENOMEM;

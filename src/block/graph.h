@@ -94,8 +94,12 @@ struct graph_drain {
     size_t node_count;
     struct edge **edges;
     size_t count;
+    const struct edge *keep;
 };
 int graph_drain_begin(struct node *const *nodes, size_t count, struct graph_drain *drain) MAY_WAIT;
+/* As above, for a user who goes on through the root `keep` meanwhile (a job's own). */
+int graph_drain_begin_keeping(struct node *const *nodes, size_t count, const struct edge *keep,
+                              struct graph_drain *drain) MAY_WAIT;
 void graph_drain_end(struct graph_drain *drain);
 
 /* True when `node` is `ancestor`, or below it. */

@@ -3,6 +3,7 @@
  * The one gate to every node. A request that the driver can take as it is passes with a handful of
  * comparisons: no lock, no allocation, no copy.
  */
+#include "block/dirty.h"
 #include "block/gate.h"
 
 #include <errno.h>
@@ -278,6 +279,13 @@ static int gate_discard(struct edge *edge, struct node *node, const struct io *i
     return ret;
 }
 
+/* A failed change may have changed something. */
+static inline void mark_dirty(struct node *node, const struct io *io)
+{
+    if (unlikely(!list_empty(&node->trackers)))
+        dirty_mark_node(node, io->offset_bytes, io->length_bytes);
+}
+
 int io_read(struct edge *edge, const struct io *io)
 {
     struct node *node = enter(edge);
@@ -293,6 +301,7 @@ int io_write(struct edge *edge, const struct io *io)
     struct node *node = enter(edge);
     int ret = gate_write(edge, node, io);
 
+    mark_dirty(node, io);
     count(&node->stats.write, io->length_bytes, ret);
     co_gate_leave(&edge->gate);
     return ret;
@@ -303,6 +312,7 @@ int io_zero(struct edge *edge, const struct io *io)
     struct node *node = enter(edge);
     int ret = gate_zero(edge, node, io);
 
+    mark_dirty(node, io);
     count(&node->stats.zero, io->length_bytes, ret);
     co_gate_leave(&edge->gate);
     return ret;
@@ -313,6 +323,7 @@ int io_discard(struct edge *edge, const struct io *io)
     struct node *node = enter(edge);
     int ret = gate_discard(edge, node, io);
 
+    mark_dirty(node, io);
     count(&node->stats.discard, io->length_bytes, ret);
     co_gate_leave(&edge->gate);
     return ret;

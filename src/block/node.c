@@ -32,6 +32,7 @@ struct node *node_new(struct graph *graph, const struct driver *driver, const ch
     list_init(&node->children);
     list_init(&node->parents);
     list_init(&node->blockers);
+    list_init(&node->trackers);
     range_locks_init(&node->ranges);
     co_queue_init(&node->unlocked_done);
     list_push_back(&graph->nodes, &node->graph_link);
@@ -44,6 +45,7 @@ void node_free(struct node *node)
     assert(list_empty(&node->parents));
     assert(list_empty(&node->children));
     assert(list_empty(&node->blockers));
+    assert(list_empty(&node->trackers));
     assert(node->refs == 0);
     assert(node->unlocked_writes == 0);
     drains_forget_node(node);

@@ -67,6 +67,7 @@ struct node {
     struct list parents;  /* struct edge, link in_child */
     struct list_link graph_link;
     struct list blockers; /* struct node_blocker */
+    struct list trackers; /* struct dirty_tracker */
     struct node_stats stats;
     unsigned refs;     /* of whoever keeps a pointer across waits: node_ref */
     unsigned pins;     /* of the graph's own calls, while they wait */

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "block/dirty.h"
+
+#include <errno.h>
+
+int dirty_tracker_add(struct dirty_tracker *tracker, struct node *node, uint64_t region_bytes,
+                      struct err *err)
+{
+    assert(is_power_of_two(region_bytes));
+    tracker->bits = bitmap_new((node_check(node)->length_bytes + region_bytes - 1) / region_bytes);
+    if (tracker->bits == NULL)
+        return err_no_memory(err);
+    tracker->node = node;
+    tracker->region_bytes = region_bytes;
+    list_push_back(&node->trackers, &tracker->link);
+    return 0;
+}
+
+void dirty_tracker_remove(struct dirty_tracker *tracker)
+{
+    if (tracker->node == NULL)
+        return;
+    list_remove(&tracker->link);
+    bitmap_free(tracker->bits);
+    tracker->bits = NULL;
+    tracker->node = NULL;
+}
+
+void dirty_tracker_mark(struct dirty_tracker *tracker, uint64_t offset_bytes, uint64_t length_bytes)
+{
+    uint64_t limit_bytes = bitmap_bits(tracker->bits) * tracker->region_bytes;
+
+    if (length_bytes == 0 || offset_bytes >= limit_bytes)
+        return;
+    uint64_t first = offset_bytes / tracker->region_bytes;
+    uint64_t last = (offset_bytes + MIN(length_bytes, limit_bytes - offset_bytes) - 1) /
+                    tracker->region_bytes;
+    bool was_empty = bitmap_count(tracker->bits) == 0;
+    bitmap_set_range(tracker->bits, first, last - first + 1);
+    if (was_empty && tracker->marked != NULL)
+        tracker->marked(tracker->arg);
+}
+
+uint64_t dirty_tracker_bytes(const struct dirty_tracker *tracker)
+{
+    uint64_t count = bitmap_count(tracker->bits), bits = bitmap_bits(tracker->bits);
+    uint64_t bytes = count * tracker->region_bytes;
+
+    if (count > 0 && bitmap_test(tracker->bits, bits - 1))
+        bytes -= bits * tracker->region_bytes -
+                 MIN(tracker->node->length_bytes, bits * tracker->region_bytes);
+    return bytes;
+}
+
+void dirty_mark_node(struct node *node, uint64_t offset_bytes, uint64_t length_bytes)
+{
+    LIST_FOR_EACH(tracker, &node->trackers, struct dirty_tracker, link)
+        dirty_tracker_mark(tracker, offset_bytes, length_bytes);
+}

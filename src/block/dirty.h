@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Who wants to know which regions of a node change (a mirror, a bitmap) puts a tracker on it. The gate
+ * marks behind each write, zero and discard, whether it succeeded or not, and before the request
+ * leaves its edge: who has cleared a mark and looks then, misses nothing, and behind a drain all is
+ * marked.
+ *
+ * It sits on the node itself, so filters may come and go above it.
+ */
+#ifndef BLOCKSTEP_BLOCK_DIRTY_H
+#define BLOCKSTEP_BLOCK_DIRTY_H
+
+#include "base/bitmap.h"
+#include "block/node.h"
+
+struct dirty_tracker {
+    struct list_link link;
+    struct node *node;
+    struct bitmap *bits;
+    uint64_t region_bytes; /* power of two */
+    /* Optional: the first mark in an empty map. Must not wait. */
+    void (*marked)(void *arg);
+    void *arg;
+};
+
+/* Begins with an empty map; `marked` and `arg` are the caller's. The node outlives the tracker. */
+int dirty_tracker_add(struct dirty_tracker *tracker, struct node *node, uint64_t region_bytes,
+                      struct err *err);
+void dirty_tracker_remove(struct dirty_tracker *tracker); /* one that was never added is fine */
+/* Marks whole regions; a stretch past the end is cut. */
+void dirty_tracker_mark(struct dirty_tracker *tracker, uint64_t offset_bytes,
+                        uint64_t length_bytes);
+/* The bytes of all marked regions; the last one may be short. */
+uint64_t dirty_tracker_bytes(const struct dirty_tracker *tracker);
+
+/* The gate's. */
+void dirty_mark_node(struct node *node, uint64_t offset_bytes, uint64_t length_bytes);
+
+#endif
