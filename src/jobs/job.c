@@ -199,12 +199,6 @@ int job_new(struct job_list *list, const struct job_driver *driver, const char *
     return 0;
 }
 
-void job_drop(struct job *job)
-{
-    assert(job->status == JOB_CREATED);
-    job_forget(job);
-}
-
 /* --- the run --- */
 
 static int job_call_run(struct job *job) MAY_WAIT
@@ -216,6 +210,13 @@ static void job_call_clean(struct job *job) MAY_WAIT
 {
     if (job->driver->clean != NULL)
         job->driver->clean(job);
+}
+
+void job_drop(struct job *job)
+{
+    assert(job->status == JOB_CREATED);
+    job_call_clean(job);
+    job_forget(job);
 }
 
 static void job_call_ended(struct job *job) MAY_WAIT
@@ -330,9 +331,12 @@ int job_cancel(struct job *job, bool force, struct err *err)
         job_drop(job);
         return 0;
     }
+    if (!force && job->user_paused)
+        return err_set(err, -EBUSY, "job '%s' is paused: resume it first, or use force", job->id);
     if (!force && job->status == JOB_READY && job->driver->keeps_copy_on_cancel)
-        return job_complete(job, err);
-    job->cancelled = true;
+        job->kept = true;
+    else
+        job->cancelled = true;
     co_queue_wake_all(&job->changed);
     return 0;
 }
@@ -388,13 +392,19 @@ bool job_should_end(const struct job *job)
 
 int job_pause_point(struct job *job)
 {
+    /* Several workers of a job may wait here: the first changes the status, and the first changes it
+     * back. */
     while (job->pauses > 0 && !job_should_end(job)) {
-        enum job_status before = job->status;
-        job_set_status(job, before == JOB_READY ? JOB_STANDBY : JOB_PAUSED);
-        while (job->pauses > 0 && !job_should_end(job))
-            co_queue_wait(&job->changed);
-        job_set_status(job, before);
+        if (job->status == JOB_READY)
+            job_set_status(job, JOB_STANDBY);
+        else if (job->status == JOB_RUNNING)
+            job_set_status(job, JOB_PAUSED);
+        co_queue_wait(&job->changed);
     }
+    if (job->status == JOB_STANDBY)
+        job_set_status(job, JOB_READY);
+    else if (job->status == JOB_PAUSED)
+        job_set_status(job, JOB_RUNNING);
     return job_should_end(job) ? -ECANCELED : 0;
 }
 
@@ -422,6 +432,16 @@ void job_set_ready(struct job *job)
 {
     job_set_status(job, JOB_READY);
     job_emit_block(job, "BLOCK_JOB_READY");
+}
+
+void job_report_error(struct job *job, bool reading)
+{
+    CLEANUP(json_putp) struct json_object *data = json_object_new_object();
+    if (data == NULL || json_add_string(data, "device", job->id) < 0 ||
+        json_add_string(data, "operation", reading ? "read" : "write") < 0 ||
+        json_add_string(data, "action", "report") < 0)
+        return;
+    job_emit(job, "BLOCK_JOB_ERROR", TAKE_PTR(data));
 }
 
 uint64_t job_rate(const struct job *job)

@@ -49,7 +49,9 @@ struct job_driver {
     int (*complete)(struct job *job, struct err *err);
     /* After the run, before the job is concluded: gives up edges and memory. May wait. */
     void (*clean)(struct job *job);
-    bool keeps_copy_on_cancel; /* a cancel when ready is a completion (mirror) */
+    /* A cancel of a ready job that is not forced ends it as a success with what it has made so far
+     * (mirror): job->kept tells. */
+    bool keeps_copy_on_cancel;
 };
 
 struct job {
@@ -63,6 +65,7 @@ struct job {
     unsigned pauses;
     bool user_paused;
     bool cancelled;   /* by a user */
+    bool kept;        /* by a user: end now, keep what there is */
     bool interrupted; /* by the end of the daemon: what it did stays, a later one goes on */
     bool auto_dismiss;
     bool running; /* the coroutine exists */
@@ -89,8 +92,8 @@ int job_get(struct job_list *list, const char *id, struct job **ret_job, struct 
 /* `id` NULL: one is made up. The job belongs to the list; `created` until job_start(). */
 int job_new(struct job_list *list, const struct job_driver *driver, const char *id,
             struct job **ret_job, struct err *err);
-/* A job that was never started goes without a trace. */
-void job_drop(struct job *job);
+/* A job that was never started goes, with its driver's clean, and without a trace. */
+void job_drop(struct job *job) MAY_WAIT;
 int job_start(struct job *job, struct err *err);
 struct job *job_ref(struct job *job);
 void job_unref(struct job *job); /* NULL is fine */
@@ -114,6 +117,8 @@ int job_pause_point(struct job *job) MAY_WAIT;
 /* As above, and waits as the speed limit wants it after another `bytes`. */
 int job_throttle(struct job *job, uint64_t bytes) MAY_WAIT;
 void job_set_ready(struct job *job);
+/* BLOCK_JOB_ERROR: a read or a write failed, and that ends the job. */
+void job_report_error(struct job *job, bool reading);
 bool job_should_end(const struct job *job);
 /* Bytes per second since the start of the run, pauses included. */
 uint64_t job_rate(const struct job *job);

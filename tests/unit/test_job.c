@@ -206,7 +206,9 @@ TEST_LOOP(a_cancelled_job_ends_also_while_paused)
     assert_int_equal(job_pause(job, &err), 0);
     test_wait_until(job->status == JOB_PAUSED);
     world.event_count = 0;
-    assert_int_equal(job_cancel(job, false, &err), 0);
+    assert_int_equal(job_cancel(job, false, &err), -EBUSY);
+    err_clear(&err);
+    assert_int_equal(job_cancel(job, true, &err), 0);
     assert_int_equal(job_wait(job), -ECANCELED);
     co_sleep(NS_PER_MS);
     expect_events(&world,

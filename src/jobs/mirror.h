@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The mirror job: makes the target equal to the source under live I/O and keeps it so until it is
+ * told to end.
+ *
+ * What the guest changes is marked (block/dirty.h) and copied again, in sweeps over the map. After the
+ * first sweep, and when little is marked, the job is ready. From then on
+ *  - cancel, not forced: holds the guest's requests, copies what is left, flushes: the target is the
+ *    source as of that moment. The job succeeds.
+ *  - complete: the same, and all users of the source are led to the target.
+ *  - a forced cancel, and any cancel before: the target is worth nothing.
+ *
+ * Zeroes travel as zeroes, and only to where the target does not read as zeroes already.
+ */
+#ifndef BLOCKSTEP_JOBS_MIRROR_H
+#define BLOCKSTEP_JOBS_MIRROR_H
+
+#include "jobs/job.h"
+
+#define MIRROR_PIECE_BYTES      (1024u * 1024)
+#define MIRROR_BUF_BYTES        (8u * 1024 * 1024) /* of all pieces in flight, unless told */
+#define MIRROR_BUF_MAX_BYTES    (64u * 1024 * 1024)
+#define MIRROR_REGION_BYTES     (64u * 1024) /* marks stand for this much, unless told */
+#define MIRROR_REGION_MIN_BYTES 512u
+/* So little left lets the job be ready, and may be copied while the guest is held. */
+#define MIRROR_NEAR_BYTES       (16u * 1024 * 1024)
+/* A guest that dirties faster than a copy can be made is held for the rest after so many sweeps. */
+#define MIRROR_MAX_SWEEPS       16u
+
+enum mirror_sync {
+    MIRROR_SYNC_FULL, /* all of the source */
+    MIRROR_SYNC_TOP,  /* what the source holds itself, above its backing node */
+    MIRROR_SYNC_NONE, /* what is written from now on */
+};
+
+struct mirror_options {
+    const char *id; /* of the job; NULL: one is made up */
+    struct node *source, *target;
+    enum mirror_sync sync;
+    uint64_t region_bytes; /* power of two up to MIRROR_PIECE_BYTES; 0: MIRROR_REGION_BYTES */
+    uint64_t buf_bytes;    /* 0: MIRROR_BUF_BYTES */
+    uint64_t speed_bytes;  /* per second; 0: no limit */
+    bool no_unmap;         /* zeroes on the target keep their space */
+};
+
+/* Watches the source from now on. Refuses a target that is the source, lies below it, is of another
+ * size, or is written to by others. */
+int mirror_new(struct job_list *list, const struct mirror_options *options, struct job **ret_job,
+               struct err *err) MAY_WAIT;
+
+#endif

@@ -1,0 +1,654 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The mirror job: guest -> source (blkdebug) -> smem, and target (blkdebug) -> tmem.
+ */
+#include "overlay_fixture.h"
+
+#include "jobs/mirror.h"
+
+#define SIZE_BYTES  (UINT64_C(4) * 1024 * 1024 + 512)
+#define EVENTS_MAX  256u
+#define GUESTS      3u
+#define SLOTS       16u
+#define SLOT_BYTES  512u
+#define AREA_BYTES  (1024u * 1024)
+#define ROUNDS      12u
+#define OFTEN_BYTES 20000u
+
+struct world {
+    struct graph *graph;
+    struct node *source, *target, *smem, *tmem;
+    struct edge *guest;
+    struct job_list jobs;
+    char events[EVENTS_MAX][48];
+    unsigned event_count;
+};
+
+static void world_event(void *arg, const char *name, struct json_object *data)
+{
+    struct world *world = arg;
+    if (world->event_count < EVENTS_MAX && strcmp(name, "JOB_STATUS_CHANGE") != 0)
+        snprintf(world->events[world->event_count++], sizeof(world->events[0]), "%s", name);
+    json_putp(&data);
+}
+
+static void world_open(struct world *world) MAY_WAIT
+{
+    *world = (struct world){.graph = blocks_graph()};
+    graph_set_events(world->graph, world_event, world);
+    job_list_init(&world->jobs, world->graph);
+    world->smem = blocks_add(world->graph,
+                             "{'node-name':'smem','driver':'mem','size':%" PRIu64
+                             ",'yields':2,'align':512}",
+                             SIZE_BYTES);
+    world->tmem = blocks_add(world->graph,
+                             "{'node-name':'tmem','driver':'mem','size':%" PRIu64
+                             ",'yields':1,'align':512}",
+                             SIZE_BYTES);
+    world->source = blocks_add(world->graph,
+                               "{'node-name':'source','driver':'blkdebug','file':'smem'}");
+    world->target = blocks_add(world->graph,
+                               "{'node-name':'target','driver':'blkdebug','file':'tmem'}");
+    for (uint64_t i = 0; i < SIZE_BYTES; i++) {
+        mem_bytes(world->smem)[i] = overlay_backing_byte(i);
+        mem_bytes(world->tmem)[i] = 0xee;
+    }
+    world->guest = blocks_root(world->graph, world->source, "guest");
+}
+
+static void world_close(struct world *world) MAY_WAIT
+{
+    job_list_end(&world->jobs);
+    graph_detach(world->guest);
+    graph_free(world->graph);
+}
+
+static struct mirror_options options_of(struct world *world)
+{
+    return (struct mirror_options){.id = "m", .source = world->source, .target = world->target};
+}
+
+/* With a reference for the caller. */
+static struct job *start(struct world *world, const struct mirror_options *options) MAY_WAIT
+{
+    struct err err = ERR_INIT;
+    struct job *job;
+    if (mirror_new(&world->jobs, options, &job, &err) < 0)
+        fail_msg("%s", err.text);
+    job_ref(job);
+    assert_int_equal(job_start(job, &err), 0);
+    return job;
+}
+
+static struct job *start_full(struct world *world) MAY_WAIT
+{
+    struct mirror_options options = options_of(world);
+    return start(world, &options);
+}
+
+static int cancel(struct job *job, bool force) MAY_WAIT
+{
+    struct err err = ERR_INIT;
+    assert_int_equal(job_cancel(job, force, &err), 0);
+    int ret = job_wait(job);
+    job_unref(job);
+    return ret;
+}
+
+static void expect_equal(struct world *world)
+{
+    const uint8_t *source = mem_bytes(world->smem), *target = mem_bytes(world->tmem);
+    for (uint64_t i = 0; i < SIZE_BYTES; i++) {
+        if (source[i] != target[i])
+            fail_msg("byte %" PRIu64 ": source %u, target %u", i, source[i], target[i]);
+    }
+}
+
+static bool has_event(const struct world *world, const char *name)
+{
+    for (unsigned i = 0; i < world->event_count; i++) {
+        if (strcmp(world->events[i], name) == 0)
+            return true;
+    }
+    return false;
+}
+
+static void inject(struct node *node, const struct blkdebug_rule *rule)
+{
+    assert_int_equal(blkdebug_inject(node, rule, NULL), 0);
+}
+
+TEST_LOOP(a_mirror_becomes_ready_and_a_cancel_then_keeps_the_copy)
+{
+    struct world world;
+    world_open(&world);
+    struct job *job = start_full(&world);
+    test_wait_until(job->status == JOB_READY);
+    assert_int_equal(job->done_bytes, SIZE_BYTES);
+    assert_int_equal(job->total_bytes, SIZE_BYTES);
+    assert_int_equal(blocks_write(world.guest, 100000, 5000, 0xaa, 0), 0);
+    assert_int_equal(blocks_zero(world.guest, 700000, 100000, 0), 0);
+    assert_int_equal(blocks_discard(world.guest, 1024 * 1024, 65536), 0);
+    assert_int_equal(blocks_write(world.guest, SIZE_BYTES - 1, 1, 0xab, 0), 0);
+    assert_int_equal(cancel(job, false), 0);
+    expect_equal(&world);
+    assert_true(mem_stats(world.tmem)->flushes > 0);
+    assert_true(has_event(&world, "BLOCK_JOB_READY"));
+    assert_true(has_event(&world, "BLOCK_JOB_COMPLETED"));
+    assert_false(has_event(&world, "BLOCK_JOB_CANCELLED"));
+    /* It is a copy of that moment. */
+    assert_int_equal(blocks_write(world.guest, 0, 512, 0xac, 0), 0);
+    assert_int_equal(mem_bytes(world.tmem)[0], overlay_backing_byte(0));
+    world_close(&world);
+}
+
+TEST_LOOP(a_ready_mirror_follows_the_guest_without_being_asked)
+{
+    struct world world;
+    world_open(&world);
+    struct job *job = start_full(&world);
+    test_wait_until(job->status == JOB_READY);
+    for (unsigned i = 1; i < 5; i++) {
+        assert_int_equal(blocks_write(world.guest, i * 300000, 4096, (uint8_t)i, 0), 0);
+        test_wait_until(mem_bytes(world.tmem)[i * 300000 + 4095] == i);
+    }
+    assert_int_equal(cancel(job, false), 0);
+    expect_equal(&world);
+    world_close(&world);
+}
+
+TEST_LOOP(a_complete_leads_the_users_of_the_source_to_the_target)
+{
+    struct world world;
+    struct err err = ERR_INIT;
+    world_open(&world);
+    struct job *job = start_full(&world);
+    test_wait_until(job->status == JOB_READY);
+    assert_int_equal(blocks_write(world.guest, 100000, 5000, 0xaa, 0), 0);
+    assert_int_equal(job_complete(job, &err), 0);
+    assert_int_equal(job_wait(job), 0);
+    job_unref(job);
+    expect_equal(&world);
+    assert_ptr_equal(world.guest->child, world.target);
+    assert_int_equal(blocks_write(world.guest, 0, 512, 0xac, 0), 0);
+    assert_int_equal(mem_bytes(world.tmem)[0], 0xac);
+    assert_int_equal(mem_bytes(world.smem)[0], overlay_backing_byte(0));
+    /* And back again. */
+    world.source = world.target;
+    world.target = graph_find(world.graph, "source");
+    job = start_full(&world);
+    test_wait_until(job->status == JOB_READY);
+    assert_int_equal(job_complete(job, &err), 0);
+    assert_int_equal(job_wait(job), 0);
+    job_unref(job);
+    expect_equal(&world);
+    assert_ptr_equal(world.guest->child, world.target);
+    world_close(&world);
+}
+
+TEST_LOOP(a_cancel_before_ready_or_by_force_gives_the_copy_up)
+{
+    struct world world;
+    struct err err = ERR_INIT;
+    world_open(&world);
+    struct mirror_options options = options_of(&world);
+    options.speed_bytes = 1024 * 1024;
+    struct job *job = start(&world, &options);
+    test_wait_until(job->done_bytes > 0);
+    assert_int_equal(job->status, JOB_RUNNING);
+    assert_int_equal(job_complete(job, &err), -EINVAL);
+    assert_int_equal(cancel(job, false), -ECANCELED);
+    job = start_full(&world);
+    test_wait_until(job->status == JOB_READY);
+    world.event_count = 0;
+    assert_int_equal(cancel(job, true), -ECANCELED);
+    assert_true(has_event(&world, "BLOCK_JOB_CANCELLED"));
+    assert_false(has_event(&world, "BLOCK_JOB_COMPLETED"));
+    assert_ptr_equal(world.guest->child, world.source);
+    world_close(&world);
+}
+
+/* What a guest is told is done before the cancel's answer is in the copy; what it began is in it as
+ * a whole, or not at all. */
+TEST_LOOP(a_cancel_waits_for_guest_writes_in_flight_and_holds_later_ones)
+{
+    struct world world;
+    struct err err = ERR_INIT;
+    struct blocks_task inside, outside;
+    world_open(&world);
+    struct job *job = start_full(&world);
+    test_wait_until(job->status == JOB_READY);
+    inject(world.source, &(struct blkdebug_rule){
+                             .kinds = BLKDEBUG_WRITE, .count = 1, .hold = true, .after = true});
+    blocks_start_write(&inside, world.guest, 0, 4096, 0xa1);
+    assert_int_equal(
+        blkdebug_await_held(world.source, 0, 1, loop_clock_ns(loop_current()) + NS_PER_S), 0);
+    assert_int_equal(job_cancel(job, false, &err), 0);
+    test_wait_until(world.guest->gate.closed > 0);
+    blocks_start_write(&outside, world.guest, 8192, 4096, 0xa2);
+    co_sleep(5 * NS_PER_MS);
+    assert_false(outside.done);
+    assert_true(job->running);
+    blkdebug_remove(world.source, 0);
+    blkdebug_release(world.source, 0);
+    assert_int_equal(job_wait(job), 0);
+    job_unref(job);
+    test_wait_until(inside.done && outside.done);
+    assert_int_equal(mem_bytes(world.tmem)[4095], 0xa1);
+    assert_int_equal(mem_bytes(world.tmem)[8192], overlay_backing_byte(8192));
+    assert_int_equal(mem_bytes(world.smem)[8192], 0xa2);
+    world_close(&world);
+}
+
+TEST_LOOP(sync_none_copies_what_is_written_from_now_on_alone)
+{
+    struct world world;
+    world_open(&world);
+    struct mirror_options options = options_of(&world);
+    options.sync = MIRROR_SYNC_NONE;
+    options.region_bytes = 4096;
+    struct job *job = start(&world, &options);
+    test_wait_until(job->status == JOB_READY);
+    assert_int_equal(blocks_write(world.guest, 8192, 4096, 0xaa, 0), 0);
+    assert_int_equal(cancel(job, false), 0);
+    for (uint64_t i = 0; i < SIZE_BYTES; i++)
+        assert_int_equal(mem_bytes(world.tmem)[i], i >= 8192 && i < 12288 ? 0xaa : 0xee);
+    world_close(&world);
+}
+
+TEST_LOOP(sync_top_copies_what_the_source_holds_itself)
+{
+    struct world world;
+    world_open(&world);
+    overlay_make(test_path("overlay"), SIZE_BYTES, 0, 0);
+    struct node *node = blocks_add(world.graph,
+                                   "{'node-name':'ovl','driver':'overlay','backing':'smem',"
+                                   "'file':{'driver':'file','filename':'%s'}}",
+                                   test_path("overlay"));
+    struct edge *edge = blocks_root(world.graph, node, "top");
+    assert_int_equal(blocks_write(edge, 65536, 65536, 0xaa, 0), 0);
+    struct mirror_options options = options_of(&world);
+    options.sync = MIRROR_SYNC_TOP;
+    options.source = node;
+    struct job *job = start(&world, &options);
+    test_wait_until(job->status == JOB_READY);
+    assert_int_equal(job->done_bytes, 65536);
+    assert_int_equal(cancel(job, false), 0);
+    for (uint64_t i = 0; i < SIZE_BYTES; i++)
+        assert_int_equal(mem_bytes(world.tmem)[i], i >= 65536 && i < 131072 ? 0xaa : 0xee);
+    graph_detach(edge);
+    world_close(&world);
+    test_folder_remove();
+}
+
+static struct node *add_file(struct world *world, const char *name) MAY_WAIT
+{
+    struct err err = ERR_INIT;
+    struct file *file;
+    if (file_open(loop_current(), test_path(name), FILE_WRITABLE | FILE_CREATE, FILE_AIO_AUTO,
+                  &file, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(file_truncate(file, 64 << 20), 0);
+    file_close(file);
+    blocks_add(world->graph, "{'node-name':'f%s','driver':'file','filename':'%s'}", name,
+               test_path(name));
+    return blocks_add(world->graph, "{'node-name':'%s','driver':'blkdebug','file':'f%s'}", name,
+                      name);
+}
+
+/* 64 MiB that hold 3 MiB, on a target that holds something where the source has a hole. */
+TEST_LOOP(holes_are_not_read_and_zeroes_not_written_where_there_are_zeroes)
+{
+    struct world world;
+    unsigned reads, writes, zeroes;
+    world_open(&world);
+    struct mirror_options options = options_of(&world);
+    options.source = add_file(&world, "one");
+    options.target = add_file(&world, "two");
+    struct edge *from = blocks_root(world.graph, options.source, "from");
+    assert_int_equal(blocks_write(from, 20 << 20, 2 << 20, 0xaa, 0), 0);
+    assert_int_equal(blocks_write(from, 63 << 20, 1 << 20, 0xbb, 0), 0);
+    struct edge *to = blocks_root(world.graph, options.target, "to");
+    assert_int_equal(blocks_write(to, 40 << 20, 4096, 0xcc, 0), 0);
+    graph_detach(to);
+    blkdebug_inject(options.source, &(struct blkdebug_rule){.kinds = BLKDEBUG_READ}, &reads);
+    blkdebug_inject(options.target, &(struct blkdebug_rule){.kinds = BLKDEBUG_WRITE}, &writes);
+    blkdebug_inject(options.target, &(struct blkdebug_rule){.kinds = BLKDEBUG_ZERO}, &zeroes);
+    struct job *job = start(&world, &options);
+    test_wait_until(job->status == JOB_READY);
+    assert_int_equal(job->done_bytes, 64 << 20);
+    assert_in_range(blkdebug_matches(options.source, reads), 3, 6);
+    assert_in_range(blkdebug_matches(options.target, writes), 3, 6);
+    assert_int_equal(blkdebug_matches(options.target, zeroes), 1);
+    assert_int_equal(cancel(job, false), 0);
+    to = blocks_root(world.graph, options.target, "to");
+    blocks_expect(to, 0, 20 << 20, 0);
+    blocks_expect(to, 20 << 20, 2 << 20, 0xaa);
+    blocks_expect(to, 22 << 20, 41 << 20, 0);
+    blocks_expect(to, 63 << 20, 1 << 20, 0xbb);
+    graph_detach(to);
+    graph_detach(from);
+    world_close(&world);
+    test_folder_remove();
+}
+
+static int refused(struct world *world, const struct mirror_options *options, const char *part)
+    MAY_WAIT
+{
+    struct err err = ERR_INIT;
+    struct job *job;
+    int ret = mirror_new(&world->jobs, options, &job, &err);
+    assert_true(ret < 0);
+    if (strstr(err.text, part) == NULL)
+        fail_msg("'%s' is not in: %s", part, err.text);
+    assert_int_equal(world->jobs.count, 0);
+    assert_true(list_empty(&world->source->trackers));
+    return ret;
+}
+
+TEST_LOOP(targets_that_cannot_be_right_are_refused)
+{
+    struct world world;
+    world_open(&world);
+    struct mirror_options options = options_of(&world);
+    options.target = world.source;
+    refused(&world, &options, "same disk");
+    options.target = world.smem;
+    refused(&world, &options, "same disk");
+    options.target = blocks_add(world.graph, "{'node-name':'t1','driver':'mem','size':4096}");
+    refused(&world, &options, "4096");
+    options.target = blocks_add(
+        world.graph, "{'node-name':'t2','driver':'mem','size':%" PRIu64 ",'read-only':true}",
+        SIZE_BYTES);
+    refused(&world, &options, "read-only");
+    options = options_of(&world);
+    options.region_bytes = 1000;
+    refused(&world, &options, "granularity");
+    options = options_of(&world);
+    struct edge *other = blocks_root(world.graph, world.target, "somebody");
+    assert_int_equal(refused(&world, &options, "somebody"), -EPERM);
+    graph_detach(other);
+    world_close(&world);
+}
+
+TEST_LOOP(nobody_resizes_or_writes_the_target_of_a_mirror)
+{
+    struct world world;
+    struct err err = ERR_INIT;
+    struct edge *edge;
+    world_open(&world);
+    struct job *job = start_full(&world);
+    assert_int_equal(graph_attach_root(world.graph, world.target, "late", PERM_WRITE, PERM_ALL,
+                                       NULL, NULL, &edge, &err),
+                     -EPERM);
+    assert_non_null(strstr(err.text, "mirror job 'm'"));
+    assert_int_equal(graph_attach_root(world.graph, world.source, "late", PERM_RESIZE, PERM_ALL,
+                                       NULL, NULL, &edge, &err),
+                     -EPERM);
+    assert_int_equal(cancel(job, true), -ECANCELED);
+    world_close(&world);
+}
+
+static void expect_failure(struct world *world, struct job *job, int code, const char *part)
+    MAY_WAIT
+{
+    assert_int_equal(job_wait(job), code);
+    if (strstr(job->err.text, part) == NULL)
+        fail_msg("'%s' is not in: %s", part, job->err.text);
+    job_unref(job);
+    assert_true(has_event(world, "BLOCK_JOB_ERROR"));
+    assert_true(has_event(world, "BLOCK_JOB_COMPLETED"));
+    assert_int_equal(blocks_write(world->guest, 0, 4096, 0xaa, 0), 0);
+    assert_ptr_equal(world->guest->child, world->source);
+    assert_true(list_empty(&world->source->trackers));
+    blkdebug_remove(world->source, 0);
+    blkdebug_remove(world->target, 0);
+    world->event_count = 0;
+}
+
+TEST_LOOP(a_mirror_that_fails_says_where_and_leaves_the_guest_alone)
+{
+    struct world world;
+    struct err err = ERR_INIT;
+    world_open(&world);
+    inject(world.target, &(struct blkdebug_rule){
+                             .kinds = BLKDEBUG_WRITE, .offset_bytes = 3 << 20, .error = -ENOSPC});
+    expect_failure(&world, start_full(&world), -ENOSPC, "target node 'target'");
+    inject(world.source,
+           &(struct blkdebug_rule){.kinds = BLKDEBUG_READ, .offset_bytes = 2 << 20, .error = -EIO});
+    expect_failure(&world, start_full(&world), -EIO, "offset 2097152 of source node 'source'");
+    inject(world.source, &(struct blkdebug_rule){.kinds = BLKDEBUG_EXTENTS, .error = -EIO});
+    expect_failure(&world, start_full(&world), -EIO, "map");
+
+    /* The target goes while the job is ready; and in the last step. */
+    struct job *job = start_full(&world);
+    test_wait_until(job->status == JOB_READY);
+    inject(world.target, &(struct blkdebug_rule){.kinds = BLKDEBUG_ANY, .error = -EPIPE});
+    assert_int_equal(blocks_write(world.guest, 65536, 4096, 0xab, 0), 0);
+    expect_failure(&world, job, -EPIPE, "target");
+    job = start_full(&world);
+    test_wait_until(job->status == JOB_READY);
+    inject(world.target, &(struct blkdebug_rule){.kinds = BLKDEBUG_FLUSH, .nth = 2, .error = -EIO});
+    assert_int_equal(job_complete(job, &err), 0);
+    expect_failure(&world, job, -EIO, "flush");
+
+    job = start_full(&world);
+    test_wait_until(job->status == JOB_READY);
+    assert_int_equal(cancel(job, false), 0);
+    expect_equal(&world);
+    world_close(&world);
+}
+
+TEST_LOOP(a_mirror_pauses_and_keeps_to_its_speed)
+{
+    struct world world;
+    struct err err = ERR_INIT;
+    world_open(&world);
+    struct mirror_options options = options_of(&world);
+    options.speed_bytes = 10 * 1024 * 1024;
+    options.buf_bytes = 2 * MIRROR_PIECE_BYTES;
+    uint64_t begin_ns = loop_clock_ns(loop_current());
+    struct job *job = start(&world, &options);
+    test_wait_until(job->done_bytes > 0);
+    assert_int_equal(job_pause(job, &err), 0);
+    test_wait_until(job->status == JOB_PAUSED);
+    co_sleep(20 * NS_PER_MS);
+    uint64_t done_bytes = job->done_bytes;
+    co_sleep(300 * NS_PER_MS);
+    assert_int_equal(job->done_bytes, done_bytes);
+    assert_int_equal(job_resume(job, &err), 0);
+    test_wait_until(job->status == JOB_RUNNING);
+    test_wait_until(job->status == JOB_READY);
+    assert_true(loop_clock_ns(loop_current()) - begin_ns > 300 * NS_PER_MS);
+    assert_int_equal(job_set_speed(job, 0, &err), 0);
+    assert_int_equal(job_pause(job, &err), 0);
+    test_wait_until(job->status == JOB_STANDBY);
+    assert_int_equal(blocks_write(world.guest, 0, 4096, 0xaa, 0), 0);
+    co_sleep(50 * NS_PER_MS);
+    assert_int_equal(mem_bytes(world.tmem)[0], overlay_backing_byte(0));
+    assert_int_equal(job_resume(job, &err), 0);
+    test_wait_until(mem_bytes(world.tmem)[0] == 0xaa);
+    assert_int_equal(cancel(job, false), 0);
+    expect_equal(&world);
+    world_close(&world);
+}
+
+TEST_LOOP(the_end_of_the_daemon_ends_a_mirror_in_any_phase)
+{
+    for (unsigned ready = 0; ready < 2; ready++) {
+        struct world world;
+        world_open(&world);
+        struct mirror_options options = options_of(&world);
+        options.speed_bytes = ready ? 0 : 1024 * 1024;
+        struct job *job = start(&world, &options);
+        if (ready)
+            test_wait_until(job->status == JOB_READY);
+        job_unref(job);
+        world_close(&world);
+    }
+}
+
+/* --- a random guest in all phases --- */
+
+struct guest {
+    struct world *world;
+    uint64_t seed, base;
+    uint64_t sequence; /* of the write under way or done */
+    uint8_t model[AREA_BYTES];
+    bool stop, done;
+};
+
+/* Writes its number into one of its slots, then does something at random. */
+static void guest_act(struct guest *guest) MAY_WAIT
+{
+    struct edge *edge = guest->world->guest;
+    uint64_t slot = ++guest->sequence % SLOTS * SLOT_BYTES, first = SLOTS * SLOT_BYTES;
+    memcpy(guest->model + slot, &guest->sequence, sizeof(guest->sequence));
+    assert_int_equal(blocks_write_bytes(edge, guest->base + slot, guest->model + slot,
+                                        sizeof(guest->sequence), 0, 0),
+                     0);
+    uint64_t offset = first + test_random(&guest->seed) % (AREA_BYTES - first);
+    uint64_t length = 1 + test_random(&guest->seed) % OFTEN_BYTES;
+    length = MIN(length, AREA_BYTES - offset);
+    uint8_t fill = (uint8_t)test_random(&guest->seed);
+    if (test_random(&guest->seed) % 4 == 0) {
+        assert_int_equal(blocks_zero(edge, guest->base + offset, length, IO_MAY_UNMAP), 0);
+        fill = 0;
+    } else {
+        assert_int_equal(blocks_write(edge, guest->base + offset, length, fill, 0), 0);
+    }
+    memset(guest->model + offset, fill, length);
+}
+
+static void guest_main(void *arg) MAY_WAIT
+{
+    struct guest *guest = arg;
+    while (!guest->stop) {
+        guest_act(guest);
+        co_sleep(test_random(&guest->seed) % (200 * NS_PER_US));
+    }
+    guest->done = true;
+}
+
+/* A copy of one moment has, of each guest, all writes up to some number and none after it. */
+static void expect_one_moment(const uint8_t *bytes, const struct guest *guest)
+{
+    uint64_t numbers[SLOTS], last = 0;
+    for (unsigned i = 0; i < SLOTS; i++) {
+        memcpy(&numbers[i], bytes + guest->base + i * SLOT_BYTES, sizeof(numbers[i]));
+        last = MAX(last, numbers[i]);
+    }
+    assert_true(last <= guest->sequence);
+    for (unsigned i = 0; i < SLOTS && last > SLOTS; i++) {
+        uint64_t wanted = last - (last + SLOTS - i) % SLOTS;
+        if (numbers[i] != wanted)
+            fail_msg("slot %u has %" PRIu64 ", not %" PRIu64, i, numbers[i], wanted);
+    }
+}
+
+static void delay_target(struct world *world, uint64_t *seed)
+{
+    inject(world->target, &(struct blkdebug_rule){.kinds = BLKDEBUG_WRITE | BLKDEBUG_ZERO,
+                                                  .nth = 1 + test_random(seed) % 3,
+                                                  .count = 3 + test_random(seed) % 20,
+                                                  .delay_ns = test_random(seed) % (3 * NS_PER_MS)});
+    inject(world->source, &(struct blkdebug_rule){.kinds = BLKDEBUG_READ | BLKDEBUG_WRITE,
+                                                  .nth = 1 + test_random(seed) % 9,
+                                                  .count = 3 + test_random(seed) % 20,
+                                                  .delay_ns = test_random(seed) % (3 * NS_PER_MS)});
+}
+
+/* Ends the job at a random moment in a random way; true when the target is a copy. */
+static bool end_somehow(struct world *world, struct job *job, uint64_t *seed, bool *ret_pivoted)
+    MAY_WAIT
+{
+    struct err err = ERR_INIT;
+    unsigned how = test_random(seed) % 5;
+    if (how > 0)
+        test_wait_until(job->status == JOB_READY || !job->running);
+    co_sleep(test_random(seed) % (20 * NS_PER_MS));
+    bool ready = job->status == JOB_READY;
+    *ret_pivoted = how >= 3 && ready;
+    int ret = how >= 3 && ready ? job_complete(job, &err) : job_cancel(job, how == 1, &err);
+    assert_int_equal(ret, 0);
+    ret = job_wait(job);
+    assert_int_equal(ret, ready && how != 1 ? 0 : -ECANCELED);
+    return ret == 0;
+}
+
+static void random_round(struct world *world, struct guest *guests, uint64_t *seed) MAY_WAIT
+{
+    struct mirror_options options = options_of(world);
+    options.region_bytes = UINT64_C(4096) << test_random(seed) % 5;
+    options.buf_bytes = (1 + test_random(seed) % 8) * MIRROR_PIECE_BYTES;
+    delay_target(world, seed);
+    struct job *job = start(world, &options);
+    bool pivoted = false, copy = end_somehow(world, job, seed, &pivoted);
+    job_unref(job);
+    blkdebug_remove(world->source, 0);
+    blkdebug_remove(world->target, 0);
+    struct node *other = pivoted ? world->source : world->target;
+    if (copy) {
+        for (unsigned i = 0; i < GUESTS; i++)
+            expect_one_moment(mem_bytes(other->file->child), &guests[i]);
+    }
+    if (pivoted) {
+        assert_ptr_equal(world->guest->child, world->target);
+        world->target = world->source;
+        world->source = world->guest->child;
+    }
+}
+
+TEST_LOOP(whatever_the_guest_does_and_however_it_ends_the_copy_is_of_one_moment)
+{
+    struct world world;
+    uint64_t seed = test_seed("mirror");
+    struct guest *guests = calloc(GUESTS, sizeof(*guests));
+    assert_non_null(guests);
+    world_open(&world);
+    for (unsigned i = 0; i < GUESTS; i++) {
+        guests[i].world = &world;
+        guests[i].seed = test_random(&seed);
+        guests[i].base = i * (AREA_BYTES + UINT64_C(1024));
+        memset(mem_bytes(world.smem) + guests[i].base, 0, SLOTS * SLOT_BYTES);
+        memcpy(guests[i].model, mem_bytes(world.smem) + guests[i].base, AREA_BYTES);
+        assert_int_equal(co_spawn(loop_current(), "guest", guest_main, &guests[i]), 0);
+    }
+    for (unsigned round = 0; round < ROUNDS; round++)
+        random_round(&world, guests, &seed);
+    /* Once more with the guests gone at the end: then all bytes must be equal. */
+    struct job *job = start_full(&world);
+    test_wait_until(job->status == JOB_READY);
+    for (unsigned i = 0; i < GUESTS; i++)
+        guests[i].stop = true;
+    for (unsigned i = 0; i < GUESTS; i++)
+        test_wait_until(guests[i].done);
+    assert_int_equal(cancel(job, false), 0);
+    expect_equal(&world);
+    for (unsigned i = 0; i < GUESTS; i++)
+        assert_memory_equal(mem_bytes(world.target->file->child) + guests[i].base, guests[i].model,
+                            AREA_BYTES);
+    free(guests);
+    world_close(&world);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_mirror_becomes_ready_and_a_cancel_then_keeps_the_copy),
+        cmocka_unit_test(a_ready_mirror_follows_the_guest_without_being_asked),
+        cmocka_unit_test(a_complete_leads_the_users_of_the_source_to_the_target),
+        cmocka_unit_test(a_cancel_before_ready_or_by_force_gives_the_copy_up),
+        cmocka_unit_test(a_cancel_waits_for_guest_writes_in_flight_and_holds_later_ones),
+        cmocka_unit_test(sync_none_copies_what_is_written_from_now_on_alone),
+        cmocka_unit_test(sync_top_copies_what_the_source_holds_itself),
+        cmocka_unit_test(holes_are_not_read_and_zeroes_not_written_where_there_are_zeroes),
+        cmocka_unit_test(targets_that_cannot_be_right_are_refused),
+        cmocka_unit_test(nobody_resizes_or_writes_the_target_of_a_mirror),
+        cmocka_unit_test(a_mirror_that_fails_says_where_and_leaves_the_guest_alone),
+        cmocka_unit_test(a_mirror_pauses_and_keeps_to_its_speed),
+        cmocka_unit_test(the_end_of_the_daemon_ends_a_mirror_in_any_phase),
+        cmocka_unit_test(whatever_the_guest_does_and_however_it_ends_the_copy_is_of_one_moment),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
