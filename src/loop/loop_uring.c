@@ -125,13 +125,13 @@ static void uring_poll(struct loop *loop, uint64_t deadline_ns)
         loop->stats.kernel_waits++;
         io_uring_submit_and_wait(&self->ring, 1);
     } else {
-        struct __kernel_timespec wait = {
+        struct __kernel_timespec timeout = {
             .tv_sec = (long long)((deadline_ns - now_ns) / NS_PER_S),
             .tv_nsec = (long long)((deadline_ns - now_ns) % NS_PER_S),
         };
         struct io_uring_cqe *cqe;
         loop->stats.kernel_waits++;
-        io_uring_submit_and_wait_timeout(&self->ring, &cqe, 1, &wait, NULL);
+        io_uring_submit_and_wait_timeout(&self->ring, &cqe, 1, &timeout, NULL);
     }
     loop->now_ns = uring_clock_ns(loop);
     uring_complete(self);
