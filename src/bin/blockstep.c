@@ -41,7 +41,7 @@ static void print_help(void)
 /* The demo is a script beside this program, or below libexec when installed. */
 static int verb_demo(int argc, char **argv)
 {
-    char self[PATH_MAX - 64], script[PATH_MAX];
+    char self[PATH_MAX - 64], program[PATH_MAX - 64], script[PATH_MAX];
     ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
     static const char *const places[] = {"blockstep-demo", "../libexec/blockstep/blockstep-demo"};
 
@@ -50,11 +50,13 @@ static int verb_demo(int argc, char **argv)
         return EXIT_FAILED;
     }
     self[length] = '\0';
+    memcpy(program, self, (size_t)length + 1);
     (void)dirname(self);
     for (size_t i = 0; i < ARRAY_LEN(places); i++) {
         snprintf(script, sizeof(script), "%s/%s", self, places[i]);
         if (access(script, X_OK) == 0) {
             argv[0] = script;
+            setenv("BLOCKSTEP_PROGRAM", program, 1);
             execv(script, argv);
         }
     }

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "bin/cli.h"
 #include "bin/process.h"
+#include "bin/service.h"
 #include "control/daemon.h"
 #include "drivers/table.h"
 
@@ -45,6 +46,7 @@ static void print_help(void)
         "  --trace PATTERN                        switch trace points on (--trace help lists)\n"
         "  --loop-features-off NAMES              do without kernel features, for tests\n"
         "  --version, --help\n\n"
+        "A socket that systemd passes is the NBD server 'default'.\n"
         "Exit status: 0 ended when asked, 1 failed, 2 wrong usage.\n");
 }
 
@@ -249,6 +251,8 @@ static int take_options(struct settings *settings, int argc, char **argv)
     }
     if (optind < argc)
         return cli_usage_error("'%s' is not an option", argv[optind]);
+    if (service_listen_fd(&settings->config.passed_fd, &err) < 0)
+        return cli_usage_error("%s", err.text);
     if (settings->config.item_count == 0)
         return cli_usage_error("nothing to do: there is neither a node nor a control listener");
     if (config_check(&settings->config, &err) < 0)
@@ -269,12 +273,18 @@ static int started(struct daemon *daemon, void *arg, struct err *err)
             return r;
     }
     daemonize_ready(&settings->parent_fd);
+    service_notify("READY=1");
     return 0;
+}
+
+static void stopping(void *arg)
+{
+    service_notify("STOPPING=1");
 }
 
 static int serve(struct settings *settings)
 {
-    const struct daemon_hooks hooks = {.started = started, .arg = settings};
+    const struct daemon_hooks hooks = {.started = started, .stopping = stopping, .arg = settings};
     struct err err = ERR_INIT;
     struct loop *loop;
     int code;
@@ -289,6 +299,7 @@ static int serve(struct settings *settings)
     code = daemon_run(loop, &settings->config, &hooks, &err);
     if (code < 0)
         cli_error("%s", err.text);
+    log_flush_limit();
     pidfile_remove(settings->pidfile, &settings->pidfile_fd);
     if (code == -EINTR)
         _exit(EXIT_FAILED); /* requests are under way: nothing can be freed */
@@ -309,6 +320,7 @@ int main(int argc, char **argv)
     if (argc > 0)
         argv[0] = (char *)cli_program; /* what getopt calls us */
     signal(SIGPIPE, SIG_IGN);
+    service_log_init();
     code = take_options(&settings, argc, argv);
     if (code < 0)
         code = serve(&settings);

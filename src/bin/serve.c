@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "bin/runtime.h"
+#include "bin/service.h"
 #include "drivers/table.h"
 
 #include <errno.h>
@@ -85,6 +86,16 @@ int serve_take(struct serve *serve, int option)
     }
 }
 
+int serve_passed_fd(struct serve *serve)
+{
+    struct err err = ERR_INIT;
+
+    if (service_listen_fd(&serve->passed_fd, &err) >= 0)
+        return 0;
+    cli_usage_error("%s", err.text);
+    return -EINVAL;
+}
+
 /* --- steps --- */
 
 int serve_node(struct serve *serve, const struct serve_disk *disk, struct json_object *options,
@@ -148,6 +159,13 @@ int serve_listen(struct serve *serve, const char *id, const char *text, const ch
         r = nbd_server_start(serve->daemon->nbd, id, &address, 1, 0, err);
     sock_address_release(&address);
     return r;
+}
+
+int serve_listen_user(struct serve *serve, struct err *err)
+{
+    if (serve->passed_fd > 0)
+        return daemon_adopt_nbd_server(serve->daemon, SERVER_USER, serve->passed_fd, err);
+    return serve_listen(serve, SERVER_USER, serve->export, "--export", err);
 }
 
 int serve_export(struct serve *serve, const struct serve_disk *disk, const char *server,
@@ -281,7 +299,14 @@ static int started(struct daemon *daemon, void *arg, struct err *err) MAY_WAIT
     }
     if (r == 0)
         print_ready(serve, run->mode);
+    if (r == 0)
+        service_notify("READY=1");
     return r;
+}
+
+static void stopping(void *arg)
+{
+    service_notify("STOPPING=1");
 }
 
 static int check(struct serve *serve)
@@ -294,6 +319,8 @@ static int check(struct serve *serve)
         return cli_usage_error("%s", err.text);
     if (serve->disk_count == 0)
         return cli_usage_error("--disk is missing");
+    if (serve->passed_fd > 0 && serve->export != NULL)
+        return cli_usage_error("--export: systemd has passed a socket for it already");
     return -1;
 }
 
@@ -337,7 +364,7 @@ int serve_run(struct serve *serve, enum replication_mode mode,
               int (*assemble)(struct serve *serve, struct err *err))
 {
     struct run run = {.serve = serve, .mode = mode, .assemble = assemble};
-    const struct daemon_hooks hooks = {.started = started, .arg = &run};
+    const struct daemon_hooks hooks = {.started = started, .stopping = stopping, .arg = &run};
     struct config config = {
         .drivers = drivers_table,
         .insecure = serve->insecure,
@@ -350,6 +377,7 @@ int serve_run(struct serve *serve, enum replication_mode mode,
 
     if (code >= 0)
         return code;
+    service_log_init();
     if (prepare(serve, &err) < 0) {
         cli_error("%s", err.text);
         return EXIT_FAILED;
@@ -358,6 +386,7 @@ int serve_run(struct serve *serve, enum replication_mode mode,
     if (loop == NULL)
         return code;
     code = daemon_run(loop, &config, &hooks, &err);
+    log_flush_limit();
     if (code < 0)
         cli_error("%s", err.text);
     if (code == -EINTR)

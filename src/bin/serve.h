@@ -31,6 +31,7 @@ struct serve {
     /* While it runs. */
     struct daemon *daemon;
     int state_fd;
+    int passed_fd; /* 0: none; else systemd's socket for the user's clients */
     char qmp[300];
     size_t control_index; /* of the listeners of the control server */
 };
@@ -38,6 +39,9 @@ struct serve {
 /* Runs the daemon in the foreground: `assemble` in it when the frame stands; the exit code. */
 int serve_run(struct serve *serve, enum replication_mode mode,
               int (*assemble)(struct serve *serve, struct err *err));
+
+/* Takes the socket that systemd passed, if there is one; -EINVAL after a message. */
+int serve_passed_fd(struct serve *serve);
 
 /* Options that both verbs have; -1: go on, else an exit code. */
 int serve_take(struct serve *serve, int option);
@@ -74,6 +78,8 @@ struct json_object *serve_options(const struct serve_disk *disk, const char *dri
                                   const char *suffix);
 /* {"driver": "file", "filename": PATH} */
 struct json_object *serve_file_options(const char *path);
+/* The user's NBD server: where --export says, or on the socket that systemd passed. */
+int serve_listen_user(struct serve *serve, struct err *err) MAY_WAIT;
 /* An NBD server at "unix:PATH" or "HOST:PORT". */
 int serve_listen(struct serve *serve, const char *id, const char *address, const char *option,
                  struct err *err) MAY_WAIT;

@@ -164,7 +164,7 @@ static int assemble(struct serve *serve, struct err *err) MAY_WAIT
         r = replication_start(serve->daemon->group, REPLICATION_PRIMARY, REPLICATION_OVERLAYS_EMPTY,
                               err);
     if (r == 0)
-        r = serve_listen(serve, SERVER_USER, serve->export, "--export", err);
+        r = serve_listen_user(serve, err);
     for (size_t i = 0; r == 0 && i < serve->disk_count; i++)
         r = serve_export(serve, &serve->disks[i], SERVER_USER, serve->disks[i].name, true, false,
                          err);
@@ -202,7 +202,9 @@ int verb_primary(int argc, char **argv)
         return cli_usage_error("'%s' is not an option", argv[optind]);
     if (serve.peer == NULL)
         return cli_usage_error("--peer is missing: where does the secondary listen?");
-    if (serve.export == NULL)
+    if (serve_passed_fd(&serve) < 0)
+        return EXIT_USAGE;
+    if (serve.export == NULL && serve.passed_fd == 0)
         return cli_usage_error("--export is missing: where does the guest connect?");
     return serve_run(&serve, REPLICATION_PRIMARY, assemble);
 }

@@ -167,9 +167,9 @@ static int add_user_exports(struct serve *serve, struct err *err) MAY_WAIT
     bool writable = serve->run_standby || serve->on_overlays == REPLICATION_OVERLAYS_MERGE;
     int r;
 
-    if (serve->export == NULL)
+    if (serve->export == NULL && serve->passed_fd == 0)
         return 0;
-    r = serve_listen(serve, SERVER_USER, serve->export, "--export", err);
+    r = serve_listen_user(serve, err);
     for (size_t i = 0; r == 0 && i < serve->disk_count; i++) {
         char top[NODE_NAME_BYTES];
 
@@ -271,6 +271,8 @@ int verb_secondary(int argc, char **argv)
     }
     if (optind < argc)
         return cli_usage_error("'%s' is not an option", argv[optind]);
+    if (serve_passed_fd(&serve) < 0)
+        return EXIT_USAGE;
     if (serve.name != NULL && serve.listen == NULL &&
         serve.on_overlays != REPLICATION_OVERLAYS_MERGE)
         return cli_usage_error("--listen is missing: where does the primary connect?");

@@ -79,6 +79,18 @@ int daemon_add_nbd_server(struct daemon *daemon, const struct config_nbd_server 
     return nbd_server_start(daemon->nbd, id, &address, 1, (unsigned)server->max_connections, err);
 }
 
+int daemon_adopt_nbd_server(struct daemon *daemon, const char *id, int fd, struct err *err)
+{
+    struct sock *listener = NULL;
+    int r = sock_adopt(daemon->loop, fd, true, &listener, err);
+
+    if (r == 0)
+        r = nbd_server_start_sock(daemon->nbd, id, listener, 0, err);
+    if (r < 0 && listener != NULL)
+        sock_close(listener);
+    return r;
+}
+
 /* Remembers an export that a failover makes writable. */
 static int promote_later(struct daemon *daemon, const struct config_export *options,
                          struct err *err)
@@ -152,6 +164,8 @@ int daemon_start(struct daemon *daemon, struct err *err)
 {
     int r = config_check(daemon->config, err);
 
+    if (r == 0 && daemon->config->passed_fd > 0)
+        r = daemon_adopt_nbd_server(daemon, NBD_SERVER_DEFAULT_ID, daemon->config->passed_fd, err);
     for (size_t i = 0; r == 0 && i < daemon->config->item_count; i++)
         r = start_item(daemon, &daemon->config->items[i], err);
     return r;
@@ -305,6 +319,8 @@ static void run_main(void *arg) MAY_WAIT
             if (run->signals > 0)
                 daemon_quit(daemon, "host-signal");
             daemon_wait_quit(daemon);
+            if (run->hooks != NULL && run->hooks->stopping != NULL)
+                run->hooks->stopping(run->hooks->arg);
         }
         daemon_end(daemon);
         run->daemon = NULL;

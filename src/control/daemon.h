@@ -54,6 +54,8 @@ void daemon_free(struct daemon *daemon);
 struct daemon_hooks {
     /* Everything is up. A failure ends the daemon. May wait. */
     int (*started)(struct daemon *daemon, void *arg, struct err *err);
+    /* It has been told to end and begins to. Must not wait. */
+    void (*stopping)(void *arg);
     void *arg;
 };
 /*
@@ -68,6 +70,9 @@ int daemon_run(struct loop *loop, const struct config *config, const struct daem
 
 int daemon_add_nbd_server(struct daemon *daemon, const struct config_nbd_server *server,
                           struct err *err) MAY_WAIT;
+/* A server on a listening socket that the process was started with; takes the descriptor. */
+int daemon_adopt_nbd_server(struct daemon *daemon, const char *id, int fd, struct err *err)
+    MAY_WAIT;
 /* Takes what it needs of `options`. */
 int daemon_add_export(struct daemon *daemon, const struct config_export *options, struct err *err)
     MAY_WAIT;
