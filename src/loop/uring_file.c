@@ -118,6 +118,9 @@ static int open_call_run(void *arg)
     CLEANUP(fd_close) int fd = open(call->path, flags, 0600);
     if (fd < 0)
         return -errno;
+    /* With the flag left on, the ring hands back -EAGAIN where it could wait. */
+    if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK) != 0)
+        return -errno;
     int result = file_inspect(fd, direct, &call->info);
     if (result < 0)
         return result;

@@ -3,8 +3,12 @@
 
 #include "base/log.h"
 
+#include "loop/loop_internal.h"
+
 #include <dirent.h>
+#include <execinfo.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
@@ -38,6 +42,33 @@ uint64_t test_random(uint64_t *state)
     z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
     z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
     return z ^ (z >> 31);
+}
+
+/* --- what a test that hangs was doing --- */
+
+static struct loop *running_loop;
+
+static void tell_coroutine(void *arg, const struct co *co)
+{
+    (void)arg;
+    dprintf(STDERR_FILENO, "    coroutine '%s'\n", co_name(co));
+}
+
+/* The runner ends a test that takes too long with SIGTERM: where does it stand? Not async-signal-safe
+ * to the letter, and the process ends anyway. */
+static void tell_and_die(int signal_number)
+{
+    void *frames[64];
+    int count = backtrace(frames, (int)ARRAY_LEN(frames));
+
+    if (running_loop != NULL) {
+        struct loop_stats stats = loop_stats(running_loop);
+        dprintf(STDERR_FILENO, "ended by signal %d after %" PRIu64 " turns, %" PRIu64 " waits\n",
+                signal_number, stats.turns, stats.kernel_waits);
+        co_visit_alive(running_loop, tell_coroutine, NULL);
+    }
+    backtrace_symbols_fd(frames, count, STDERR_FILENO);
+    _exit(128 + signal_number);
 }
 
 struct test_run {
@@ -77,7 +108,10 @@ void test_run_in_loop(const char *name, co_entry *body)
     if (test_loop_new(name, &run.loop, &err) < 0)
         fail_msg("no loop: %s", err.text);
     assert_int_equal(co_spawn(run.loop, name, test_main, &run), 0);
+    running_loop = run.loop;
+    signal(SIGTERM, tell_and_die);
     loop_run(run.loop);
+    running_loop = NULL;
     loop_free(run.loop);
 }
 
