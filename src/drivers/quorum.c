@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * quorum: several children that hold the same. Writes go to all at once, fifo reads to the first that
- * answers.
+ * quorum: several children that hold the same. Writes go to all at once; fifo reads to the first that
+ * answers; voting reads, to all (quorum_vote.c).
  *
  * A write is acknowledged only if the place later reads come from has it. So with fifo, whatever the
  * threshold: the first child must have taken it, and a child that missed an acknowledged write is not
- * read from any more, until it is removed and added again.
+ * read from any more, until it is removed and added again. With votes: so many children as the
+ * threshold says must have taken it that have missed none before; others have no vote.
  */
-#include "drivers/quorum.h"
+#include "drivers/quorum_internal.h"
 
 #include "base/json.h"
 #include "block/graph.h"
-#include "block/io.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -29,21 +29,7 @@ struct quorum_options {
     bool rewrite_corrupted, blkverify;
 };
 
-struct child {
-    struct edge *edge;
-    bool missed; /* a write that was acknowledged */
-};
-
-struct quorum {
-    struct child children[QUORUM_MAX_CHILDREN];
-    unsigned count;
-    unsigned threshold;
-    unsigned next_index;     /* of the name of the next child */
-    struct co_gate requests; /* closed while a child goes */
-    uint64_t failures;
-};
-
-static struct quorum *quorum_of(struct node *node)
+struct quorum *quorum_of(struct node *node)
 {
     assert(node_check(node)->driver == &driver_quorum);
     return node->state;
@@ -60,7 +46,7 @@ static void add_sectors(struct json_object *data, uint64_t offset_bytes, uint64_
     (void)json_add_uint(data, "sectors-count", end - first);
 }
 
-static void report_bad(struct edge *edge, const char *type, uint64_t offset_bytes,
+void quorum_report_bad(struct edge *edge, const char *type, uint64_t offset_bytes,
                        uint64_t length_bytes, int code)
 {
     struct json_object *data = json_object_new_object();
@@ -68,13 +54,14 @@ static void report_bad(struct edge *edge, const char *type, uint64_t offset_byte
     if (data == NULL)
         return;
     (void)json_add_string(data, "type", type);
-    (void)json_add_string(data, "error", strerror(-code));
+    if (code < 0)
+        (void)json_add_string(data, "error", strerror(-code));
     (void)json_add_string(data, "node-name", edge->child->name);
     add_sectors(data, offset_bytes, length_bytes);
     graph_event(edge->graph, "QUORUM_REPORT_BAD", data);
 }
 
-static void report_failure(struct node *node, uint64_t offset_bytes, uint64_t length_bytes)
+void quorum_report_failure(struct node *node, uint64_t offset_bytes, uint64_t length_bytes)
 {
     struct json_object *data = json_object_new_object();
 
@@ -141,30 +128,52 @@ static void change_start_others(struct loop *loop, struct change *change) MAY_WA
     }
 }
 
+/* Enough children have it, and the first of them when reads come from there. */
+static bool change_is_good(const struct quorum *quorum, const struct change *change)
+{
+    unsigned good = 0;
+
+    for (unsigned i = 0; i < change->count; i++) {
+        bool counts = !quorum->votes || !quorum->children[i].missed;
+
+        good += change->parts[i].result == 0 && counts;
+    }
+    return good >= quorum->threshold && (quorum->votes || change->parts[0].result == 0);
+}
+
+static int change_error(const struct quorum *quorum, const struct change *change)
+{
+    int results[QUORUM_MAX_CHILDREN], first = 0;
+
+    for (unsigned i = 0; i < change->count; i++) {
+        results[i] = change->parts[i].result;
+        first = first == 0 ? results[i] : first;
+    }
+    return quorum->votes ? quorum_vote_error(results, change->count) : first;
+}
+
 /* What the children's results mean: for the caller, and for later reads. */
 static int change_count(struct node *node, struct change *change)
 {
     struct quorum *quorum = quorum_of(node);
     uint64_t offset = change->io != NULL ? change->io->offset_bytes : 0;
     uint64_t length = change->io != NULL ? change->io->length_bytes : node->length_bytes;
-    unsigned good = 0;
-    int ret = 0;
+    bool failed = false;
 
     for (unsigned i = 0; i < change->count; i++) {
         const struct change_part *part = &change->parts[i];
 
-        good += part->result == 0;
         if (likely(part->result == 0))
             continue;
-        ret = ret == 0 ? part->result : ret;
-        report_bad(part->edge, change->kind == KIND_FLUSH ? "flush" : "write", offset, length,
-                   part->result);
+        failed = true;
+        quorum_report_bad(part->edge, change->kind == KIND_FLUSH ? "flush" : "write", offset,
+                          length, part->result);
     }
-    if (likely(ret == 0))
+    if (likely(!failed && !quorum->votes))
         return 0;
-    if (change->parts[0].result < 0 || good < quorum->threshold) {
-        report_failure(node, offset, length);
-        return ret;
+    if (!change_is_good(quorum, change)) {
+        quorum_report_failure(node, offset, length);
+        return change_error(quorum, change);
     }
     for (unsigned i = 0; i < change->count && change->kind != KIND_FLUSH; i++) {
         assert(quorum->children[i].edge == change->parts[i].edge || i >= quorum->count);
@@ -174,24 +183,40 @@ static int change_count(struct node *node, struct change *change)
     return 0;
 }
 
+static int change_all(struct node *node, struct change *change) MAY_WAIT
+{
+    struct quorum *quorum = quorum_of(node);
+
+    change->count = quorum->count;
+    for (unsigned i = 0; i < change->count; i++)
+        change->parts[i] = (struct change_part){.change = change, .edge = quorum->children[i].edge};
+    if (change->count > 1)
+        change_start_others(graph_loop(node->graph), change);
+    change->parts[0].result = part_call(&change->parts[0]);
+    if (change->count > 1)
+        (void)co_group_wait(&change->group);
+    return change_count(node, change);
+}
+
 static int quorum_change(struct node *node, enum kind kind, const struct io *io) MAY_WAIT
 {
     struct quorum *quorum = quorum_of(node);
+    struct range_lock lock;
     struct change change;
     int ret;
 
+    if (unlikely(quorum->differed))
+        return -EIO;
     co_gate_enter(&quorum->requests);
     change.kind = kind;
     change.io = io;
-    change.count = quorum->count;
-    for (unsigned i = 0; i < change.count; i++)
-        change.parts[i] = (struct change_part){.change = &change, .edge = quorum->children[i].edge};
-    if (change.count > 1)
-        change_start_others(graph_loop(node->graph), &change);
-    change.parts[0].result = part_call(&change.parts[0]);
-    if (change.count > 1)
-        (void)co_group_wait(&change.group);
-    ret = change_count(node, &change);
+    if (quorum->votes && io != NULL) {
+        range_lock_acquire(&quorum->locks, &lock, io->offset_bytes, io->length_bytes, true);
+        ret = change_all(node, &change);
+        range_lock_release(&quorum->locks, &lock);
+    } else {
+        ret = change_all(node, &change);
+    }
     co_gate_leave(&quorum->requests);
     return ret;
 }
@@ -210,6 +235,9 @@ static int quorum_zero(struct node *node, struct io *io) MAY_WAIT
 
     if ((io->flags & IO_NO_FALLBACK) == 0)
         return quorum_change(node, KIND_ZERO, io);
+    /* With votes all must do the same, and the first alone would be outvoted. */
+    if (quorum->votes)
+        return -EOPNOTSUPP;
     co_gate_enter(&quorum->requests);
     ret = io_zero(quorum->children[0].edge, io);
     co_gate_leave(&quorum->requests);
@@ -219,8 +247,16 @@ static int quorum_zero(struct node *node, struct io *io) MAY_WAIT
     return quorum_change(node, KIND_ZERO, &slow);
 }
 
+/* What a discard leaves behind may differ from child to child, and differences are what votes are
+ * about: zeroes then. */
 static int quorum_discard(struct node *node, struct io *io) MAY_WAIT
 {
+    struct io zero = *io;
+
+    if (quorum_of(node)->votes) {
+        zero.flags = IO_MAY_UNMAP;
+        return quorum_change(node, KIND_ZERO, &zero);
+    }
     return quorum_change(node, KIND_DISCARD, io);
 }
 
@@ -231,13 +267,12 @@ static int quorum_flush(struct node *node) MAY_WAIT
 
 /* --- reads --- */
 
-static int quorum_read(struct node *node, struct io *io) MAY_WAIT
+static int read_first(struct node *node, struct io *io) MAY_WAIT
 {
     struct quorum *quorum = quorum_of(node);
     int first_error = -EIO;
     int ret = -EIO;
 
-    co_gate_enter(&quorum->requests);
     for (unsigned i = 0; i < quorum->count && ret < 0; i++) {
         const struct child *child = &quorum->children[i];
 
@@ -247,12 +282,43 @@ static int quorum_read(struct node *node, struct io *io) MAY_WAIT
         if (likely(ret == 0))
             break;
         first_error = i == 0 ? ret : first_error;
-        report_bad(child->edge, "read", io->offset_bytes, io->length_bytes, ret);
+        quorum_report_bad(child->edge, "read", io->offset_bytes, io->length_bytes, ret);
     }
     if (unlikely(ret < 0))
-        report_failure(node, io->offset_bytes, io->length_bytes);
-    co_gate_leave(&quorum->requests);
+        quorum_report_failure(node, io->offset_bytes, io->length_bytes);
     return ret < 0 ? first_error : 0;
+}
+
+static int quorum_read(struct node *node, struct io *io) MAY_WAIT
+{
+    struct quorum *quorum = quorum_of(node);
+    int ret;
+
+    co_gate_enter(&quorum->requests);
+    ret = quorum->votes ? quorum_vote_read(node, io) : read_first(node, io);
+    co_gate_leave(&quorum->requests);
+    return ret;
+}
+
+/* Votes: zeroes only where all have zeroes. */
+static void extents_of_all(const struct quorum *quorum, uint64_t offset_bytes,
+                           uint64_t length_bytes, struct extent *ret_extent) MAY_WAIT
+{
+    struct extent all = {
+        .length_bytes = length_bytes, .flags = EXTENT_ZERO | EXTENT_HERE, .depth = 1};
+
+    for (unsigned i = 0; i < quorum->count; i++) {
+        struct extent one = {.length_bytes = all.length_bytes, .flags = EXTENT_DATA};
+
+        if (quorum->children[i].missed)
+            continue;
+        if (io_extents(quorum->children[i].edge, offset_bytes, all.length_bytes, &one) < 0)
+            one.flags = EXTENT_DATA;
+        all.length_bytes = MIN(all.length_bytes, one.length_bytes);
+        if ((one.flags & EXTENT_ZERO) == 0)
+            all.flags = EXTENT_DATA | EXTENT_HERE;
+    }
+    *ret_extent = all;
 }
 
 static int quorum_extents(struct node *node, uint64_t offset_bytes, uint64_t length_bytes,
@@ -261,7 +327,9 @@ static int quorum_extents(struct node *node, uint64_t offset_bytes, uint64_t len
     struct quorum *quorum = quorum_of(node);
 
     co_gate_enter(&quorum->requests);
-    if (io_extents(quorum->children[0].edge, offset_bytes, length_bytes, ret_extent) < 0)
+    if (quorum->votes)
+        extents_of_all(quorum, offset_bytes, length_bytes, ret_extent);
+    else if (io_extents(quorum->children[0].edge, offset_bytes, length_bytes, ret_extent) < 0)
         *ret_extent = (struct extent){
             .length_bytes = length_bytes, .flags = EXTENT_DATA | EXTENT_HERE, .depth = 1};
     co_gate_leave(&quorum->requests);
@@ -305,14 +373,17 @@ static void take_limits(struct node *node)
 
 static int check_options(const struct quorum_options *options, unsigned children, struct err *err)
 {
-    if (options->read_pattern != PATTERN_FIFO)
-        return err_set(err, -ENOTSUP,
-                       "read-pattern=quorum is not supported yet: use read-pattern=fifo");
-    if (options->rewrite_corrupted)
+    bool votes = options->read_pattern == PATTERN_QUORUM;
+
+    if (options->rewrite_corrupted && !votes)
         return err_set(err, -EINVAL,
                        "rewrite-corrupted=on cannot be used with read-pattern=fifo: leave it off");
-    if (options->blkverify)
-        return err_set(err, -ENOTSUP, "blkverify=on is not supported yet: leave it off");
+    if (options->rewrite_corrupted && options->blkverify)
+        return err_set(err, -EINVAL, "rewrite-corrupted=on cannot be used with blkverify=on");
+    if (options->blkverify && (!votes || children != 2 || options->vote_threshold != 2))
+        return err_set(err, -EINVAL,
+                       "blkverify=on needs exactly two children, a vote-threshold of 2 and "
+                       "read-pattern=quorum");
     if (children == 0 || children > QUORUM_MAX_CHILDREN)
         return err_set(err, -EINVAL, "'children' must be 1 to %u nodes", QUORUM_MAX_CHILDREN);
     if (options->vote_threshold > children)
@@ -331,12 +402,16 @@ static int quorum_open(struct node *node, struct err *err) MAY_WAIT
     int ret;
 
     co_gate_init(&quorum->requests);
+    range_locks_init(&quorum->locks);
     LIST_FOR_EACH(edge, &node->children, struct edge, in_parent)
         children++;
     ret = check_options(options, children, err);
     if (ret < 0)
         return ret;
     quorum->threshold = (unsigned)options->vote_threshold;
+    quorum->votes = options->read_pattern == PATTERN_QUORUM;
+    quorum->rewrites = options->rewrite_corrupted;
+    quorum->verifies = options->blkverify;
     LIST_FOR_EACH(edge, &node->children, struct edge, in_parent) {
         if (quorum->count == 0)
             node->length_bytes = edge->child->length_bytes;
@@ -359,6 +434,9 @@ static int quorum_child_name(struct node *node, char *text, size_t text_bytes, s
 {
     const struct quorum *quorum = quorum_of(node);
 
+    if (quorum->verifies)
+        return err_set(err, -EINVAL, "quorum '%s' is in blkverify mode: it takes no further child",
+                       node->name);
     if (quorum->count == QUORUM_MAX_CHILDREN || quorum->next_index == UINT32_MAX)
         return err_set(err, -ENOSPC, "quorum '%s' has %u children already", node->name,
                        quorum->count);
@@ -382,14 +460,15 @@ static int quorum_child_added(struct node *node, struct edge *edge, struct err *
     return 0;
 }
 
-/* Reads may fall back to any child that has not missed a write: the last such one stays. */
+/* Reads come from children that have missed no write: with votes so many must stay that they can agree,
+ * else one. */
 static bool others_are_good(const struct quorum *quorum, unsigned index)
 {
-    for (unsigned i = 0; i < quorum->count; i++) {
-        if (i != index && !quorum->children[i].missed)
-            return true;
-    }
-    return false;
+    unsigned good = 0;
+
+    for (unsigned i = 0; i < quorum->count; i++)
+        good += i != index && !quorum->children[i].missed;
+    return good >= (quorum->votes ? quorum->threshold : 1);
 }
 
 static int quorum_child_removing(struct node *node, struct edge *edge, struct err *err) MAY_WAIT
@@ -410,7 +489,7 @@ static int quorum_child_removing(struct node *node, struct edge *edge, struct er
     if (!others_are_good(quorum, index)) {
         co_gate_open(&quorum->requests);
         return err_set(err, -EBUSY,
-                       "'%s' is the last child of quorum '%s' that has missed no write",
+                       "without '%s' quorum '%s' has too few children that have missed no write",
                        edge->child->name, node->name);
     }
     memmove(&quorum->children[index], &quorum->children[index + 1],
@@ -422,11 +501,15 @@ static int quorum_child_removing(struct node *node, struct edge *edge, struct er
     return 0;
 }
 
-/* Who else writes to a child makes the children differ. */
+/* Who else writes to a child makes the children differ. Corrections write, whatever parents do. */
 static void quorum_perms(struct node *node, struct edge *edge, unsigned parents_need,
                          unsigned parents_share, unsigned *ret_need, unsigned *ret_share)
 {
+    const struct quorum_options *options = node->options;
+
     *ret_need = parents_need & (PERM_CONSISTENT_READ | PERM_WRITE | PERM_WRITE_UNCHANGED);
+    if (options->rewrite_corrupted && !node->read_only)
+        *ret_need |= PERM_WRITE;
     if (*ret_need != 0)
         *ret_need |= PERM_CONSISTENT_READ;
     *ret_share = (parents_share & PERM_CONSISTENT_READ) | PERM_WRITE_UNCHANGED;
@@ -440,7 +523,8 @@ static int quorum_describe(struct node *node, struct json_object *object)
     for (unsigned i = 0; i < quorum->count; i++)
         missed += quorum->children[i].missed;
     if (json_add_uint(object, "vote-threshold", quorum->threshold) < 0 ||
-        json_add_string(object, "read-pattern", "fifo") < 0 ||
+        json_add_string(object, "read-pattern", quorum->votes ? "quorum" : "fifo") < 0 ||
+        json_add_uint(object, "corrected", quorum->corrected) < 0 ||
         json_add_uint(object, "children-behind", missed) < 0 ||
         json_add_uint(object, "failures", quorum->failures) < 0)
         return -ENOMEM;
@@ -461,21 +545,21 @@ static const struct opt quorum_opts[] = {
      .required = true,
      .min = 1,
      .max = QUORUM_MAX_CHILDREN,
-     .help = "how many of them must have done a request"},
+     .help = "how many of them must have done a request, or must agree"},
     {.name = "read-pattern",
      .type = OPT_ENUM,
      .offset = OPT_FIELD(struct quorum_options, read_pattern),
      .fallback = "quorum",
      .values = pattern_names,
-     .help = "fifo: the first that answers; quorum: all, and their votes count"},
+     .help = "quorum: all are read and vote; fifo: the first that answers"},
     {.name = "rewrite-corrupted",
      .type = OPT_BOOL,
      .offset = OPT_FIELD(struct quorum_options, rewrite_corrupted),
-     .help = "correct children that differ, when they are read"},
+     .help = "write what won to children that say something else"},
     {.name = "blkverify",
      .type = OPT_BOOL,
      .offset = OPT_FIELD(struct quorum_options, blkverify),
-     .help = "for tests of drivers: stop at the first difference"},
+     .help = "for tests of drivers: two children; nothing goes on after a difference"},
     {0},
 };
 

@@ -262,8 +262,6 @@ TEST_LOOP(what_it_cannot_do_is_refused_with_the_reason)
 {
     struct graph *graph = blocks_graph();
 
-    blocks_add_fails(graph, "read-pattern=quorum is not supported yet",
-                     "{'driver':'quorum','vote-threshold':1,'children':[{'driver':'mem'}]}");
     blocks_add_fails(graph, "2 is more than 1",
                      "{'driver':'quorum','vote-threshold':2,'read-pattern':'fifo',"
                      "'children':[{'driver':'mem'}]}");
