@@ -26,7 +26,7 @@ struct node_limits {
     uint32_t
         memory_align_bytes; /* power of two up to BUF_ALIGNMENT; the gate copies when it must */
     uint32_t max_transfer_bytes; /* the gate splits; 0: no limit below 32 MiB */
-    uint32_t block_bytes; /* images: what they hold comes in blocks of this; 0: not said */
+    uint32_t block_bytes;        /* images: what they hold comes in blocks of this; 0: not said */
     bool fua; /* the write and zero hooks honour IO_FUA; else the gate flushes behind them */
 };
 
@@ -58,10 +58,10 @@ struct node {
     bool no_flush;            /* cache.no-flush: the gate drops flushes and IO_FUA */
     bool discard_ignored;     /* discard=ignore: the gate drops discards and IO_MAY_UNMAP */
     enum node_detect_zeroes detect_zeroes;
-    bool named;   /* by blockdev-add: stays until blockdev-del; else goes with its last parent */
-    bool opened;  /* false while the open hook runs and from when it begins to close */
+    bool named;     /* by blockdev-add: stays until blockdev-del; else goes with its last parent */
+    bool opened;    /* false while the open hook runs and from when it begins to close */
     bool stands_in; /* a filter that the program put above a node: who asks for that gets this */
-    bool closing; /* the close hook runs, or has run */
+    bool closing;   /* the close hook runs, or has run */
     struct edge *file;    /* the child called "file", or NULL */
     struct list children; /* struct edge, link in_parent; in the order of attaching */
     struct list parents;  /* struct edge, link in_child */

@@ -110,7 +110,8 @@ struct sock {
     struct loop *loop;
     int shut; /* 0, or the reason given to sock_shutdown() */
     bool listening, receiving, sending;
-    bool parting; /* what is sent now has no later chance: a backend does not put it off by choice */
+    bool
+        parting; /* what is sent now has no later chance: a backend does not put it off by choice */
     struct loop_timer deadline;
     struct tls *tls; /* NULL: bytes travel as they are */
     char peer_name[128], local_name[128];

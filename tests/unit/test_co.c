@@ -23,7 +23,7 @@ TEST_LOOP(a_spawned_coroutine_runs_later_in_the_turn)
     assert_int_equal(co_spawn(loop_current(), "count", count_once, &counter), 0);
     assert_int_equal(counter.value, 0);
     while (counter.value == 0)
-        co_yield ();
+        co_yield();
     assert_int_equal(counter.value, 1);
 }
 
@@ -54,12 +54,12 @@ TEST_LOOP(a_woken_coroutine_goes_on_where_it_waited)
     assert_int_equal(counter.value, 0);
     co_wake(counter.co);
     co_wake(counter.co); /* twice is harmless */
-    co_yield ();
+    co_yield();
     assert_int_equal(counter.value, 0); /* its own condition does not hold yet */
     counter.go = true;
     co_wake(counter.co);
     while (counter.value == 0)
-        co_yield ();
+        co_yield();
     assert_int_equal(counter.value, 1);
 }
 
@@ -109,13 +109,13 @@ TEST_LOOP(thousands_of_coroutines_wait_at_once)
         assert_int_equal(co_spawn(loop_current(), "wait", wait_for_go, &counters[i]), 0);
     for (size_t i = 0; i < ARRAY_LEN(counters); i++) {
         while (counters[i].co == NULL)
-            co_yield ();
+            co_yield();
         counters[i].go = true;
         co_wake(counters[i].co);
     }
     for (size_t i = 0; i < ARRAY_LEN(counters); i++) {
         while (counters[i].value == 0)
-            co_yield ();
+            co_yield();
     }
     assert_true(loop_stats(loop_current()).coroutines_peak >= ARRAY_LEN(counters));
 }
