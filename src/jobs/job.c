@@ -478,7 +478,8 @@ struct json_object *job_query_block(const struct job *job)
         json_add_bool(object, "paused", job->pauses > 0) < 0 ||
         json_add_uint(object, "speed", job->speed_bytes) < 0 ||
         json_add_string(object, "io-status", "ok") < 0 ||
-        json_add_bool(object, "ready", job->status == JOB_READY) < 0 ||
+        json_add_bool(object, "ready", job->status == JOB_READY || job->status == JOB_STANDBY) <
+            0 ||
         json_add_string(object, "status", job_status_name(job->status)) < 0 ||
         json_add_bool(object, "auto-finalize", true) < 0 ||
         json_add_bool(object, "auto-dismiss", job->auto_dismiss) < 0 ||

@@ -16,6 +16,9 @@
 /* Between sweeps of a ready job: what the guest rewrites within it is copied once. */
 #define MIRROR_REST_NS (10 * NS_PER_MS)
 
+/* Zeroes at once: where the target has to write them, a request still ends within its deadline. */
+#define MIRROR_ZERO_BYTES (UINT64_C(64) * 1024 * 1024)
+
 struct mirror_state {
     struct job *job;
     struct mirror_options options;
@@ -169,8 +172,10 @@ static int mirror_zero(struct job *job, uint64_t offset, uint64_t length, uint64
         if (ret < 0)
             return mirror_fail(job, s->target, "map", offset, length, ret);
         if ((extent.flags & EXTENT_ZERO) == 0) {
-            struct io io = {
-                .offset_bytes = offset, .length_bytes = extent.length_bytes, .flags = flags};
+            struct io io = {.offset_bytes = offset,
+                            .length_bytes = MIN(extent.length_bytes, MIRROR_ZERO_BYTES),
+                            .flags = flags};
+            extent.length_bytes = io.length_bytes;
             ret = io_zero(s->target, &io);
             if (ret < 0)
                 return mirror_fail(job, s->target, "zero", offset, extent.length_bytes, ret);
