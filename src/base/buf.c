@@ -8,18 +8,6 @@
 #include <valgrind/valgrind.h>
 #endif
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define BUF_SANITIZED 1
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-#define BUF_SANITIZED 1
-#endif
-#ifndef BUF_SANITIZED
-#define BUF_SANITIZED 0
-#endif
-
 #define CLASS_MIN_SHIFT  12u /* 4 KiB */
 #define CLASSES          15u /* ... to 64 MiB */
 /* The highest class worth keeping: larger ones would push all others out. */
@@ -49,7 +37,7 @@ static bool memory_is_checked(void)
     if (RUNNING_ON_VALGRIND)
         return true;
 #endif
-    return BUF_SANITIZED;
+    return BUILT_WITH_ASAN;
 }
 
 struct buf_pool *buf_pool_new(void)
@@ -75,7 +63,7 @@ static uint32_t class_of(size_t length_bytes)
 
 static bool class_is_mapped(uint32_t size_class)
 {
-    return size_class >= CLASS_MAPPED_MIN && !BUF_SANITIZED;
+    return size_class >= CLASS_MAPPED_MIN && !BUILT_WITH_ASAN;
 }
 
 static uint8_t *bytes_new(uint32_t size_class)

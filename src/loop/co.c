@@ -13,18 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define CO_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define CO_ASAN 1
-#endif
-#endif
-#ifndef CO_ASAN
-#define CO_ASAN 0
-#endif
-
-#if CO_ASAN
+#if BUILT_WITH_ASAN
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #include <sanitizer/lsan_interface.h>
@@ -63,7 +52,7 @@ struct co {
     struct loop_timer timer;
     uint8_t *mapping; /* guard page, then the stack */
     unsigned valgrind_stack;
-#if CO_ASAN
+#if BUILT_WITH_ASAN
     void *asan_fake_stack;
     const void *asan_caller_bottom;
     size_t asan_caller_bytes;
@@ -308,7 +297,7 @@ static struct co *co_take(struct loop *loop)
         pool->cached_count--;
     else if ((co = co_map()) == NULL)
         return NULL;
-#if CO_ASAN
+#if BUILT_WITH_ASAN
     /* What only a suspended coroutine points to is not leaked; what an ended one did is. */
     __lsan_register_root_region(co_stack_bottom(co), CO_STACK_BYTES);
 #endif
@@ -323,7 +312,7 @@ static void co_give_back(struct co *co)
     struct co_pool *pool = &co->loop->coroutines;
 
     co->magic = 0;
-#if CO_ASAN
+#if BUILT_WITH_ASAN
     __lsan_unregister_root_region(co_stack_bottom(co), CO_STACK_BYTES);
 #endif
     list_remove(&co->pool_link);
@@ -363,7 +352,7 @@ size_t co_stack_peak_bytes(struct loop *loop)
 
 /* --- entering and leaving --- */
 
-#if CO_ASAN
+#if BUILT_WITH_ASAN
 static void asan_before_resume(struct co *co, void **fake_stack)
 {
     __sanitizer_start_switch_fiber(fake_stack, co_stack_bottom(co), co_stack_bytes(co));
@@ -437,7 +426,7 @@ static void co_leave(struct co *co, bool for_ever)
 /* Calls through the entry's pointer; the mark is on the entry itself. */
 void co_main(struct co *co)
 {
-#if CO_ASAN
+#if BUILT_WITH_ASAN
     __sanitizer_finish_switch_fiber(NULL, &co->asan_caller_bottom, &co->asan_caller_bytes);
 #endif
     co->entry(co->arg);
@@ -471,7 +460,7 @@ static struct co *co_create(struct loop *loop, const char *name, co_entry *entry
     co->no_wait_depth = 0;
     co->ready_link = (struct list_link){NULL, NULL};
     co->timer = (struct loop_timer){.fire = co_timer_fire};
-#if CO_ASAN
+#if BUILT_WITH_ASAN
     /* The frames that stood when the last coroutine ended on this stack left their red zones. */
     ASAN_UNPOISON_MEMORY_REGION(co_stack_bottom(co), co_stack_bytes(co));
 #endif

@@ -41,7 +41,7 @@
 
 /* The C library's pread and pwrite are points where a thread may be cancelled, and pay for that with
  * two atomic operations each. Nobody is cancelled here. AddressSanitizer looks into theirs. */
-#if defined(__LP64__) && !defined(__SANITIZE_ADDRESS__)
+#if defined(__LP64__) && !BUILT_WITH_ASAN
 #define PLAIN_READ(fd, bytes, length, offset)  syscall(SYS_pread64, fd, bytes, length, offset)
 #define PLAIN_WRITE(fd, bytes, length, offset) syscall(SYS_pwrite64, fd, bytes, length, offset)
 #else

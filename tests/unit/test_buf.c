@@ -198,14 +198,6 @@ static void zeroes_are_told_from_a_single_set_byte_anywhere(void **state)
     }
 }
 
-#if defined(__SANITIZE_ADDRESS__)
-#define ADDRESS_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define ADDRESS_SANITIZER 1
-#endif
-#endif
-
 static void use_after_free(void *arg)
 {
     struct buf *buf = buf_alloc(arg, 4096);
@@ -217,7 +209,7 @@ static void use_after_free(void *arg)
 
 static void address_sanitizer_sees_a_use_after_free(void **state)
 {
-#ifndef ADDRESS_SANITIZER
+#if !BUILT_WITH_ASAN
     skip();
 #endif
     assert_true(dies(use_after_free, *state));

@@ -13,15 +13,7 @@
 #include <errno.h>
 #include <string.h>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define ADDRESS_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define ADDRESS_SANITIZER 1
-#endif
-#endif
-
-#ifndef ADDRESS_SANITIZER
+#if !BUILT_WITH_ASAN
 
 /* No piece of work below makes more allocations. */
 #define ALLOCATIONS_MAX 400
