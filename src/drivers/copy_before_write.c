@@ -23,8 +23,12 @@
 #define HOLE_MIN_BYTES      (64u * 1024)
 
 struct cbw_options {
-    struct json_object *file, *target;
+    struct json_object *file, *target, *bitmap;
+    int on_error;
+    uint64_t timeout_s;
 };
+
+enum { ON_ERROR_BREAK_GUEST_WRITE, ON_ERROR_BREAK_SNAPSHOT };
 
 struct access_state;
 
@@ -279,10 +283,28 @@ static int cbw_flush(struct node *node) MAY_WAIT
     return cbw_note_disk(cbw, "flush of the secondary disk", 0, 0, io_flush(cbw->file));
 }
 
+/* What QEMU's filter has and this one does not yet. */
+static int check_supported(const struct cbw_options *options, struct err *err)
+{
+    if (options->on_error != ON_ERROR_BREAK_GUEST_WRITE)
+        return err_set(err, -ENOTSUP,
+                       "on-cbw-error=break-snapshot is not supported yet: a write whose copy fails "
+                       "fails (break-guest-write)");
+    if (options->timeout_s != 0)
+        return err_set(err, -ENOTSUP, "'cbw-timeout' is not supported yet: leave it out");
+    if (options->bitmap != NULL)
+        return err_set(err, -ENOTSUP, "'bitmap' is not supported yet: leave it out");
+    return 0;
+}
+
 static int cbw_open(struct node *node, struct err *err) MAY_WAIT
 {
     struct cbw_state *cbw = node->state;
     struct node *target;
+    int ret = check_supported(node->options, err);
+
+    if (ret < 0)
+        return ret;
 
     cbw->node = node;
     cbw->file = node->file;
@@ -422,6 +444,45 @@ static int read_locked(struct node *node, struct cbw_state *cbw, const struct io
     return 0;
 }
 
+/* The same for extents; a stretch of any length: the lock must not hold up the disk's writers for
+ * long. */
+static int extents_locked(struct node *node, struct cbw_state *cbw, uint64_t offset_bytes,
+                          uint64_t length_bytes, struct extent *ret_extent) MAY_WAIT
+{
+    struct range_lock lock;
+    bool saved = false;
+    int ret;
+
+    length_bytes = MIN(length_bytes, COPY_MAX_BYTES);
+    lock_blocks(cbw, &lock, offset_bytes, length_bytes);
+    ret = cbw_is_saved(cbw, offset_bytes, length_bytes, &saved, &length_bytes);
+    if (ret == 0 && saved)
+        *ret_extent = (struct extent){
+            .length_bytes = length_bytes, .flags = EXTENT_DATA | EXTENT_HERE, .depth = 1};
+    else if (ret == 0)
+        ret = io_extents(node->file, offset_bytes, length_bytes, ret_extent);
+    range_lock_release(&cbw->locks, &lock);
+    return ret;
+}
+
+int cbw_snapshot_read(struct node *filter, const struct io *io)
+{
+    struct cbw_state *cbw = cbw_of(filter);
+    struct range_lock lock;
+    int ret;
+
+    lock_blocks(cbw, &lock, io->offset_bytes, io->length_bytes);
+    ret = read_locked(filter, cbw, io);
+    range_lock_release(&cbw->locks, &lock);
+    return ret;
+}
+
+int cbw_snapshot_extents(struct node *filter, uint64_t offset_bytes, uint64_t length_bytes,
+                         struct extent *ret_extent)
+{
+    return extents_locked(filter, cbw_of(filter), offset_bytes, length_bytes, ret_extent);
+}
+
 static int access_read(struct node *node, struct io *io) MAY_WAIT
 {
     const struct access_state *access = node->state;
@@ -441,24 +502,10 @@ static int access_extents(struct node *node, uint64_t offset_bytes, uint64_t len
                           struct extent *ret_extent) MAY_WAIT
 {
     const struct access_state *access = node->state;
-    struct cbw_state *cbw = access->filter;
-    struct range_lock lock;
-    bool saved = false;
-    int ret;
 
-    if (cbw == NULL)
+    if (access->filter == NULL)
         return io_extents(node->file, offset_bytes, length_bytes, ret_extent);
-    /* A stretch of any length: the lock must not hold up the disk's writers for long. */
-    length_bytes = MIN(length_bytes, COPY_MAX_BYTES);
-    lock_blocks(cbw, &lock, offset_bytes, length_bytes);
-    ret = cbw_is_saved(cbw, offset_bytes, length_bytes, &saved, &length_bytes);
-    if (ret == 0 && saved)
-        *ret_extent = (struct extent){
-            .length_bytes = length_bytes, .flags = EXTENT_DATA | EXTENT_HERE, .depth = 1};
-    else if (ret == 0)
-        ret = io_extents(node->file, offset_bytes, length_bytes, ret_extent);
-    range_lock_release(&cbw->locks, &lock);
-    return ret;
+    return extents_locked(node, access->filter, offset_bytes, length_bytes, ret_extent);
 }
 
 static void access_perms(struct node *node, struct edge *edge, unsigned parents_need,
@@ -619,6 +666,8 @@ int cbw_remove(struct graph *graph, struct cbw *cbw, struct err *err)
 
 /* --- the drivers --- */
 
+static const char *const on_error_names[] = {"break-guest-write", "break-snapshot", NULL};
+
 static const struct opt cbw_opts[] = {
     {.name = "file",
      .type = OPT_CHILD,
@@ -630,6 +679,22 @@ static const struct opt cbw_opts[] = {
      .offset = OPT_FIELD(struct cbw_options, target),
      .required = true,
      .help = "the image that gets the old content"},
+    {.name = "on-cbw-error",
+     .type = OPT_ENUM,
+     .offset = OPT_FIELD(struct cbw_options, on_error),
+     .fallback = "break-guest-write",
+     .values = on_error_names,
+     .help = "what fails when a copy fails (break-snapshot: not supported yet)"},
+    {.name = "cbw-timeout",
+     .type = OPT_UINT,
+     .offset = OPT_FIELD(struct cbw_options, timeout_s),
+     .fallback = "0",
+     .max = UINT32_MAX,
+     .help = "seconds after which a copy has failed; 0: never (others: not supported yet)"},
+    {.name = "bitmap",
+     .type = OPT_ANY,
+     .offset = OPT_FIELD(struct cbw_options, bitmap),
+     .help = "what to copy (not supported yet: everything)"},
     {0},
 };
 

@@ -61,6 +61,12 @@ int cbw_first_error(struct node *filter, struct cbw_error *ret_error);
 void cbw_clear_error(struct node *filter);
 struct cbw_stats cbw_stats(struct node *filter);
 
+/* The disk as of when the filter came (or its target was emptied last), whatever is written meanwhile.
+ * Through an edge to `filter`, whose gate the caller has entered. */
+int cbw_snapshot_read(struct node *filter, const struct io *io) MAY_WAIT;
+int cbw_snapshot_extents(struct node *filter, uint64_t offset_bytes, uint64_t length_bytes,
+                         struct extent *ret_extent) MAY_WAIT;
+
 extern const struct driver driver_copy_before_write;
 extern const struct driver driver_copy_before_write_access;
 

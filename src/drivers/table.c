@@ -19,6 +19,7 @@ const struct driver *const drivers_table[] = {
     &driver_quorum,
     &driver_raw,
     &driver_replication,
+    &driver_snapshot_access,
     &driver_throttle,
     NULL,
 };

@@ -12,6 +12,7 @@ extern const struct driver driver_file;
 extern const struct driver driver_nbd;
 extern const struct driver driver_null_co;
 extern const struct driver driver_raw;
+extern const struct driver driver_snapshot_access;
 extern const struct driver driver_throttle;
 
 extern const struct driver *const drivers_table[];

@@ -358,6 +358,7 @@ static const struct driver *const drivers[] = {
     &driver_nbd,
     &driver_null_co,
     &driver_raw,
+    &driver_snapshot_access,
     &driver_throttle,
     &driver_overlay,
     &driver_copy_before_write,
