@@ -211,7 +211,7 @@ static int commit_copy_locked(struct job *job, struct buf *buf, uint64_t offset,
 
 static uint64_t commit_turns(const struct job *job)
 {
-    return loop_stats(graph_loop(job->list->graph)).turns;
+    return loop_turns(graph_loop(job->list->graph));
 }
 
 /* Files in memory are read and written at once: the guest gets its turn after each piece. */

@@ -239,7 +239,7 @@ static void mirror_breathe(struct job *job, uint64_t turns) MAY_WAIT
 {
     struct mirror_state *s = job->state;
     struct loop *loop = graph_loop(job->list->graph);
-    if (loop_stats(loop).turns != turns)
+    if (loop_turns(loop) != turns)
         return;
     co_mutex_lock(&s->pace);
     co_sleep_until(loop_now_ns(loop));
@@ -250,7 +250,7 @@ static int mirror_copy(struct job *job, struct buf **buf, const struct mirror_pi
 {
     struct mirror_state *s = job->state;
     struct loop *loop = graph_loop(job->list->graph);
-    uint64_t moved = 0, turns = loop_stats(loop).turns;
+    uint64_t moved = 0, turns = loop_turns(loop);
     int ret = 0;
     if (piece->zero) {
         ret = mirror_zero(job, piece->offset_bytes, piece->length_bytes, &moved);

@@ -130,6 +130,11 @@ struct loop_stats loop_stats(struct loop *loop)
     return stats;
 }
 
+uint64_t loop_turns(const struct loop *loop)
+{
+    return loop->stats.turns;
+}
+
 void loop_stats_reset(struct loop *loop)
 {
     loop->stats = (struct loop_stats){.turns = 0};

@@ -130,7 +130,10 @@ struct loop_stats {
     size_t stacks_cached;
     size_t stack_peak_bytes; /* high-water mark over all stacks, in whole pages */
 };
+/* Walks all stacks: for queries, not for requests. */
 struct loop_stats loop_stats(struct loop *loop);
+/* How often the loop has looked for what else there is to do. */
+uint64_t loop_turns(const struct loop *loop);
 void loop_stats_reset(struct loop *loop);
 
 #endif
