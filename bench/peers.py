@@ -2,8 +2,9 @@
 """The peers, each at its best on this machine, their command lines pinned.
 
 Cache modes: nbdkit's file plugin and both QEMU programs go through the page cache (for QEMU's pair
-writeback and threads are the defaults), as our file driver does on files in memory. Preallocation: every disk is filled with random data
-before anything is measured. QEMU's overlays are qcow2 with its defaults, made anew for each run.
+writeback and threads are the defaults), as our file driver does on files in memory.
+Preallocation: every disk is filled with random data before anything is measured. QEMU's overlays
+are qcow2 with its defaults, made anew for each run.
 """
 
 import lab as lab_module
