@@ -141,27 +141,19 @@ static void a_bitmap_agrees_with_an_array_of_bools(void **state)
     }
 }
 
-static double now_seconds(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
 static void long_empty_runs_are_passed_quickly(void **state)
 {
     uint64_t bits = (uint64_t)1 << 32;
     struct bitmap *bitmap = bitmap_new(bits);
-    double begin;
+    clock_t begin;
 
     assert_non_null(bitmap);
     bitmap_set(bitmap, bits - 1);
-    begin = now_seconds();
+    begin = clock(); /* processor time: others may be busy */
     for (int i = 0; i < 100; i++)
         assert_int_equal(bitmap_next_set(bitmap, 0), bits - 1);
     /* About 10 ms with counts per chunk, several seconds without. */
-    assert_true(now_seconds() - begin < 2);
+    assert_true(clock() - begin < 2 * CLOCKS_PER_SEC);
     bitmap_clear_all(bitmap);
     assert_int_equal(bitmap_next_set(bitmap, 0), BITMAP_NONE);
     bitmap_free(bitmap);
