@@ -8,6 +8,7 @@
  */
 #include "drivers/nbd_client.h"
 #include "drivers/table.h"
+#include "drivers/tls_object.h"
 
 #include "base/json.h"
 #include "base/log.h"
@@ -26,7 +27,7 @@ struct nbd_options {
     int server_type;
     char *server_host, *server_port, *server_path;
     char *host, *port, *path; /* as before QEMU 2.9 */
-    char *export;
+    char *export, *tls_creds, *tls_hostname;
     uint64_t reconnect_delay_s, open_timeout_s, request_timeout_s;
 };
 
@@ -90,12 +91,25 @@ static int check_access(struct node *node, const struct nbd_client *client, stru
     return 0;
 }
 
+/* wanted->tls gets a reference. */
+static int take_creds(struct node *node, struct nbd_client_options *wanted, struct err *err)
+{
+    const struct nbd_options *options = node->options;
+
+    if (options->tls_creds == NULL && options->tls_hostname != NULL)
+        return err_set(err, -EINVAL, "nbd: 'tls-hostname' is of use with 'tls-creds' only");
+    if (options->tls_creds == NULL)
+        return 0;
+    return tls_object_creds(node->graph, options->tls_creds, TLS_CLIENT, &wanted->tls, err);
+}
+
 static int nbd_open(struct node *node, struct err *err) MAY_WAIT
 {
     const struct nbd_options *options = node->options;
     struct nbd_state *state = node->state;
     struct nbd_client_options wanted = {
         .export = options->export,
+        .tls_hostname = options->tls_hostname,
         .open_timeout_ns = options->open_timeout_s * NS_PER_S,
         .request_timeout_ns = options->request_timeout_s * NS_PER_S,
     };
@@ -108,7 +122,10 @@ static int nbd_open(struct node *node, struct err *err) MAY_WAIT
                     node->name);
     int result = server_address(options, &wanted.address, err);
     if (result == 0)
+        result = take_creds(node, &wanted, err);
+    if (result == 0)
         result = nbd_client_open(graph_loop(node->graph), &wanted, &client, err);
+    tls_creds_unref(wanted.tls);
     if (result < 0)
         return result;
     result = check_access(node, client, err);
@@ -151,6 +168,8 @@ static int nbd_describe(struct node *node, struct json_object *object)
         result = json_add_string(object, "address", info.address);
     if (result == 0)
         result = json_add_string(object, "export", info.export);
+    if (result == 0)
+        result = json_add_bool(object, "tls", info.tls);
     if (result == 0)
         result = json_add_uint(object, "requests-in-flight", info.in_flight);
     if (result == 0)
@@ -270,6 +289,14 @@ static const struct opt nbd_opts[] = {
      .offset = OPT_FIELD(struct nbd_options, export),
      .fallback = "",
      .help = "name of the export"},
+    {.name = "tls-creds",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct nbd_options, tls_creds),
+     .help = "id of a tls-creds-x509 or tls-creds-psk object with endpoint=client"},
+    {.name = "tls-hostname",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct nbd_options, tls_hostname),
+     .help = "what the server's certificate must be for (the address's host)"},
     {.name = "reconnect-delay",
      .type = OPT_UINT,
      .offset = OPT_FIELD(struct nbd_options, reconnect_delay_s),

@@ -278,6 +278,8 @@ static void client_free(struct nbd_client *client)
         gather_release(&client->gather);
     sock_close(client->sock);
     free(client->receive);
+    tls_creds_unref(client->creds);
+    free(client->tls_hostname);
     free(client->export);
     free(client);
 }
@@ -285,6 +287,21 @@ static void client_free(struct nbd_client *client)
 static void client_freep(struct nbd_client **client)
 {
     client_free(*client);
+}
+
+/* False: memory is out. */
+static bool client_set_tls(struct nbd_client *client, const struct nbd_client_options *options)
+{
+    const char *host = options->tls_hostname;
+
+    if (options->tls == NULL)
+        return true;
+    if (host == NULL && options->address.family == SOCK_FAMILY_INET)
+        host = options->address.host;
+    client->creds = tls_creds_ref(options->tls);
+    client->info.tls = true;
+    client->tls_hostname = strdup(host != NULL && host[0] != '\0' ? host : "localhost");
+    return client->tls_hostname != NULL;
 }
 
 static struct nbd_client *client_new(struct loop *loop, const struct nbd_client_options *options)
@@ -307,7 +324,7 @@ static struct nbd_client *client_new(struct loop *loop, const struct nbd_client_
     sock_address_format(&options->address, client->address, sizeof(client->address));
     client->export = strdup(options->export != NULL ? options->export : "");
     client->receive = malloc(NBD_CLIENT_RECEIVE_BYTES);
-    if (client->export == NULL || client->receive == NULL)
+    if (client->export == NULL || client->receive == NULL || !client_set_tls(client, options))
         return NULL;
     return TAKE_PTR(client);
 }

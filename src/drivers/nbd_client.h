@@ -15,7 +15,7 @@
 #define BLOCKSTEP_DRIVERS_NBD_CLIENT_H
 
 #include "block/driver.h"
-#include "loop/sock.h"
+#include "loop/tls.h"
 
 #define NBD_CLIENT_MAX_IN_FLIGHT      256u /* further requests wait */
 #define NBD_CLIENT_OPEN_TIMEOUT_NS    (10 * NS_PER_S)
@@ -25,8 +25,10 @@ struct nbd_client;
 
 struct nbd_client_options {
     struct sock_address address;
-    const char *export;          /* name; NULL: "" */
-    uint64_t open_timeout_ns;    /* connect and handshake together; 0: the default */
+    const char *export;       /* name; NULL: "" */
+    struct tls_creds *tls;    /* a client's; NULL: no TLS. The client takes a reference */
+    const char *tls_hostname; /* what the server's certificate is for; NULL: the address's host */
+    uint64_t open_timeout_ns; /* connect and handshake together; 0: the default */
     uint64_t request_timeout_ns; /* 0: the default */
 };
 
@@ -57,7 +59,7 @@ int nbd_client_extents(struct nbd_client *client, uint64_t offset_bytes, uint64_
 void nbd_client_shutdown(struct nbd_client *client, int reason);
 
 struct nbd_client_info {
-    bool connected;
+    bool connected, tls;
     char address[160];
     const char *export;
     unsigned in_flight;

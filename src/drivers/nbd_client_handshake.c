@@ -86,8 +86,9 @@ static int ask(struct nbd_client *client, uint32_t option, const void *payload, 
             return result;
         if ((header.type & NBD_REP_ERROR_BIT) != 0) {
             err_set(refusal, header.type == NBD_REP_ERR_UNKNOWN ? -ENOENT : -ECONNREFUSED,
-                    "the server refused: %.*s (reply 0x%" PRIx32 ")",
-                    (int)MIN(header.length_bytes, 200u), (const char *)answer, header.type);
+                    "the server refused: %.*s (reply 0x%" PRIx32 ")%s",
+                    (int)MIN(header.length_bytes, 200u), (const char *)answer, header.type,
+                    header.type == NBD_REP_ERR_TLS_REQD ? "; give the node tls-creds" : "");
             refusal->kind = header.type == NBD_REP_ERR_UNSUP ? ERR_COMMAND_NOT_FOUND : ERR_GENERIC;
             return 0;
         }
@@ -230,11 +231,31 @@ static int negotiate_greeting(struct nbd_client *client, struct err *err) MAY_WA
     return result < 0 ? lost(err, result) : 0;
 }
 
+static int negotiate_tls(struct nbd_client *client, struct err *err) MAY_WAIT
+{
+    struct err refusal = ERR_INIT;
+    int result = ask(client, NBD_OPT_STARTTLS, NULL, 0, NULL, &refusal, err);
+
+    if (result == 0) {
+        *err = refusal;
+        err->kind = ERR_GENERIC;
+        return err_prefix(err, "TLS");
+    }
+    if (result < 0)
+        return result;
+    /* It would have come in the clear, from anybody. */
+    if (client->position != client->fill)
+        return broken(err, "bytes follow its answer to STARTTLS");
+    return sock_start_tls(client->sock, client->creds, client->tls_hostname, err);
+}
+
 int nbd_client_handshake(struct nbd_client *client, struct err *err)
 {
     struct err refusal = ERR_INIT;
     int result = negotiate_greeting(client, err);
 
+    if (result == 0 && client->creds != NULL)
+        result = negotiate_tls(client, err);
     if (result == 0)
         result = ask(client, NBD_OPT_STRUCTURED_REPLY, NULL, 0, NULL, &refusal, err);
     if (result < 0)

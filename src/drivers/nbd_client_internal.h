@@ -50,6 +50,8 @@ struct nbd_client {
     struct sock *sock;
     char address[160];
     char *export;
+    struct tls_creds *creds; /* NULL: no TLS */
+    char *tls_hostname;
     uint64_t request_timeout_ns;
 
     /* What the server said. */

@@ -6,6 +6,7 @@
 #include "drivers/quorum.h"
 #include "drivers/replication.h"
 #include "drivers/throttle_group.h"
+#include "drivers/tls_object.h"
 
 const struct driver *const drivers_table[] = {
     &driver_blkdebug,
@@ -26,5 +27,7 @@ const struct driver *const drivers_table[] = {
 
 const struct object_type *const object_types_table[] = {
     &throttle_group_type,
+    &tls_creds_psk_type,
+    &tls_creds_x509_type,
     NULL,
 };

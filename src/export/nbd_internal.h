@@ -56,8 +56,9 @@ struct nbd_server {
     struct list exports;
     struct list connections;
     unsigned connection_count, max_connections, export_count;
-    bool fenced;   /* takes no connection any more */
-    bool stopping; /* and is about to go */
+    struct tls_creds *creds; /* NULL: no TLS */
+    bool fenced;             /* takes no connection any more */
+    bool stopping;           /* and is about to go */
     uint64_t accepted, refused, broken, timed_out;
 };
 

@@ -268,9 +268,56 @@ struct negotiation {
     bool ended; /* by ABORT */
 };
 
+static int option_starttls(struct nbd_connection *connection, uint32_t length_bytes) MAY_WAIT
+{
+    struct err err = ERR_INIT;
+
+    if (length_bytes != 0)
+        return reply_error(connection, NBD_OPT_STARTTLS, NBD_REP_ERR_INVALID,
+                           "the option STARTTLS has no payload");
+    if (connection->server->creds == NULL)
+        return reply_error(connection, NBD_OPT_STARTTLS, NBD_REP_ERR_POLICY,
+                           "TLS is not configured");
+    if (sock_is_tls(connection->sock))
+        return reply_error(connection, NBD_OPT_STARTTLS, NBD_REP_ERR_INVALID,
+                           "TLS has been started already");
+    /* What came with the option came in the clear, and must not be taken for the client's own word. */
+    if (connection->position != connection->fill)
+        return -EPROTO;
+    int result = reply_ack(connection, NBD_OPT_STARTTLS);
+    if (result < 0)
+        return result;
+    result = sock_start_tls(connection->sock, connection->server->creds, NULL, &err);
+    if (result == 0)
+        return 1;
+    log_message(result == -EPERM ? LOG_LEVEL_WARNING : LOG_LEVEL_DEBUG, "nbd", "server '%s': %s",
+                connection->server->id, err.text);
+    return result;
+}
+
+/* Nothing but the way to TLS, as the protocol's "FORCEDTLS" mode has it. */
+static int option_handle_clear(struct nbd_connection *connection, struct negotiation *negotiation,
+                               const struct nbd_option_header *header) MAY_WAIT
+{
+    switch (header->option) {
+    case NBD_OPT_EXPORT_NAME:
+        return 0; /* this old option has no error reply */
+    case NBD_OPT_ABORT:
+        negotiation->ended = true;
+        return reply_ack(connection, NBD_OPT_ABORT);
+    case NBD_OPT_STARTTLS:
+        return option_starttls(connection, header->length_bytes);
+    default:
+        return reply_error(connection, header->option, NBD_REP_ERR_TLS_REQD,
+                           "this server speaks TLS only: begin with STARTTLS");
+    }
+}
+
 static int option_handle(struct nbd_connection *connection, struct negotiation *negotiation,
                          const struct nbd_option_header *header) MAY_WAIT
 {
+    if (connection->server->creds != NULL && !sock_is_tls(connection->sock))
+        return option_handle_clear(connection, negotiation, header);
     switch (header->option) {
     case NBD_OPT_EXPORT_NAME:
         negotiation->begin = true;
@@ -281,8 +328,7 @@ static int option_handle(struct nbd_connection *connection, struct negotiation *
     case NBD_OPT_LIST:
         return option_list(connection, header->length_bytes);
     case NBD_OPT_STARTTLS:
-        return reply_error(connection, NBD_OPT_STARTTLS, NBD_REP_ERR_POLICY,
-                           "TLS is not configured");
+        return option_starttls(connection, header->length_bytes);
     case NBD_OPT_INFO:
     case NBD_OPT_GO:
         return option_go(connection, header->option, header->length_bytes, &negotiation->begin);

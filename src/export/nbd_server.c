@@ -17,6 +17,7 @@ static void server_free(struct nbd_server *server)
         sock_close(server->listeners[i].sock);
         free(server->addresses[i]);
     }
+    tls_creds_unref(server->creds);
     free(server->id);
     free(server);
 }
@@ -245,7 +246,16 @@ int nbd_server_start(struct nbd_service *service, const char *id,
                      const struct sock_address *addresses, size_t count, unsigned max_connections,
                      struct err *err)
 {
+    return nbd_server_start_tls(service, id, addresses, count, max_connections, NULL, err);
+}
+
+int nbd_server_start_tls(struct nbd_service *service, const char *id,
+                         const struct sock_address *addresses, size_t count,
+                         unsigned max_connections, struct tls_creds *creds, struct err *err)
+{
     struct nbd_server *server = NULL;
+
+    assert(creds == NULL || tls_creds_endpoint(creds) == TLS_SERVER);
 
     if (count == 0 || count > NBD_MAX_LISTENERS)
         return err_set(err, -EINVAL, "NBD server '%s' needs 1 to %u addresses, not %zu", id,
@@ -253,6 +263,7 @@ int nbd_server_start(struct nbd_service *service, const char *id,
     int result = server_new(service, id, max_connections, &server, err);
     if (result < 0)
         return result;
+    server->creds = creds != NULL ? tls_creds_ref(creds) : NULL;
     server->stopping = true; /* nobody may stop what is being made */
     for (size_t i = 0; result == 0 && i < count; i++) {
         struct sock *sock;
@@ -447,6 +458,7 @@ void nbd_server_query(const struct nbd_service *service,
             .address_count = server->listener_count,
             .export_count = server->export_count,
             .fenced = server->fenced,
+            .tls = server->creds != NULL,
             .connections = server->connection_count,
             .max_connections = server->max_connections,
             .accepted = server->accepted,

@@ -13,7 +13,7 @@
 #define BLOCKSTEP_EXPORT_NBD_SERVER_H
 
 #include "block/graph.h"
-#include "loop/sock.h"
+#include "loop/tls.h"
 
 #define NBD_SERVER_DEFAULT_ID      "default"
 #define NBD_MAX_SERVERS            16u
@@ -47,6 +47,12 @@ void nbd_service_free(struct nbd_service *service) MAY_WAIT;
 int nbd_server_start(struct nbd_service *service, const char *id,
                      const struct sock_address *addresses, size_t count, unsigned max_connections,
                      struct err *err) MAY_WAIT;
+/* As nbd_server_start(), for clients that speak TLS: until they do, they learn of nothing, not even
+ * the exports' names. Takes a reference of its own on the credentials (a server's); NULL: no TLS. */
+int nbd_server_start_tls(struct nbd_service *service, const char *id,
+                         const struct sock_address *addresses, size_t count,
+                         unsigned max_connections, struct tls_creds *creds, struct err *err)
+    MAY_WAIT;
 /* Takes over a listening socket (socket activation, tests); on failure it stays the caller's. */
 int nbd_server_start_sock(struct nbd_service *service, const char *id, struct sock *listener,
                           unsigned max_connections, struct err *err) MAY_WAIT;
@@ -67,7 +73,7 @@ struct nbd_server_info {
     const char *const *addresses; /* as really bound: "unix:PATH", "HOST:PORT" */
     size_t address_count;
     size_t export_count;
-    bool fenced;
+    bool fenced, tls;
     unsigned connections, max_connections;
     uint64_t accepted;  /* connections, since the start */
     uint64_t refused;   /* because of max_connections */

@@ -213,7 +213,7 @@ void sock_shutdown(struct sock *sock, int reason)
     assert(reason <= 0);
     if (sock->shut != 0)
         return;
-    if (sock->tls != NULL && reason == 0)
+    if (sock->tls != NULL && (reason == 0 || reason == -ECONNABORTED || reason == -ESHUTDOWN))
         tls_bye(sock);
     sock->shut = reason != 0 ? reason : -ECONNABORTED;
     loop_timer_cancel(&sock->deadline);

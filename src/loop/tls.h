@@ -5,7 +5,8 @@
  * through it, on either loop. docs/security.md tells what a folder of credentials holds.
  *
  * TLS 1.3 and 1.2 only, no renegotiation, no session tickets. A stream that ends without the peer's
- * good-bye is an error (-ECONNRESET), not an end: somebody may have cut it.
+ * good-bye is an error (-ECONNRESET), not an end: somebody may have cut it. We say ours in sock_close(),
+ * and in sock_shutdown() with 0, -ECONNABORTED or -ESHUTDOWN, unless bytes are still on their way.
  *
  * Each step of a handshake runs on the offload pool, so that its arithmetic holds up no other client.
  * Encryption runs in the loop's thread, at most TLS_OUT_BYTES at a time.

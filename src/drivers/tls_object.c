@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "drivers/tls_object.h"
+
+#include <errno.h>
+#include <string.h>
+
+struct tls_object {
+    struct tls_creds *creds; /* NULL: being loaded */
+};
+
+struct tls_object_options {
+    char *folder, *username;
+    int endpoint;
+    bool verify_peer;
+};
+
+static int tls_create(struct object *object, struct err *err)
+{
+    return 0;
+}
+
+static void tls_destroy(struct object *object)
+{
+    struct tls_object *self = object->state;
+
+    tls_creds_unref(TAKE_PTR(self->creds));
+}
+
+static bool is_tls(const struct object *object)
+{
+    return object->type == &tls_creds_x509_type || object->type == &tls_creds_psk_type;
+}
+
+static struct object *find(struct graph *graph, const char *id)
+{
+    struct object *object = NULL;
+
+    while ((object = object_next(graph, object)) != NULL) {
+        if (strcmp(object->id, id) == 0)
+            return object;
+    }
+    return NULL;
+}
+
+int tls_object_load(struct graph *graph, const char *id, struct err *err)
+{
+    struct object *object = find(graph, id);
+
+    if (object == NULL || !is_tls(object))
+        return 0;
+    const struct tls_object_options *options = object->options;
+    struct tls_object *self = object->state;
+    const struct tls_creds_options wanted = {
+        .kind = object->type == &tls_creds_x509_type ? TLS_X509 : TLS_PSK,
+        .endpoint = (enum tls_endpoint)options->endpoint,
+        .folder = options->folder,
+        .verify_peer = options->verify_peer,
+        .username = options->username,
+    };
+    if (wanted.endpoint == TLS_SERVER && options->username != NULL)
+        return err_set(err, -EINVAL, "object '%s': 'username' is of use with endpoint=client only",
+                       id);
+    int result = object_use(graph, object->type, id, &object, err);
+    if (result < 0)
+        return result;
+    result = tls_creds_load(graph_loop(graph), &wanted, &self->creds, err);
+    object_unuse(object);
+    return result < 0 ? err_prefix(err, "object '%s'", id) : 0;
+}
+
+int tls_object_creds(struct graph *graph, const char *id, enum tls_endpoint endpoint,
+                     struct tls_creds **ret_creds, struct err *err)
+{
+    struct object *object = find(graph, id);
+
+    if (object == NULL || !is_tls(object))
+        return err_set(
+            err, -ENOENT,
+            "there are no TLS credentials '%s'; make them with --object or object-add, as "
+            "tls-creds-x509 or tls-creds-psk",
+            id);
+    const struct tls_object *self = object->state;
+    if (self->creds == NULL)
+        return err_set(err, -EAGAIN, "TLS credentials '%s' are still being loaded", id);
+    if (tls_creds_endpoint(self->creds) != endpoint)
+        return err_set(err, -EINVAL,
+                       "TLS credentials '%s' are not for this side: make some with "
+                       "endpoint=%s",
+                       id, endpoint == TLS_SERVER ? "server" : "client");
+    *ret_creds = tls_creds_ref(self->creds);
+    return 0;
+}
+
+/* --- options --- */
+
+static const char *const endpoints[] = {"server", "client", NULL};
+
+_Static_assert(TLS_SERVER == 0 && TLS_CLIENT == 1, "endpoints is in this order");
+
+static const struct opt x509_opts[] = {
+    {.name = "dir",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct tls_object_options, folder),
+     .required = true,
+     .help = "folder with ca-cert.pem, server-cert.pem and -key.pem, client-cert.pem and -key.pem"},
+    {.name = "endpoint",
+     .type = OPT_ENUM,
+     .offset = OPT_FIELD(struct tls_object_options, endpoint),
+     .values = endpoints,
+     .fallback = "client",
+     .help = "which side of a connection it is for"},
+    {.name = "verify-peer",
+     .type = OPT_BOOL,
+     .offset = OPT_FIELD(struct tls_object_options, verify_peer),
+     .fallback = "on",
+     .help = "a server wants client certificates, a client checks the server's"},
+    {0},
+};
+
+static const struct opt psk_opts[] = {
+    {.name = "dir",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct tls_object_options, folder),
+     .required = true,
+     .help = "folder with keys.psk"},
+    {.name = "endpoint",
+     .type = OPT_ENUM,
+     .offset = OPT_FIELD(struct tls_object_options, endpoint),
+     .values = endpoints,
+     .fallback = "client",
+     .help = "which side of a connection it is for"},
+    {.name = "username",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct tls_object_options, username),
+     .help = "who a client is (" TLS_PSK_USERNAME ")"},
+    {.name = "verify-peer",
+     .type = OPT_BOOL,
+     .offset = OPT_FIELD(struct tls_object_options, verify_peer),
+     .fallback = "on",
+     .help = "accepted; a shared key always proves both sides"},
+    {0},
+};
+
+const struct object_type tls_creds_x509_type = {
+    .name = "tls-creds-x509",
+    .state_size = sizeof(struct tls_object),
+    .options_size = sizeof(struct tls_object_options),
+    .opts = x509_opts,
+    .create = tls_create,
+    .destroy = tls_destroy,
+};
+
+const struct object_type tls_creds_psk_type = {
+    .name = "tls-creds-psk",
+    .state_size = sizeof(struct tls_object),
+    .options_size = sizeof(struct tls_object_options),
+    .opts = psk_opts,
+    .create = tls_create,
+    .destroy = tls_destroy,
+};
