@@ -30,15 +30,17 @@ static void print_help(void)
         "in which they stand; values are KEY=VALUE,... or one JSON object.\n\n"
         "  --blockdev DRIVER,node-name=NAME,...   make a node (--blockdev help lists drivers,\n"
         "                                         --blockdev DRIVER,help their options)\n"
-        "  --nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT[,id=ID]\n"
+        "  --object TYPE,id=ID,...                make an object: tls-creds-x509, tls-creds-psk,\n"
+        "                                         throttle-group\n"
+        "  --nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT[,id=ID][,tls-creds=ID]\n"
         "  --nbd-server addr.type=unix,addr.path=PATH[,id=ID]\n"
         "  --export nbd,id=ID,node-name=NODE[,name=NAME][,server=ID][,writable=on]\n"
-        "  --qmp unix:PATH | inet:HOST:PORT[,role=full|peer]\n"
+        "  --qmp unix:PATH | inet:HOST:PORT[,role=full|peer][,tls-creds=ID]\n"
         "                                         control listener\n"
         "  --chardev socket,id=ID,path=PATH,server=on,wait=off\n"
         "  --monitor chardev=ID                   control listener, the long form\n"
-        "  --insecure                             allow TCP listeners that other hosts can reach:\n"
-        "                                         there is no encryption or authentication yet\n"
+        "  --insecure                             allow TCP listeners that other hosts can reach\n"
+        "                                         without TLS that proves who the clients are\n"
         "  --name NAME                            what status calls this group of disks\n"
         "  --pidfile PATH                         write the process id when all is up\n"
         "  --daemonize                            go to the background when all is up\n"
@@ -186,6 +188,9 @@ static int take_item(struct config *config, int option, const char *text)
     case EXPORT:
         r = config_add_export(config, text, &err);
         break;
+    case OBJECT:
+        r = config_add_object(config, text, &err);
+        break;
     case CHARDEV:
         r = config_add_chardev(config, text, &err);
         break;
@@ -202,8 +207,6 @@ static int take_item(struct config *config, int option, const char *text)
 static int take_option(struct settings *settings, int option)
 {
     switch (option) {
-    case OBJECT:
-        return cli_usage_error("--object: not supported yet (TLS credentials and secrets are not)");
     case PIDFILE:
         settings->pidfile = optarg;
         return -1;

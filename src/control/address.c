@@ -71,16 +71,17 @@ struct sock_address address_of_opts(const struct address_opts *opts)
     };
 }
 
-int address_check_local(const struct sock_address *address, bool insecure, const char *what,
+int address_check_local(const struct sock_address *address, bool allowed, const char *what,
                         struct err *err)
 {
     char text[300];
 
-    if (insecure || sock_address_is_local(address))
+    if (allowed || sock_address_is_local(address))
         return 0;
-    return err_set(err, -EPERM,
-                   "%s: %s can be reached from other hosts, and connections are neither encrypted "
-                   "nor authenticated yet; use a unix socket or a loopback address, or start the "
-                   "daemon with --insecure on a network that you trust",
-                   what, sock_address_format(address, text, sizeof(text)));
+    return err_set(
+        err, -EPERM,
+        "%s: %s can be reached from other hosts, which needs TLS that proves who the "
+        "clients are (tls-creds with verify-peer=on, or a shared key); or use a unix socket "
+        "or a loopback address, or start with --insecure on a network that you trust",
+        what, sock_address_format(address, text, sizeof(text)));
 }

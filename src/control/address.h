@@ -32,9 +32,9 @@ extern const struct opt *const address_legacy_variants[];
 /* The address borrows the texts of the options. */
 struct sock_address address_of_opts(const struct address_opts *opts);
 
-/* Refuses, with what to do about it, an address that other hosts can reach, unless `insecure`.
- * `what` begins the error: "NBD server 'default'". */
-int address_check_local(const struct sock_address *address, bool insecure, const char *what,
+/* Refuses, with what to do about it, an address that other hosts can reach, unless `allowed` (by TLS
+ * that proves who the clients are, or by --insecure). `what` begins the error: "NBD server 'default'". */
+int address_check_local(const struct sock_address *address, bool allowed, const char *what,
                         struct err *err);
 
 #endif

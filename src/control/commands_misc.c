@@ -7,8 +7,8 @@
 #include <errno.h>
 
 const struct qmp_command *const commands_tables[] = {
-    commands_misc,   commands_block,       commands_nbd, commands_jobs,
-    commands_mirror, commands_replication, NULL,
+    commands_misc, commands_block,  commands_nbd,         commands_objects,
+    commands_jobs, commands_mirror, commands_replication, NULL,
 };
 
 struct capabilities_args {

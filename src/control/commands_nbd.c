@@ -22,7 +22,7 @@ static const struct opt server_start_opts[] = {
     {.name = "tls-creds",
      .type = OPT_STRING,
      .offset = OPT_FIELD(struct config_nbd_server, tls_creds),
-     .help = "not supported yet"},
+     .help = "id of TLS credentials with endpoint=server"},
     {.name = "tls-authz",
      .type = OPT_STRING,
      .offset = OPT_FIELD(struct config_nbd_server, tls_authz),
@@ -88,6 +88,7 @@ static int fill_server(struct json_object *object, const struct nbd_server_info 
         }
     }
     r |= json_add_string(object, "id", info->id);
+    r |= json_add_bool(object, "tls", info->tls);
     r |= json_add(object, "addresses", addresses);
     r |= json_add_bool(object, "fenced", info->fenced);
     r |= json_add_uint(object, "exports", info->export_count);

@@ -22,7 +22,7 @@ const struct opt config_nbd_server_opts[] = {
     {.name = "tls-creds",
      .type = OPT_STRING,
      .offset = OPT_FIELD(struct config_nbd_server, tls_creds),
-     .help = "not supported yet"},
+     .help = "id of TLS credentials with endpoint=server"},
     {.name = "tls-authz",
      .type = OPT_STRING,
      .offset = OPT_FIELD(struct config_nbd_server, tls_authz),
@@ -103,7 +103,8 @@ static void item_release(struct config_item *item)
 {
     switch (item->kind) {
     case CONFIG_BLOCKDEV:
-        json_object_put(item->blockdev.options);
+    case CONFIG_OBJECT:
+        json_object_put(item->tree.options);
         break;
     case CONFIG_NBD_SERVER:
         opts_release(config_nbd_server_opts, &item->nbd_server);
@@ -113,6 +114,7 @@ static void item_release(struct config_item *item)
         break;
     case CONFIG_MONITOR:
         sock_address_release(&item->monitor.address);
+        free(item->monitor.tls_creds);
         break;
     }
 }
@@ -124,6 +126,7 @@ void config_release(struct config *config)
     for (size_t i = 0; i < config->chardev_count; i++) {
         free(config->chardevs[i].id);
         sock_address_release(&config->chardevs[i].address);
+        free(config->chardevs[i].tls_creds);
     }
     free(config->items);
     free(config->chardevs);
@@ -138,7 +141,8 @@ static struct config_item *item_new(struct config *config, enum config_kind kind
     struct config_item *items;
 
     if (config->item_count >= CONFIG_MAX_ITEMS) {
-        err_set(err, -E2BIG, "more than %u nodes, servers, exports and monitors", CONFIG_MAX_ITEMS);
+        err_set(err, -E2BIG, "more than %u nodes, objects, servers, exports and monitors",
+                CONFIG_MAX_ITEMS);
         return NULL;
     }
     items = realloc(config->items, (config->item_count + 1) * sizeof(*items));
@@ -177,8 +181,18 @@ int config_add_blockdev(struct config *config, const char *text, struct err *err
 
     if (item == NULL)
         return err->code;
-    return item_keep(config, opts_read(text, "driver", "--blockdev", &item->blockdev.options,
-                                       &item->blockdev.syntax, err));
+    return item_keep(config, opts_read(text, "driver", "--blockdev", &item->tree.options,
+                                       &item->tree.syntax, err));
+}
+
+int config_add_object(struct config *config, const char *text, struct err *err)
+{
+    struct config_item *item = item_new(config, CONFIG_OBJECT, err);
+
+    if (item == NULL)
+        return err->code;
+    return item_keep(config, opts_read(text, "qom-type", "--object", &item->tree.options,
+                                       &item->tree.syntax, err));
 }
 
 int config_add_blockdev_json(struct config *config, struct json_object *options, struct err *err)
@@ -192,8 +206,8 @@ int config_add_blockdev_json(struct config *config, struct json_object *options,
         json_object_put(options);
         return err->code;
     }
-    item->blockdev.options = options;
-    item->blockdev.syntax = OPTS_JSON;
+    item->tree.options = options;
+    item->tree.syntax = OPTS_JSON;
     return item_keep(config, 0);
 }
 
@@ -220,21 +234,25 @@ int config_add_export(struct config *config, const char *text, struct err *err)
 /* --- control listeners --- */
 
 static int add_listener(struct config *config, const struct sock_address *address,
-                        enum qmp_role role, struct err *err)
+                        enum qmp_role role, const char *tls_creds, struct err *err)
 {
     struct config_item *item = item_new(config, CONFIG_MONITOR, err);
 
     if (item == NULL)
         return err->code;
     item->monitor.role = role;
-    if (sock_address_copy(address, &item->monitor.address) < 0)
+    if (tls_creds != NULL && (item->monitor.tls_creds = strdup(tls_creds)) == NULL)
         return err_no_memory(err);
+    if (sock_address_copy(address, &item->monitor.address) < 0) {
+        free(item->monitor.tls_creds);
+        return err_no_memory(err);
+    }
     return item_keep(config, 0);
 }
 
 struct chardev_opts {
     int backend;
-    char *id, *path, *host, *port;
+    char *id, *path, *host, *port, *tls_creds;
     bool server, wait;
 };
 
@@ -268,6 +286,10 @@ static const struct opt chardev_opts[] = {
      .type = OPT_BOOL,
      .offset = OPT_FIELD(struct chardev_opts, server),
      .help = "must be on: the daemon listens"},
+    {.name = "tls-creds",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct chardev_opts, tls_creds),
+     .help = "id of TLS credentials with endpoint=server"},
     {.name = "wait",
      .type = OPT_BOOL,
      .offset = OPT_FIELD(struct chardev_opts, wait),
@@ -323,6 +345,11 @@ static int chardev_keep(struct config *config, const struct chardev_opts *opts, 
     *chardev = (struct config_chardev){.id = strdup(opts->id)};
     if (chardev->id == NULL || sock_address_copy(&address, &chardev->address) < 0) {
         free(chardev->id);
+        return err_no_memory(err);
+    }
+    if (opts->tls_creds != NULL && (chardev->tls_creds = strdup(opts->tls_creds)) == NULL) {
+        free(chardev->id);
+        sock_address_release(&chardev->address);
         return err_no_memory(err);
     }
     config->chardev_count++;
@@ -391,13 +418,14 @@ int config_add_monitor(struct config *config, const char *text, struct err *err)
                     "--monitor: there is no --chardev with id '%s' before it on the command line",
                     opts.chardev);
     else
-        r = add_listener(config, &chardev->address, (enum qmp_role)opts.role, err);
+        r = add_listener(config, &chardev->address, (enum qmp_role)opts.role, chardev->tls_creds,
+                         err);
     opts_release(monitor_opts, &opts);
     return r;
 }
 
 struct qmp_opts {
-    char *address;
+    char *address, *tls_creds;
     int role;
     bool server, wait;
 };
@@ -413,6 +441,10 @@ static const struct opt qmp_opts[] = {
      .offset = OPT_FIELD(struct qmp_opts, role),
      .values = role_names,
      .help = "peer: for the other host, which may run few commands"},
+    {.name = "tls-creds",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct qmp_opts, tls_creds),
+     .help = "id of TLS credentials with endpoint=server"},
     {.name = "server",
      .type = OPT_BOOL,
      .offset = OPT_FIELD(struct qmp_opts, server),
@@ -441,7 +473,7 @@ static int add_qmp(struct config *config, const struct qmp_opts *opts, struct er
     r = sock_address_parse(text, "--qmp", &address, err);
     if (r < 0)
         return r;
-    r = add_listener(config, &address, (enum qmp_role)opts->role, err);
+    r = add_listener(config, &address, (enum qmp_role)opts->role, opts->tls_creds, err);
     sock_address_release(&address);
     return r;
 }
@@ -469,10 +501,12 @@ int config_check(const struct config *config, struct err *err)
         if (item->kind == CONFIG_NBD_SERVER) {
             address = address_of_opts(&item->nbd_server.addr);
             snprintf(what, sizeof(what), "--nbd-server '%s'", item->nbd_server.id);
-            r = address_check_local(&address, config->insecure, what, err);
+            r = address_check_local(
+                &address, config->insecure || item->nbd_server.tls_creds != NULL, what, err);
         } else if (item->kind == CONFIG_MONITOR) {
-            r = address_check_local(&item->monitor.address, config->insecure, "control listener",
-                                    err);
+            r = address_check_local(&item->monitor.address,
+                                    config->insecure || item->monitor.tls_creds != NULL,
+                                    "control listener", err);
         }
         if (r < 0)
             return r;

@@ -35,10 +35,17 @@ int config_export_copy(const struct config_export *from, struct config_export *r
 
 struct config_monitor {
     struct sock_address address; /* owned */
+    char *tls_creds;             /* id of an object; NULL: no TLS */
     enum qmp_role role;
 };
 
-enum config_kind { CONFIG_BLOCKDEV, CONFIG_NBD_SERVER, CONFIG_EXPORT, CONFIG_MONITOR };
+enum config_kind {
+    CONFIG_BLOCKDEV,
+    CONFIG_OBJECT,
+    CONFIG_NBD_SERVER,
+    CONFIG_EXPORT,
+    CONFIG_MONITOR
+};
 
 struct config_item {
     enum config_kind kind;
@@ -46,7 +53,7 @@ struct config_item {
         struct {
             struct json_object *options;
             enum opts_syntax syntax;
-        } blockdev;
+        } tree; /* of a blockdev or an object */
         struct config_nbd_server nbd_server;
         struct config_export export;
         struct config_monitor monitor;
@@ -56,6 +63,7 @@ struct config_item {
 struct config_chardev {
     char *id;
     struct sock_address address;
+    char *tls_creds;
 };
 
 struct config {
@@ -76,11 +84,12 @@ void config_release(struct config *config);
 
 /* Each takes the text of one option of the command line: dotted keys or JSON. */
 int config_add_blockdev(struct config *config, const char *text, struct err *err);
+int config_add_object(struct config *config, const char *text, struct err *err);
 int config_add_nbd_server(struct config *config, const char *text, struct err *err);
 int config_add_export(struct config *config, const char *text, struct err *err);
 int config_add_chardev(struct config *config, const char *text, struct err *err);
 int config_add_monitor(struct config *config, const char *text, struct err *err);
-/* "unix:PATH" or "inet:HOST:PORT", then ",role=full|peer" perhaps. */
+/* "unix:PATH" or "inet:HOST:PORT", then ",role=full|peer" and ",tls-creds=ID" perhaps. */
 int config_add_qmp(struct config *config, const char *text, struct err *err);
 
 /* Options that are already a tree; takes the reference, also on failure. NULL: memory is out. */

@@ -5,6 +5,8 @@
 #include "base/log.h"
 #include "block/io.h"
 #include "control/commands.h"
+#include "drivers/table.h"
+#include "drivers/tls_object.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -28,6 +30,7 @@ static int make_parts(struct daemon *daemon, const struct config *config, struct
     if (daemon->graph == NULL || daemon->qmp == NULL)
         return err_no_memory(err);
     graph_set_events(daemon->graph, daemon_event, daemon);
+    graph_set_object_types(daemon->graph, object_types_table);
     job_list_init(&daemon->jobs, daemon->graph);
     daemon->nbd = nbd_service_new(daemon->graph, NULL);
     daemon->group = replication_group_new(daemon->graph, &daemon->jobs, &daemon->owner);
@@ -62,21 +65,46 @@ int daemon_new(struct loop *loop, const struct config *config, struct daemon **r
 
 /* --- start --- */
 
+int daemon_listener_creds(struct daemon *daemon, const struct sock_address *address, const char *id,
+                          const char *what, struct tls_creds **ret_creds, struct err *err)
+{
+    struct tls_creds *creds = NULL;
+    int r = id != NULL ? tls_object_creds(daemon->graph, id, TLS_SERVER, &creds, err) : 0;
+
+    if (r < 0)
+        return err_prefix(err, "%s", what);
+    r = address_check_local(
+        address, daemon->insecure || (creds != NULL && tls_creds_prove_peer(creds)), what, err);
+    if (r < 0) {
+        tls_creds_unref(creds);
+        return r;
+    }
+    *ret_creds = creds;
+    return 0;
+}
+
 int daemon_add_nbd_server(struct daemon *daemon, const struct config_nbd_server *server,
                           struct err *err)
 {
     struct sock_address address = address_of_opts(&server->addr);
     const char *id = server->id != NULL ? server->id : NBD_SERVER_DEFAULT_ID;
+    struct tls_creds *creds = NULL;
     char what[160];
     int r;
 
-    if (server->tls_creds != NULL || server->tls_authz != NULL)
-        return err_set(err, -EOPNOTSUPP, "NBD server '%s': TLS is not supported yet", id);
+    if (server->tls_authz != NULL)
+        return err_set(err, -EOPNOTSUPP,
+                       "NBD server '%s': tls-authz is not supported: who has a certificate of the "
+                       "authority, or a key, may connect",
+                       id);
     snprintf(what, sizeof(what), "NBD server '%s'", id);
-    r = address_check_local(&address, daemon->insecure, what, err);
+    r = daemon_listener_creds(daemon, &address, server->tls_creds, what, &creds, err);
     if (r < 0)
         return r;
-    return nbd_server_start(daemon->nbd, id, &address, 1, (unsigned)server->max_connections, err);
+    r = nbd_server_start_tls(daemon->nbd, id, &address, 1, (unsigned)server->max_connections, creds,
+                             err);
+    tls_creds_unref(creds);
+    return r;
 }
 
 int daemon_adopt_nbd_server(struct daemon *daemon, const char *id, int fd, struct err *err)
@@ -141,6 +169,20 @@ int daemon_add_export(struct daemon *daemon, const struct config_export *options
     return r;
 }
 
+static int start_monitor(struct daemon *daemon, const struct config_monitor *monitor,
+                         struct err *err) MAY_WAIT
+{
+    struct tls_creds *creds = NULL;
+    int r = daemon_listener_creds(daemon, &monitor->address, monitor->tls_creds, "control listener",
+                                  &creds, err);
+
+    if (r < 0)
+        return r;
+    r = qmp_server_listen_tls(daemon->qmp, &monitor->address, monitor->role, creds, err);
+    tls_creds_unref(creds);
+    return r;
+}
+
 static int start_item(struct daemon *daemon, const struct config_item *item, struct err *err)
     MAY_WAIT
 {
@@ -148,14 +190,16 @@ static int start_item(struct daemon *daemon, const struct config_item *item, str
 
     switch (item->kind) {
     case CONFIG_BLOCKDEV:
-        return graph_add(daemon->graph, item->blockdev.options, item->blockdev.syntax, "--blockdev",
-                         true, &node, err);
+        return graph_add(daemon->graph, item->tree.options, item->tree.syntax, "--blockdev", true,
+                         &node, err);
+    case CONFIG_OBJECT:
+        return daemon_add_object(daemon, item->tree.options, item->tree.syntax, "--object", err);
     case CONFIG_NBD_SERVER:
         return daemon_add_nbd_server(daemon, &item->nbd_server, err);
     case CONFIG_EXPORT:
         return daemon_add_export(daemon, &item->export, err);
     case CONFIG_MONITOR:
-        return qmp_server_listen(daemon->qmp, &item->monitor.address, item->monitor.role, err);
+        return start_monitor(daemon, &item->monitor, err);
     }
     return 0;
 }

@@ -68,6 +68,13 @@ int daemon_run(struct loop *loop, const struct config *config, const struct daem
 
 /* --- what start-up and commands share --- */
 
+/* Makes an object and has it loaded. `where` begins every error. */
+int daemon_add_object(struct daemon *daemon, struct json_object *options, enum opts_syntax syntax,
+                      const char *where, struct err *err) MAY_WAIT;
+/* The credentials of a listener, with a reference (NULL when `id` is), after the check that clients of
+ * that address are known or the daemon has been told to do without. */
+int daemon_listener_creds(struct daemon *daemon, const struct sock_address *address, const char *id,
+                          const char *what, struct tls_creds **ret_creds, struct err *err);
 int daemon_add_nbd_server(struct daemon *daemon, const struct config_nbd_server *server,
                           struct err *err) MAY_WAIT;
 /* A server on a listening socket that the process was started with; takes the descriptor. */

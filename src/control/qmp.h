@@ -13,7 +13,7 @@
 
 #include "base/json.h"
 #include "base/opts.h"
-#include "loop/sock.h"
+#include "loop/tls.h"
 
 #define QMP_MAX_CLIENTS      32u
 #define QMP_MAX_LISTENERS    16u
@@ -22,6 +22,8 @@
 #define QMP_OUT_MAX_BYTES    (8u * 1024 * 1024)
 /* How long closing waits for clients to take what is queued for them. */
 #define QMP_CLOSE_TIMEOUT_NS (1 * NS_PER_S)
+/* For the handshake of TLS. */
+#define QMP_TLS_TIMEOUT_NS   (10 * NS_PER_S)
 
 /* The version of the protocol's reference whose commands and texts are followed. */
 #define QMP_QEMU_MAJOR 7
@@ -67,6 +69,10 @@ void qmp_server_free(struct qmp_server *server);
 
 int qmp_server_listen(struct qmp_server *server, const struct sock_address *address,
                       enum qmp_role role, struct err *err) MAY_WAIT;
+/* As qmp_server_listen(); its clients speak TLS from the first byte. Takes a reference of its own on the
+ * credentials (a server's); NULL: no TLS. */
+int qmp_server_listen_tls(struct qmp_server *server, const struct sock_address *address,
+                          enum qmp_role role, struct tls_creds *creds, struct err *err) MAY_WAIT;
 /* The address that the listener really has; NULL: there are fewer. */
 const char *qmp_server_address(const struct qmp_server *server, size_t index);
 

@@ -20,6 +20,7 @@ struct qmp_listener {
     struct qmp_server *server;
     struct sock *sock;
     enum qmp_role role;
+    struct tls_creds *creds; /* NULL: no TLS */
     bool accepting;
     bool running; /* its coroutine lives */
 };
@@ -42,6 +43,7 @@ struct qmp_client {
     size_t out_bytes;
     struct co_queue filled;  /* the sender waits */
     struct co_queue drained; /* the reader waits for room */
+    struct tls_creds *creds; /* until the handshake is done, which comes before all else; or NULL */
     bool gone;               /* no more to be sent */
     bool finishing;          /* the sender ends when nothing is queued */
     bool in_command;
@@ -187,7 +189,8 @@ static void client_sender(void *arg) MAY_WAIT
     struct qmp_client *client = arg;
 
     for (;;) {
-        while (list_empty(&client->out) && !client->gone && !client->finishing)
+        while ((list_empty(&client->out) || client->creds != NULL) && !client->gone &&
+               !client->finishing)
             co_queue_wait(&client->filled);
         if (client->gone || list_empty(&client->out))
             break;
@@ -262,10 +265,28 @@ static void client_consume(struct qmp_client *client, const char *bytes, size_t 
     }
 }
 
+static void client_start_tls(struct qmp_client *client) MAY_WAIT
+{
+    struct err err = ERR_INIT;
+
+    sock_deadline(client->sock, loop_now_ns(client->server->loop) + QMP_TLS_TIMEOUT_NS);
+    if (sock_start_tls(client->sock, client->creds, NULL, &err) < 0) {
+        log_message(err.code == -EPERM ? LOG_LEVEL_WARNING : LOG_LEVEL_DEBUG, "qmp", "%s",
+                    err.text);
+        client_drop(client);
+        return;
+    }
+    sock_deadline(client->sock, DEADLINE_NEVER);
+    tls_creds_unref(TAKE_PTR(client->creds));
+    co_queue_wake_all(&client->filled); /* the greeting */
+}
+
 static void client_reader(void *arg) MAY_WAIT
 {
     struct qmp_client *client = arg;
 
+    if (client->creds != NULL)
+        client_start_tls(client);
     /* While the server closes, input is read and dropped: closing a socket with unread input would
      * take from the client the answers that are on their way. */
     while (!client->gone) {
@@ -297,6 +318,7 @@ static void client_leave(struct qmp_client *client)
     client_discard_output(client);
     json_reader_free(client->reader);
     sock_close(client->sock);
+    tls_creds_unref(client->creds);
     free(client);
     co_queue_wake_all(&server->changed);
 }
@@ -342,6 +364,7 @@ static int client_new(struct qmp_listener *listener, struct sock *sock)
     }
     client->server = server;
     client->sock = sock;
+    client->creds = listener->creds != NULL ? tls_creds_ref(listener->creds) : NULL;
     client->session = (struct qmp_session){
         .server = server,
         .tables = server->tables,
@@ -395,6 +418,12 @@ static void listener_run(void *arg) MAY_WAIT
 int qmp_server_listen(struct qmp_server *server, const struct sock_address *address,
                       enum qmp_role role, struct err *err)
 {
+    return qmp_server_listen_tls(server, address, role, NULL, err);
+}
+
+int qmp_server_listen_tls(struct qmp_server *server, const struct sock_address *address,
+                          enum qmp_role role, struct tls_creds *creds, struct err *err)
+{
     CLEANUP(free_ptr) struct qmp_listener *listener = NULL;
     int r;
 
@@ -408,14 +437,16 @@ int qmp_server_listen(struct qmp_server *server, const struct sock_address *addr
     r = sock_listen(server->loop, address, &listener->sock, err);
     if (r < 0)
         return r;
+    listener->creds = creds != NULL ? tls_creds_ref(creds) : NULL;
     listener->accepting = listener->running = true;
     r = co_spawn(server->loop, "qmp-accept", listener_run, listener);
     if (r < 0) {
         sock_close(listener->sock);
+        tls_creds_unref(listener->creds);
         return err_no_memory(err);
     }
-    log_info("qmp", "listening on %s%s", sock_local_name(listener->sock),
-             role == QMP_ROLE_PEER ? " for the peer" : "");
+    log_info("qmp", "listening on %s%s%s", sock_local_name(listener->sock),
+             role == QMP_ROLE_PEER ? " for the peer" : "", creds != NULL ? ", with TLS" : "");
     list_push_back(&server->listeners, &listener->link);
     server->listener_count++;
     (void)TAKE_PTR(listener);
@@ -460,6 +491,7 @@ static void close_listeners(struct qmp_server *server) MAY_WAIT
         list_remove(&listener->link);
         server->listener_count--;
         sock_close(listener->sock);
+        tls_creds_unref(listener->creds);
         free(listener);
     }
 }

@@ -45,6 +45,8 @@ int tls_creds_load(struct loop *loop, const struct tls_creds_options *options,
 struct tls_creds *tls_creds_ref(struct tls_creds *creds);
 void tls_creds_unref(struct tls_creds *creds); /* NULL is fine */
 enum tls_endpoint tls_creds_endpoint(const struct tls_creds *creds);
+/* A peer that gets through has proved who it is, or that it knows the key. */
+bool tls_creds_prove_peer(const struct tls_creds *creds);
 
 /*
  * The handshake, in the role that the credentials have. Nobody else is inside a call of the socket.

@@ -75,6 +75,11 @@ enum tls_endpoint tls_creds_endpoint(const struct tls_creds *creds)
     return creds->endpoint;
 }
 
+bool tls_creds_prove_peer(const struct tls_creds *creds)
+{
+    return creds->kind == TLS_PSK || creds->verify_peer;
+}
+
 /* --- files --- */
 
 enum file_kind { FILE_PUBLIC, FILE_SECRET };

@@ -37,13 +37,15 @@ class QmpError(Exception):
 class Qmp:
     """A control connection. Events that arrive on the way are kept in self.events."""
 
-    def __init__(self, address, negotiate=True, timeout=DEADLINE_S):
+    def __init__(self, address, negotiate=True, timeout=DEADLINE_S, tls=None):
         if isinstance(address, tuple):
             self.sock = socket.create_connection(address, timeout)
         else:
             self.sock = socket.socket(socket.AF_UNIX)
             self.sock.settimeout(timeout)
             self.sock.connect(str(address))
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
         self.timeout = timeout
         self.pending = b""
         self.events = []
@@ -238,6 +240,30 @@ class Daemons:
             except (AssertionError, subprocess.TimeoutExpired) as failure:
                 failures.append(f"{failure}\n{daemon.log_text()}")
         assert not failures, "\n".join(failures)
+
+
+class Stock:
+    """A stock NBD server process on a unix socket."""
+
+    def __init__(self, command, path):
+        self.path = path
+        self.process = subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL)
+        end = time.monotonic() + DEADLINE_S
+        while not self.answers():
+            assert self.process.poll() is None and time.monotonic() < end, command
+            select.select([], [], [], 0.01)
+
+    def answers(self):
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(self.path))
+                return probe.recv(8) == b"NBDMAGIC"
+            except OSError:
+                return False
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait(DEADLINE_S)
 
 
 def free_port():

@@ -3,42 +3,16 @@
 
 import json
 import random
-import select
 import socket
-import subprocess
 import time
 from pathlib import Path
 
 import nbd
 import pytest
 
-from blockstep import DEADLINE_S, QmpError, make_file, run
+from blockstep import DEADLINE_S, QmpError, Stock, make_file, run
 
 MIB = 1 << 20
-
-
-class Stock:
-    """A stock server process on a unix socket."""
-
-    def __init__(self, command, path):
-        self.path = path
-        self.process = subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL)
-        end = time.monotonic() + DEADLINE_S
-        while not self.answers():
-            assert self.process.poll() is None and time.monotonic() < end, command
-            select.select([], [], [], 0.01)
-
-    def answers(self):
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(self.path))
-                return probe.recv(8) == b"NBDMAGIC"
-            except OSError:
-                return False
-
-    def stop(self):
-        self.process.kill()
-        self.process.wait(DEADLINE_S)
 
 
 def server_command(kind, path, disk):

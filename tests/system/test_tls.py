@@ -1,0 +1,465 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""TLS with stock counterparts on either side: who has the right papers gets in, nobody else does, and
+secrets stay where they are."""
+
+import os
+import shutil
+import socket
+import ssl
+import struct
+import tempfile
+import time
+from pathlib import Path
+
+import nbd
+import pytest
+
+import tls_files
+from blockstep import DEADLINE_S, Qmp, QmpError, Stock, free_port, make_file, run
+
+MIB = 1 << 20
+DATA = bytes(range(256)) * 4096
+
+
+@pytest.fixture(scope="module")
+def papers():
+    path = Path(tempfile.mkdtemp(prefix="bs-tls-"))
+    tls_files.make_all(path)
+    yield path
+    shutil.rmtree(path)
+
+
+def x509(folder, endpoint="server", id="t", *more):
+    return ["--object", ",".join([f"tls-creds-x509,id={id},dir={folder},endpoint={endpoint}", *more])]
+
+
+def psk(folder, endpoint="server", id="t", *more):
+    return ["--object", ",".join([f"tls-creds-psk,id={id},dir={folder},endpoint={endpoint}", *more])]
+
+
+def serve(daemons, creds, folder):
+    """A daemon that exports a disk with TLS; returns (daemon, socket path, port)."""
+    port = free_port()
+    daemon = daemons.start(
+        *creds, "--blockdev", f"file,node-name=disk,filename={make_file(folder / 'disk', MIB)}",
+        "--nbd-server", f"addr.type=inet,addr.host=127.0.0.1,addr.port={port},tls-creds=t",
+        "--export", "nbd,id=e,node-name=disk,name=secret-name,writable=on")
+    return daemon, port
+
+
+def connect(port, certificates=None, psk_file=None, tls=nbd.TLS_REQUIRE, hostname="localhost"):
+    client = nbd.NBD()
+    client.set_tls(tls)
+    client.set_tls_verify_peer(True)
+    if certificates:
+        client.set_tls_certificates(str(certificates))
+    if psk_file:
+        client.set_tls_psk_file(str(psk_file))
+        client.set_tls_username("qemu")
+    client.set_export_name("secret-name")
+    client.connect_tcp(hostname, str(port))
+    return client
+
+
+def write_and_read(client):
+    client.pwrite(DATA[:300000], 4096)
+    client.flush()
+    assert client.pread(300000, 4096) == DATA[:300000]
+    client.shutdown()
+
+
+# --- our server ---
+
+def test_libnbd_works_with_certificates(daemons, folder, papers):
+    daemon, port = serve(daemons, x509(papers / "good"), folder)
+    write_and_read(connect(port, papers / "good"))
+    uri = f"nbds://localhost:{port}/secret-name?tls-certificates={papers}/good"
+    assert "export-size: 1048576" in run("nbdinfo", uri)
+    assert run("nbdinfo", "--can", "connect", uri) == ""
+    copy = folder / "copy"
+    run("nbdcopy", uri, copy)
+    assert copy.read_bytes()[4096:304096] == DATA[:300000]
+
+
+def test_libnbd_works_with_a_shared_key(daemons, folder, papers):
+    daemon, port = serve(daemons, psk(papers / "psk"), folder)
+    write_and_read(connect(port, psk_file=papers / "psk/keys.psk"))
+
+
+@pytest.mark.parametrize("kind", ["x509", "psk"])
+def test_qemu_works_with(daemons, folder, papers, kind):
+    if kind == "x509":
+        daemon, port = serve(daemons, x509(papers / "good"), folder)
+        creds = f"tls-creds-x509,id=c,dir={papers}/good,endpoint=client"
+    else:
+        daemon, port = serve(daemons, psk(papers / "psk"), folder)
+        creds = f"tls-creds-psk,id=c,dir={papers}/psk,endpoint=client,username=qemu"
+    image = f"driver=nbd,host=localhost,port={port},export=secret-name,tls-creds=c"
+    out = run("qemu-io", "--object", creds, "--image-opts", image,
+              "-c", "write -P 0x5a 64k 512k", "-c", "flush", "-c", "read -P 0x5a 64k 512k")
+    assert "wrote 524288/524288" in out and "read 524288/524288" in out
+    assert "Pattern verification failed" not in out
+
+
+def test_many_connections_at_once_carry_what_they_should(daemons, folder, papers):
+    daemon, port = serve(daemons, x509(papers / "good"), folder)
+    clients = [connect(port, papers / "good") for _ in range(12)]
+    for number, client in enumerate(clients):
+        client.pwrite(bytes([number + 1]) * 65536, number * 65536)
+    for number, client in enumerate(clients):
+        assert client.pread(65536, number * 65536) == bytes([number + 1]) * 65536
+        client.shutdown()
+
+
+# --- who does not get in ---
+
+def refused(port, **how):
+    with pytest.raises(nbd.Error):
+        client = connect(port, **how)
+        client.pread(512, 0)
+
+
+@pytest.mark.parametrize("who", ["nocert", "expired", "other"])
+def test_a_client_with_wrong_papers_is_refused(daemons, folder, papers, who):
+    daemon, port = serve(daemons, x509(papers / "good"), folder)
+    if who == "other":
+        # It believes the server, and shows what another authority has signed.
+        mixed = folder / "mixed"
+        shutil.copytree(papers / "other", mixed)
+        shutil.copy(papers / "good/ca-cert.pem", mixed)
+        refused(port, certificates=mixed)
+    else:
+        refused(port, certificates=papers / who)
+    write_and_read(connect(port, papers / "good"))
+    assert "TLS handshake with 127.0.0.1" in daemon.log_text()
+
+
+def test_a_wrong_key_is_refused(daemons, folder, papers):
+    daemon, port = serve(daemons, psk(papers / "psk"), folder)
+    refused(port, psk_file=papers / "psk2/keys.psk")
+    write_and_read(connect(port, psk_file=papers / "psk/keys.psk"))
+
+
+class Raw:
+    """The protocol's bytes, in the clear."""
+
+    def __init__(self, port):
+        self.sock = socket.create_connection(("127.0.0.1", port), DEADLINE_S)
+        self.seen = self.take(18)
+        self.sock.sendall(struct.pack(">I", 3))
+
+    def take(self, count):
+        data = b""
+        while len(data) < count:
+            part = self.sock.recv(count - len(data))
+            if not part:
+                raise ConnectionError("the end")
+            data += part
+        return data
+
+    def option(self, number, payload=b"", behind=b""):
+        self.sock.sendall(b"IHAVEOPT" + struct.pack(">II", number, len(payload)) + payload + behind)
+
+    def reply(self):
+        magic, option, kind, length = struct.unpack(">QIII", self.take(20))
+        text = self.take(length)
+        self.seen += text
+        return kind, text
+
+
+TLS_REQD = 0x80000005
+
+
+def test_before_tls_nothing_is_told(daemons, folder, papers):
+    daemon, port = serve(daemons, x509(papers / "good"), folder)
+    raw = Raw(port)
+    name = b"secret-name"
+    for number, payload in [(3, b""), (6, struct.pack(">I", len(name)) + name + b"\0\0"),
+                            (7, struct.pack(">I", len(name)) + name + b"\0\0"), (8, b""),
+                            (9, b""), (10, b""), (77, b"?")]:
+        raw.option(number, payload)
+        assert raw.reply()[0] == TLS_REQD
+    raw.option(2)
+    assert raw.reply()[0] == 1
+    assert b"secret" not in raw.seen and b"nbd" not in raw.seen.lower()[18:]
+    old = Raw(port)
+    old.option(1, name)
+    with pytest.raises(ConnectionError):
+        old.take(1)
+
+
+def test_what_is_sent_in_the_clear_behind_starttls_ends_the_connection(daemons, folder, papers):
+    daemon, port = serve(daemons, x509(papers / "good"), folder)
+    raw = Raw(port)
+    raw.option(5, behind=b"IHAVEOPT" + struct.pack(">II", 3, 0))
+    with pytest.raises((ConnectionError, ConnectionResetError)):
+        raw.reply()
+
+
+def test_a_client_that_stalls_in_the_handshake_costs_nobody_else(daemons, folder, papers):
+    daemon, port = serve(daemons, x509(papers / "good"), folder)
+    stalled = [Raw(port) for _ in range(20)]
+    for number, raw in enumerate(stalled):
+        raw.option(5)
+        assert raw.reply()[0] == 1
+        # The head of a ClientHello, and no more of it.
+        raw.sock.sendall(bytes.fromhex("16030102000100")[:number % 8])
+    began = time.monotonic()
+    write_and_read(connect(port, papers / "good"))
+    assert time.monotonic() - began < 5
+    for raw in stalled:
+        raw.sock.settimeout(30)
+        try:
+            assert raw.sock.recv(1) == b""
+        except ConnectionResetError:
+            pass
+    assert time.monotonic() - began > 5, "cut before the deadline"
+
+
+def test_random_bytes_instead_of_a_handshake_cost_one_connection(daemons, folder, papers):
+    daemon, port = serve(daemons, x509(papers / "good"), folder)
+    descriptors = len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
+    for _ in range(50):
+        raw = Raw(port)
+        raw.option(5)
+        raw.reply()
+        raw.sock.sendall(os.urandom(200))
+        raw.sock.shutdown(socket.SHUT_WR)  # else some would wait for more until their deadline
+        try:
+            while raw.sock.recv(100):
+                pass
+        except ConnectionResetError:
+            pass
+        raw.sock.close()
+    write_and_read(connect(port, papers / "good"))
+    end = time.monotonic() + DEADLINE_S
+    while len(os.listdir(f"/proc/{daemon.process.pid}/fd")) > descriptors + 1:
+        assert time.monotonic() < end
+        daemon.qmp.cmd("query-status")
+
+
+# --- our client ---
+
+def node(path, tls, *more):
+    return ["--blockdev", ",".join(["nbd,node-name=remote,server.type=unix", f"server.path={path}",
+                                    "export=x", f"tls-creds={tls}", *more])]
+
+
+STOCK = {
+    "qemu-nbd x509": lambda papers, path, disk: [
+        "qemu-nbd", "-t", "-k", path, "-f", "raw", "-x", "x",
+        "--object", f"tls-creds-x509,id=s,dir={papers}/good,endpoint=server,verify-peer=on",
+        "--tls-creds", "s", disk],
+    "qemu-nbd psk": lambda papers, path, disk: [
+        "qemu-nbd", "-t", "-k", path, "-f", "raw", "-x", "x",
+        "--object", f"tls-creds-psk,id=s,dir={papers}/psk,endpoint=server", "--tls-creds", "s", disk],
+    "nbdkit x509": lambda papers, path, disk: [
+        "nbdkit", "-f", "-U", path, "--tls=require", f"--tls-certificates={papers}/good",
+        "--tls-verify-peer", "file", disk],
+    "nbdkit psk": lambda papers, path, disk: [
+        "nbdkit", "-f", "-U", path, "--tls=require", f"--tls-psk={papers}/psk/keys.psk", "file", disk],
+}
+
+
+@pytest.fixture
+def stock(folder, papers):
+    started = []
+
+    def start(kind):
+        path = folder / "stock.sock"
+        disk = make_file(folder / "far", MIB)
+        started.append(Stock(STOCK[kind](papers, path, disk), path))
+        return path
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.mark.parametrize("kind", STOCK)
+def test_our_client_works_with(daemons, folder, papers, stock, kind):
+    path = stock(kind)
+    creds = psk(papers / "psk", "client") if "psk" in kind else x509(papers / "good", "client")
+    near = folder / "near.sock"
+    daemon = daemons.start(*creds, *node(path, "t", "tls-hostname=localhost"),
+                           "--nbd-server", f"addr.type=unix,addr.path={near}",
+                           "--export", "nbd,id=e,node-name=remote,name=secret-name,writable=on")
+    client = nbd.NBD()
+    client.connect_uri(f"nbd+unix:///secret-name?socket={near}")
+    write_and_read(client)
+    assert (folder / "far").read_bytes()[4096:304096] == DATA[:300000]
+
+
+@pytest.mark.parametrize("creds, more, words", [
+    (lambda p: x509(p / "good", "client"), "tls-hostname=other.example", ["is not for 'other.example'"]),
+    (lambda p: x509(p / "other", "client"), "tls-hostname=localhost",
+     ["the server's certificate is refused"]),
+    (lambda p: x509(p / "nocert", "client"), "tls-hostname=localhost", ["NBD server unix:"]),
+    (lambda p: x509(p / "good", "server"), "tls-hostname=localhost", ["'t'", "endpoint=client"]),
+    (lambda p: psk(p / "psk", "client"), "tls-hostname=localhost", ["TLS handshake"]),
+])
+def test_our_client_tells_why_it_does_not_go_on(daemons, folder, papers, stock, creds, more, words):
+    path = stock("qemu-nbd x509")
+    daemon = daemons.start(*creds(papers))
+    with pytest.raises(QmpError) as failure:
+        daemon.qmp.cmd("blockdev-add", {
+            "driver": "nbd", "node-name": "r", "server": {"type": "unix", "path": str(path)},
+            "export": "x", "tls-creds": "t", "tls-hostname": more.split("=")[1]})
+    for word in words:
+        assert word in failure.value.desc
+
+
+def test_our_client_says_that_a_server_wants_tls(daemons, folder, papers, stock):
+    path = stock("qemu-nbd psk")
+    daemon = daemons.start()
+    server = {"type": "unix", "path": str(path)}
+    with pytest.raises(QmpError, match="give the node tls-creds"):
+        daemon.qmp.cmd("blockdev-add", driver="nbd", node_name="r", server=server, export="x")
+    with pytest.raises(QmpError, match="there are no TLS credentials 'z'"):
+        daemon.qmp.cmd("blockdev-add", driver="nbd", node_name="r", server=server, export="x",
+                       tls_creds="z")
+
+
+def test_our_client_does_not_fall_back_to_plain_text(daemons, folder, papers):
+    path = folder / "plain.sock"
+    server = Stock(["nbdkit", "-f", "-U", path, "null", "1M"], path)
+    daemon = daemons.start(*psk(papers / "psk", "client"))
+    try:
+        with pytest.raises(QmpError, match="TLS: the server refused"):
+            daemon.qmp.cmd("blockdev-add", driver="nbd", node_name="r", export="", tls_creds="t",
+                           server={"type": "unix", "path": str(path)})
+    finally:
+        server.stop()
+
+
+# --- control ---
+
+def context(certificates, own=True):
+    made = ssl.create_default_context(cafile=certificates / "ca-cert.pem")
+    if own:
+        made.load_cert_chain(certificates / "client-cert.pem", certificates / "client-key.pem")
+    return made
+
+
+def control(daemons, papers):
+    port = free_port()
+    daemon = daemons.start(*x509(papers / "good"), "--qmp", f"inet:127.0.0.1:{port},tls-creds=t")
+    return daemon, ("127.0.0.1", port)
+
+
+def test_control_works_over_tls(daemons, papers):
+    daemon, address = control(daemons, papers)
+    qmp = Qmp(address, tls=context(papers / "good"))
+    assert qmp.cmd("query-status")["running"]
+    qmp.cmd("blockdev-add", driver="null-co", node_name="n", size=MIB)
+    big = qmp.cmd("query-commands")
+    assert {"name": "object-add"} in big
+    qmp.close()
+
+
+@pytest.mark.parametrize("how", ["no certificate", "plain text", "another authority"])
+def test_control_tells_strangers_nothing(daemons, papers, how):
+    daemon, address = control(daemons, papers)
+    if how == "plain text":
+        with socket.create_connection(address, DEADLINE_S) as plain:
+            plain.sendall(b'{"execute": "qmp_capabilities"}\n')
+            seen = b""
+            try:
+                while part := plain.recv(1000):
+                    seen += part
+            except ConnectionResetError:
+                pass
+            assert b"QMP" not in seen and len(seen) < 20
+    else:
+        other = context(papers / "good", own=False)
+        if how == "another authority":
+            other.load_cert_chain(papers / "other/client-cert.pem", papers / "other/client-key.pem")
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            Qmp(address, tls=other)
+    assert Qmp(address, tls=context(papers / "good")).cmd("query-status")
+
+
+def test_who_stalls_at_the_control_port_holds_up_nobody(daemons, papers):
+    daemon, address = control(daemons, papers)
+    stalled = [socket.create_connection(address, DEADLINE_S) for _ in range(10)]
+    assert Qmp(address, tls=context(papers / "good")).cmd("query-status")
+    for sock in stalled:
+        sock.close()
+
+
+# --- objects and rules ---
+
+def test_credentials_come_and_go_by_command_and_are_renewed(daemons, folder, papers):
+    daemon = daemons.start("--blockdev", "null-co,node-name=n,size=1M,read-zeroes=on")
+    qmp = daemon.qmp
+    server = folder / "server"
+    shutil.copytree(papers / "other", server)
+    add = {"qom-type": "tls-creds-x509", "id": "t", "dir": str(server), "endpoint": "server"}
+    port = free_port()
+    start = {"addr": {"type": "inet", "data": {"host": "127.0.0.1", "port": str(port)}},
+             "tls-creds": "t"}
+    with pytest.raises(QmpError, match="there are no TLS credentials 't'"):
+        qmp.cmd("nbd-server-start", start)
+    qmp.cmd("object-add", add)
+    with pytest.raises(QmpError, match="already"):
+        qmp.cmd("object-add", add)
+    # While a server uses them they may be replaced: it keeps what it has until it is started anew.
+    qmp.cmd("nbd-server-start", start)
+    qmp.cmd("nbd-server-add", device="n", name="secret-name")
+    qmp.cmd("object-del", id="t")
+    refused(port, certificates=papers / "good")
+    shutil.rmtree(server)
+    shutil.copytree(papers / "good", server)
+    qmp.cmd("object-add", add)
+    qmp.cmd("nbd-server-stop")
+    qmp.cmd("nbd-server-start", start)
+    qmp.cmd("nbd-server-add", device="n", name="secret-name")
+    client = connect(port, papers / "good")
+    assert client.pread(512, 0) == bytes(512)
+    client.shutdown()
+    with pytest.raises(QmpError, match="no object 'z'"):
+        qmp.cmd("object-del", id="z")
+
+
+@pytest.mark.parametrize("name, words", [
+    ("expired", ["expired/server-cert.pem", "has expired on 2020-02-01", "replace it"]),
+    ("nocert", ["nocert/server-cert.pem", "is missing"]),
+    ("nosuch", ["nosuch/ca-cert.pem", "is missing"]),
+])
+def test_credentials_that_do_not_do_are_refused_by_name(daemons, papers, name, words):
+    qmp = daemons.start().qmp
+    with pytest.raises(QmpError) as failure:
+        qmp.cmd("object-add", {"qom-type": "tls-creds-x509", "id": "t", "dir": str(papers / name),
+                               "endpoint": "server"})
+    for word in words:
+        assert word in failure.value.desc
+    # Nothing is left of it.
+    with pytest.raises(QmpError, match="no object 't'"):
+        qmp.cmd("object-del", id="t")
+
+
+def test_beyond_this_host_only_clients_that_are_known_may_connect(daemons, papers):
+    port = free_port()
+    where = f"addr.type=inet,addr.host=0.0.0.0,addr.port={port},tls-creds=t"
+    daemons.start(*x509(papers / "good"), "--nbd-server", where)
+    loose = daemons.start(*x509(papers / "good", "server", "t", "verify-peer=off"))
+    with pytest.raises(QmpError, match="verify-peer=on"):
+        loose.qmp.cmd("nbd-server-start", {
+            "addr": {"type": "inet", "data": {"host": "0.0.0.0", "port": "0"}}, "tls-creds": "t"})
+
+
+def test_secrets_are_in_no_log_and_no_list_of_processes(daemons, folder, papers):
+    secret = tls_files.psk_secret(papers / "psk")
+    daemon, port = serve(daemons, ["--log-level", "trace", "--trace", "*", *psk(papers / "psk")], folder)
+    write_and_read(connect(port, psk_file=papers / "psk/keys.psk"))
+    refused(port, psk_file=papers / "psk2/keys.psk")
+    bad = folder / "bad"
+    bad.mkdir()
+    (bad / "keys.psk").write_text(f"qemu:{secret}zz\n")
+    (bad / "keys.psk").chmod(0o600)
+    with pytest.raises(QmpError) as failure:
+        daemon.qmp.cmd("object-add", {"qom-type": "tls-creds-psk", "id": "b", "dir": str(bad)})
+    told = failure.value.desc + daemon.log_text() + \
+        Path(f"/proc/{daemon.process.pid}/cmdline").read_text() + \
+        Path(f"/proc/{daemon.process.pid}/environ").read_text()
+    assert secret not in told and secret[:16] not in told
