@@ -168,12 +168,14 @@ static void report_errors(const struct ballot *ballot, const struct io *io)
     }
 }
 
-/* Who says something else than the winner is told of, and corrected when that is wanted and the range
- * is ours alone. A correction that fails changes nothing: the next read tells of it again. */
-static void treat_losers(struct node *node, struct ballot *ballot, const struct vote *winner,
-                         bool correct) MAY_WAIT
+/* Who says something else than the winner is told of, and corrected when that is wanted. Others may be
+ * correcting the same: they write the same. A correction that fails changes nothing: the next read
+ * tells of it again. */
+static void treat_losers(struct node *node, struct ballot *ballot, const struct vote *winner)
+    MAY_WAIT
 {
     struct quorum *quorum = quorum_of(node);
+    bool correct = quorum->rewrites && !node->read_only;
 
     for (unsigned i = 0; i < ballot->count; i++) {
         struct vote *vote = &ballot->votes[i];
@@ -188,19 +190,14 @@ static void treat_losers(struct node *node, struct ballot *ballot, const struct 
     }
 }
 
-/* The ballot is read. 0, an error, or -EAGAIN: there is something to correct, for which the range must
- * be locked against all others. */
-static int ballot_decide(struct node *node, struct ballot *ballot, struct io *io, bool locked)
-    MAY_WAIT
+/* The ballot is read, and nothing changes the range meanwhile. */
+static int ballot_decide(struct node *node, struct ballot *ballot, struct io *io) MAY_WAIT
 {
     struct quorum *quorum = quorum_of(node);
-    bool rewrites = quorum->rewrites && !node->read_only;
     struct vote *winner;
 
     ballot_tally(ballot);
     winner = ballot_winner(ballot);
-    if (rewrites && !locked && (winner == NULL || winner->votes < ballot_successes(ballot)))
-        return -EAGAIN;
     report_errors(ballot, io);
     if (ballot_successes(ballot) < quorum->threshold) {
         quorum_report_failure(node, io->offset_bytes, io->length_bytes);
@@ -217,38 +214,30 @@ static int ballot_decide(struct node *node, struct ballot *ballot, struct io *io
         quorum_report_failure(node, io->offset_bytes, io->length_bytes);
         return -EIO;
     }
-    treat_losers(node, ballot, winner, rewrites);
+    treat_losers(node, ballot, winner);
     if (winner != &ballot->votes[0])
         memcpy(io->data.bytes, winner->io.data.bytes, io->length_bytes);
     return 0;
 }
 
-static int vote_locked(struct node *node, struct io *io, bool exclusive) MAY_WAIT
+int quorum_vote_read(struct node *node, struct io *io)
 {
     struct quorum *quorum = quorum_of(node);
     struct range_lock lock;
     struct ballot ballot;
     int ret;
 
-    range_lock_acquire(&quorum->locks, &lock, io->offset_bytes, io->length_bytes, exclusive);
+    if (unlikely(quorum->differed))
+        return -EIO;
+    range_lock_acquire(&quorum->locks, &lock, io->offset_bytes, io->length_bytes, false);
     ret = ballot_fill(node, &ballot, io);
     if (ret == 0) {
         ballot_read(node, &ballot);
-        ret = ballot_decide(node, &ballot, io, exclusive);
+        ret = ballot_decide(node, &ballot, io);
     }
     ballot_release(&ballot);
     range_lock_release(&quorum->locks, &lock);
     return ret;
-}
-
-int quorum_vote_read(struct node *node, struct io *io)
-{
-    int ret;
-
-    if (quorum_of(node)->differed)
-        return -EIO;
-    ret = vote_locked(node, io, false);
-    return ret == -EAGAIN ? vote_locked(node, io, true) : ret;
 }
 
 int quorum_vote_error(const int *results, unsigned count)

@@ -265,6 +265,31 @@ TEST_LOOP(a_replay_of_races_gives_what_the_disk_has)
     tear_down(&f);
 }
 
+/* The disk has carried the first one out, but its answer is late. */
+TEST_LOOP(the_log_has_overlapping_writes_in_the_order_of_the_disk)
+{
+    struct fixture f = set_up("", "");
+    const struct blkdebug_rule late = {
+        .kinds = BLKDEBUG_WRITE, .count = 1, .hold = true, .after = true};
+    uint8_t *replayed = malloc(DISK_BYTES);
+    struct blocks_task first, second;
+
+    assert_non_null(replayed);
+    assert_int_equal(blkdebug_inject(f.disk_debug, &late, NULL), 0);
+    blocks_start_write(&first, f.edge, 0, 4096, 1);
+    assert_int_equal(blkdebug_await_held(f.disk_debug, 0, 1, DEADLINE_NEVER), 0);
+    blocks_start_write(&second, f.edge, 2048, 4096, 2);
+    co_sleep(NS_PER_MS);
+    blkdebug_release(f.disk_debug, 0);
+    test_wait_until(first.done && second.done);
+    assert_int_equal(blklogwrites_mark(f.node, "both"), 0);
+    replay_to_mark(&f, "both", replayed);
+    assert_memory_equal(replayed, mem_bytes(f.disk), DISK_BYTES);
+    assert_int_equal(replayed[2048], 2);
+    free(replayed);
+    tear_down(&f);
+}
+
 /* --- flushes --- */
 
 struct flush_task {
@@ -506,6 +531,7 @@ int main(void)
         cmocka_unit_test(decoders_refuse_what_cannot_be),
         cmocka_unit_test(a_replay_to_a_mark_gives_exactly_the_bytes),
         cmocka_unit_test(a_replay_of_races_gives_what_the_disk_has),
+        cmocka_unit_test(the_log_has_overlapping_writes_in_the_order_of_the_disk),
         cmocka_unit_test(what_ends_while_a_flush_runs_stands_behind_it),
         cmocka_unit_test(a_flush_waits_for_earlier_entries_to_be_written),
         cmocka_unit_test(the_superblock_is_written_at_the_interval_too),

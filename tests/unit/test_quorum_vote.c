@@ -142,6 +142,22 @@ TEST_LOOP(without_enough_equal_votes_the_read_fails)
     tear_down(&f);
 }
 
+TEST_LOOP(the_most_votes_are_not_always_enough)
+{
+    struct fixture f;
+    uint8_t byte;
+
+    set_up(&f, 5, 3, "");
+    for (unsigned i = 2; i < 5; i++)
+        mem_bytes(f.mem[i])[0] = (uint8_t)i;
+    assert_int_equal(blocks_read_bytes(f.edge, 0, &byte, 1, 0), -EIO);
+    assert_int_equal(f.failures, 1);
+    mem_bytes(f.mem[4])[0] = 0;
+    blocks_expect(f.edge, 0, 1, 0);
+    assert_int_equal(f.bad, 2);
+    tear_down(&f);
+}
+
 TEST_LOOP(two_contents_with_as_many_votes_have_no_winner)
 {
     struct fixture f;
@@ -515,6 +531,7 @@ int main(void)
         cmocka_unit_test(children_that_agree_answer_and_all_are_asked),
         cmocka_unit_test(who_says_something_else_is_outvoted_and_told_of),
         cmocka_unit_test(without_enough_equal_votes_the_read_fails),
+        cmocka_unit_test(the_most_votes_are_not_always_enough),
         cmocka_unit_test(two_contents_with_as_many_votes_have_no_winner),
         cmocka_unit_test(a_child_that_cannot_be_read_has_no_vote),
         cmocka_unit_test(who_lost_is_corrected_when_that_is_asked_for),
