@@ -104,8 +104,7 @@ static int check_listening(int fd, struct err *err)
                        "LISTEN_FDS: descriptor %d is not a listening stream socket "
                        "(ListenStream= with Accept=no)",
                        fd);
-    if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ||
-        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)
+    if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
         return err_set_errno(err, -errno, "LISTEN_FDS: descriptor %d", fd);
     return 1;
 }

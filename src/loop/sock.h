@@ -43,7 +43,9 @@ int sock_accept(struct sock *listener, struct sock **ret_sock) MAY_WAIT;
 /* Name look-up is offloaded; the deadline covers all of it. -ETIMEDOUT when it passes. */
 int sock_connect(struct loop *loop, const struct sock_address *address, uint64_t deadline_ns,
                  struct sock **ret_sock, struct err *err) MAY_WAIT;
-/* Takes over a connected (or, with `listening`, a listening) descriptor. Not in the simulator. */
+/* Takes over a connected (or, with `listening`, a listening) descriptor, also on failure. A listening
+ * one may be shared with who started the process: it is left as it is, and goes on listening there
+ * after sock_close(). Not in the simulator. */
 int sock_adopt(struct loop *loop, int fd, bool listening, struct sock **ret_sock, struct err *err);
 
 /* 1 to length_bytes bytes, 0 at the end of the stream, or -errno. */

@@ -31,6 +31,7 @@ struct uring_sock {
     struct sock sock;
     int fd;
     char *unlink_path; /* a unix listener's own */
+    bool shared;       /* a listener that whoever started us listens on as well */
 };
 
 static struct uring_sock *sock_of(struct sock *sock)
@@ -104,7 +105,10 @@ int uring_sock_adopt(struct loop *loop, int fd, bool listening, struct sock **re
                      struct err *err)
 {
     int result = sock_make(loop, fd, listening, ret_sock);
-    return result < 0 ? err_no_memory(err) : 0;
+    if (result < 0)
+        return err_no_memory(err);
+    sock_of(*ret_sock)->shared = listening;
+    return 0;
 }
 
 /* --- looking names up --- */
@@ -455,7 +459,9 @@ void uring_sock_shutdown(struct sock *sock)
     struct loop_uring *loop = uring_of(sock->loop);
 
     listener_unlink(self);
-    shutdown(self->fd, SHUT_RDWR);
+    /* It would end the socket for all who have it. */
+    if (!self->shared)
+        shutdown(self->fd, SHUT_RDWR);
     if (sock->receiving || sock->sending) {
         struct io_uring_sqe *sqe = uring_sqe(loop);
         io_uring_prep_cancel_fd(sqe, self->fd, IORING_ASYNC_CANCEL_ALL);
