@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "bin/runtime.h"
 #include "bin/service.h"
+#include "bin/sync.h"
 #include "drivers/table.h"
 
 #include <errno.h>
@@ -379,6 +380,10 @@ int serve_run(struct serve *serve, enum replication_mode mode,
         return code;
     service_log_init();
     if (prepare(serve, &err) < 0) {
+        cli_error("%s", err.text);
+        return EXIT_FAILED;
+    }
+    if (serve->sync && mode == REPLICATION_PRIMARY && sync_fork(serve, &err) < 0) {
         cli_error("%s", err.text);
         return EXIT_FAILED;
     }

@@ -23,6 +23,7 @@ struct serve {
     const char *export;
     const char *log_level, *features_off;
     bool insecure, json;
+    bool sync;        /* the disks are not equal yet: the primary's are copied first */
     bool run_standby; /* a VM runs on the secondary: its export is writable from the start */
     enum replication_overlays on_overlays;
     struct serve_disk disks[SERVE_MAX_DISKS];

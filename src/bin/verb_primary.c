@@ -13,13 +13,17 @@
 
 static void print_help(void)
 {
-    printf("usage: blockstep primary --name NAME --disk [NAME=]PATH... --peer HOST:PORT\n"
-           "                         --export unix:PATH [OPTION...]\n\n"
-           "Serves disks to a guest and forwards what it writes to a secondary, which must run\n"
-           "already and hold equal copies of the disks. Runs in the foreground until it gets\n"
-           "SIGTERM.\n\n" SERVE_HELP "      --peer HOST:PORT       the secondary's --listen\n"
-           "      --peer-control HOST:PORT\n"
-           "                             the secondary's --control, for blockstep checkpoint\n");
+    printf(
+        "usage: blockstep primary --name NAME --disk [NAME=]PATH... --peer HOST:PORT\n"
+        "                         --export unix:PATH [OPTION...]\n\n"
+        "Serves disks to a guest and forwards what it writes to a secondary, which must run\n"
+        "already and hold equal copies of the disks, or be given them by --sync. Runs in the\n"
+        "foreground until it gets SIGTERM.\n\n" SERVE_HELP
+        "      --peer HOST:PORT       the secondary's --listen\n"
+        "      --peer-control HOST:PORT\n"
+        "                             the secondary's --control, for blockstep checkpoint\n"
+        "      --sync                 copy the disks to the secondary, while the guest runs, and take\n"
+        "                             the first checkpoint (needs --peer-control)\n");
 }
 
 static int add_local(struct serve *serve, struct serve_disk *disk, struct err *err) MAY_WAIT
@@ -177,6 +181,7 @@ int verb_primary(int argc, char **argv)
         SERVE_LONG_OPTIONS,
         {"peer", required_argument, NULL, 'p'},
         {"peer-control", required_argument, NULL, 'c'},
+        {"sync", no_argument, NULL, 'y'},
         {0},
     };
     struct serve serve = {.state_fd = -1};
@@ -193,6 +198,8 @@ int verb_primary(int argc, char **argv)
             serve.peer = optarg;
         else if (option == 'c')
             serve.peer_control = optarg;
+        else if (option == 'y')
+            serve.sync = true;
         else
             code = serve_take(&serve, option);
         if (code >= 0)
@@ -202,6 +209,9 @@ int verb_primary(int argc, char **argv)
         return cli_usage_error("'%s' is not an option", argv[optind]);
     if (serve.peer == NULL)
         return cli_usage_error("--peer is missing: where does the secondary listen?");
+    if (serve.sync && serve.peer_control == NULL)
+        return cli_usage_error("--sync needs --peer-control: the secondary has to be told when the "
+                               "disks are equal");
     if (serve_passed_fd(&serve) < 0)
         return EXIT_USAGE;
     if (serve.export == NULL && serve.passed_fd == 0)

@@ -30,6 +30,8 @@ static void print_help(void)
         "      --overlays DIR         folder of the overlays (default: beside each disk)\n"
         "      --run-standby          a machine runs on this side all the time: its export is\n"
         "                             writable already before a failover\n"
+        "      --sync                 the disks are not equal yet: no checkpoint and no failover\n"
+        "                             before a primary with --sync has copied its own\n"
         "      --fresh                empty overlays that hold blocks: your word that the disks\n"
         "                             are equal\n"
         "      --resume               overlays hold the live epoch: go on with it\n"
@@ -201,7 +203,9 @@ static int assemble(struct serve *serve, struct err *err) MAY_WAIT
         r = folder_make(serve->overlays, 0700, err);
     for (size_t i = 0; r == 0 && i < serve->disk_count; i++)
         r = add_disk(serve, &serve->disks[i], err);
-    if (r == 0)
+    if (r == 0 && serve->sync)
+        r = replication_await_sync(serve->daemon->group, err);
+    else if (r == 0)
         r = replication_start(serve->daemon->group, REPLICATION_SECONDARY, serve->on_overlays, err);
     if (r == 0)
         r = add_user_exports(serve, err);
@@ -210,8 +214,9 @@ static int assemble(struct serve *serve, struct err *err) MAY_WAIT
 
 static int take_overlays(struct serve *serve, enum replication_overlays choice)
 {
-    if (serve->on_overlays != REPLICATION_OVERLAYS_EMPTY && serve->on_overlays != choice)
-        return cli_usage_error("--fresh, --resume and --merge exclude each other");
+    if ((serve->on_overlays != REPLICATION_OVERLAYS_EMPTY && serve->on_overlays != choice) ||
+        serve->sync)
+        return cli_usage_error("--sync, --fresh, --resume and --merge exclude each other");
     serve->on_overlays = choice;
     return -1;
 }
@@ -237,6 +242,11 @@ static int take(struct serve *serve, int option)
         return take_overlays(serve, REPLICATION_OVERLAYS_RESUME);
     case 'm':
         return take_overlays(serve, REPLICATION_OVERLAYS_MERGE);
+    case 'y':
+        if (serve->on_overlays != REPLICATION_OVERLAYS_EMPTY)
+            return cli_usage_error("--sync, --fresh, --resume and --merge exclude each other");
+        serve->sync = true;
+        return -1;
     default:
         return serve_take(serve, option);
     }
@@ -253,6 +263,7 @@ int verb_secondary(int argc, char **argv)
         {"fresh", no_argument, NULL, 'f'},
         {"resume", no_argument, NULL, 'r'},
         {"merge", no_argument, NULL, 'm'},
+        {"sync", no_argument, NULL, 'y'},
         {0},
     };
     struct serve serve = {.state_fd = -1};

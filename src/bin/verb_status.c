@@ -60,6 +60,10 @@ static void print_checkpoint(struct json_object *status)
     char age[32], held[32];
 
     print_label("checkpoint");
+    if (json_flag(status, "awaits-sync")) {
+        printf("none yet: waits for a primary with --sync to copy its disks\n");
+        return;
+    }
     printf("epoch %" PRIu64, json_uint(status, "epoch"));
     if (last != NULL)
         printf(", %s ago (held requests for %s)",

@@ -51,6 +51,7 @@ static int run_start(struct qmp_call *call, void *args, struct err *err) MAY_WAI
 
 struct checkpoint_args {
     uint64_t timeout_ms;
+    bool first;
 };
 
 static const struct opt checkpoint_opts[] = {
@@ -59,6 +60,10 @@ static const struct opt checkpoint_opts[] = {
      .offset = OPT_FIELD(struct checkpoint_args, timeout_ms),
      .max = 3600 * 1000,
      .help = "how long to wait for the peer (0: the default)"},
+    {.name = "first",
+     .type = OPT_BOOL,
+     .offset = OPT_FIELD(struct checkpoint_args, first),
+     .help = "to a secondary that awaits its first synchronisation: the disks are equal now"},
     {0},
 };
 
@@ -72,7 +77,10 @@ static int run_checkpoint(struct qmp_call *call, void *args, struct err *err) MA
 
     if (checkpoint->timeout_ms > 0)
         deadline_ns = loop_now_ns(daemon->loop) + checkpoint->timeout_ms * NS_PER_MS;
-    r = replication_checkpoint(daemon->group, deadline_ns, &epoch, err);
+    if (checkpoint->first)
+        r = replication_first_checkpoint(daemon->group, &epoch, err);
+    else
+        r = replication_checkpoint(daemon->group, deadline_ns, &epoch, err);
     if (r < 0)
         return r;
     call->result = json_object_new_object();

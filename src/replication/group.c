@@ -317,6 +317,7 @@ static int start_members(struct replication_group *group, const struct group_mem
     }
     if (mode == REPLICATION_PRIMARY)
         start_primary(group, members);
+    group->awaits_sync = false;
     return 0;
 }
 
@@ -344,6 +345,69 @@ int replication_start(struct replication_group *group, enum replication_mode mod
     if (ret < 0)
         return ret;
     ret = start_members(group, &members, mode, overlays, err);
+    group_end(group, &members);
+    return ret;
+}
+
+/* --- before the first checkpoint --- */
+
+int group_check_synchronised(const struct replication_group *group, const char *what,
+                             struct err *err)
+{
+    if (!group->awaits_sync)
+        return 0;
+    return err_set(err, -ENODATA,
+                   "%s: there is no checkpoint yet: this secondary was never synchronised with its"
+                   " primary, and its disks hold nothing of use before it is (blockstep primary"
+                   " --sync)",
+                   what);
+}
+
+static int await_members(struct replication_group *group, const struct group_members *members,
+                         struct err *err)
+{
+    if (members->count == 0)
+        return err_set(err, -ENODEV, "no node has the driver 'replication': add one first");
+    for (size_t i = 0; i < members->count; i++) {
+        struct node *node = members->nodes[i];
+        if (replication_mode_of(node) != REPLICATION_SECONDARY ||
+            replication_stage_of(node) != REPLICATION_NONE)
+            return err_set(err, -EINVAL,
+                           "node '%s' cannot await a first synchronisation: only a secondary that"
+                           " was not started can",
+                           node->name);
+    }
+    group->awaits_sync = true;
+    return 0;
+}
+
+int replication_await_sync(struct replication_group *group, struct err *err)
+{
+    struct group_members members;
+    int ret = group_begin(group, &members, err);
+    if (ret < 0)
+        return ret;
+    ret = await_members(group, &members, err);
+    group_end(group, &members);
+    return ret;
+}
+
+int replication_first_checkpoint(struct replication_group *group, uint64_t *ret_epoch,
+                                 struct err *err)
+{
+    struct group_members members;
+    int ret = group_begin(group, &members, err);
+    if (ret < 0)
+        return ret;
+    if (!group->awaits_sync)
+        ret = err_set(err, -EINVAL,
+                      "no first checkpoint is awaited here: only a secondary that was started to be"
+                      " synchronised takes one, once");
+    else
+        ret = start_members(group, &members, REPLICATION_SECONDARY, REPLICATION_OVERLAYS_FRESH,
+                            err);
+    if (ret == 0)
+        *ret_epoch = group->epoch;
     group_end(group, &members);
     return ret;
 }
@@ -445,7 +509,9 @@ int replication_stop(struct replication_group *group, bool failover, struct err 
     int ret = group_begin(group, &members, err);
     if (ret < 0)
         return ret;
-    ret = stop_members(group, &members, failover, err);
+    ret = group_check_synchronised(group, failover ? "no failover" : "nothing to stop", err);
+    if (ret == 0)
+        ret = stop_members(group, &members, failover, err);
     group_end(group, &members);
     return ret;
 }

@@ -56,6 +56,16 @@ enum replication_overlays {
 int replication_start(struct replication_group *group, enum replication_mode mode,
                       enum replication_overlays overlays, struct err *err) MAY_WAIT;
 
+/*
+ * S: its disks are not equal to the primary's, and nobody has said that they will be. Until a start
+ * (the caller's word that they are equal) there is no checkpoint: stop, failover and checkpoint are
+ * refused and say why.
+ */
+int replication_await_sync(struct replication_group *group, struct err *err) MAY_WAIT;
+/* S, while it awaits: the primary's word that the disks are equal. Starts, with the first checkpoint. */
+int replication_first_checkpoint(struct replication_group *group, uint64_t *ret_epoch,
+                                 struct err *err) MAY_WAIT;
+
 /* P: everything written before the call has been acknowledged by the peer. S: a new epoch. On success
  * *ret_epoch (may be NULL) is the epoch that is live now. `deadline_ns`: of waiting for the peer's
  * acknowledgements or for requests in flight; DEADLINE_NEVER: REPLICATION_CHECKPOINT_DEADLINE_NS from
@@ -77,7 +87,7 @@ bool replication_state(struct replication_group *group, enum replication_mode *r
 
 /*
  * For query-replication; NULL when memory is out.
- * { "role": "primary"|"secondary"|"none", "stage": "none"|"running"|"failover"|"failover-failed"|"done",
+ * { "role": "primary"|"secondary"|"none", "awaits-sync": true (when so), "stage": "none"|"running"|"failover"|"failover-failed"|"done",
  *   "epoch": n, "last-checkpoint": {"wall-time-ns", "age-ns", "held-ns", "duration-ns"} (when any),
  *   "merge": {"done", "total", "rate"} (bytes, bytes/s; in a failover),
  *   "error": as below (the first of all disks, when any),

@@ -268,7 +268,9 @@ int replication_checkpoint(struct replication_group *group, uint64_t deadline_ns
     int ret = group_begin(group, &members, err);
     if (ret < 0)
         return ret;
-    ret = checkpoint_members(group, &members, deadline_ns, err);
+    ret = group_check_synchronised(group, "no checkpoint", err);
+    if (ret == 0)
+        ret = checkpoint_members(group, &members, deadline_ns, err);
     if (ret == 0 && ret_epoch != NULL)
         *ret_epoch = group->epoch;
     group_end(group, &members);

@@ -33,6 +33,7 @@ struct replication_group {
     struct co_mutex calls;
     struct list disks; /* struct group_disk, in the graph's order */
     bool ending;
+    bool awaits_sync; /* S: no checkpoint yet, the disks are not equal */
     uint64_t epoch;
     uint64_t checkpoint_wall_ns; /* 0: none yet */
     uint64_t checkpoint_now_ns;
@@ -52,6 +53,10 @@ void members_release(struct group_members *members) MAY_WAIT;
 int group_begin(struct replication_group *group, struct group_members *ret_members, struct err *err)
     MAY_WAIT;
 void group_end(struct replication_group *group, struct group_members *members) MAY_WAIT;
+
+/* -ENODATA while the group awaits its first synchronisation. */
+int group_check_synchronised(const struct replication_group *group, const char *what,
+                             struct err *err);
 
 uint64_t group_clock_ns(const struct replication_group *group);
 struct group_disk *group_find_disk(struct replication_group *group, const struct node *node);

@@ -178,6 +178,7 @@ struct json_object *replication_query(struct replication_group *group)
     if (object == NULL ||
         json_add_string(object, "role", any ? replication_mode_name(mode) : "none") < 0 ||
         json_add_string(object, "stage", replication_stage_name(stage)) < 0 ||
+        (group->awaits_sync && json_add_bool(object, "awaits-sync", true) < 0) ||
         json_add_uint(object, "epoch", group->epoch) < 0 || add_checkpoint(group, object) < 0 ||
         add_merge(group, object) < 0 || add_disks(group, object, &failed) < 0)
         return NULL;

@@ -84,6 +84,32 @@ TEST_LOOP(a_start_in_the_wrong_mode_is_refused)
     fix_close(&fix);
 }
 
+TEST_LOOP(before_its_first_synchronisation_a_secondary_has_nothing_to_fall_back_to)
+{
+    struct fix fix;
+    struct err why = ERR_INIT;
+    uint64_t epoch = 0;
+    fix_open(&fix, 1);
+    fix_ok(replication_await_sync(fix.s.group, &err));
+    assert_int_equal(fix_fill(fix.forward[0], 0, BLOCK, 1), -EIO); /* P is not started */
+    assert_int_equal(fix_fill(fix.peer[0], 0, BLOCK, 1), 0);
+    assert_int_equal(replication_stop(fix.s.group, true, &why), -ENODATA);
+    assert_non_null(strstr(why.text, "never synchronised"));
+    assert_int_equal(fix.fences, 0);
+    assert_int_equal(replication_stop(fix.s.group, false, &why), -ENODATA);
+    assert_int_equal(replication_checkpoint(fix.s.group, DEADLINE_NEVER, NULL, &why), -ENODATA);
+    fix_ok(replication_first_checkpoint(fix.s.group, &epoch, &err));
+    assert_int_equal(epoch, 1);
+    assert_int_equal(replication_first_checkpoint(fix.s.group, &epoch, &why), -EINVAL);
+    assert_int_equal(replication_await_sync(fix.s.group, &why), -EINVAL);
+    assert_int_equal(replication_await_sync(fix.p.group, &why), -EINVAL);
+    assert_int_equal(fix_fill(fix.peer[0], 0, BLOCK, 2), 0);
+    assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), 1);
+    fix_ok(replication_stop(fix.s.group, true, &err));
+    assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), 1);
+    fix_close(&fix);
+}
+
 TEST_LOOP(a_start_without_a_backing_disk_is_refused)
 {
     struct fix fix;
@@ -818,6 +844,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_start_in_the_wrong_mode_is_refused),
+        cmocka_unit_test(before_its_first_synchronisation_a_secondary_has_nothing_to_fall_back_to),
         cmocka_unit_test(a_start_without_a_backing_disk_is_refused),
         cmocka_unit_test(a_start_on_disks_of_several_lengths_is_refused),
         cmocka_unit_test(a_start_on_layers_that_cannot_be_emptied_is_refused),
