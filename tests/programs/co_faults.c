@@ -33,10 +33,11 @@ static void lose(void *arg UNUSED)
 static void overrun(void *arg UNUSED)
 {
     volatile char small[16];
+    volatile char *volatile pointer = small; /* not an array any more: UBSan would be first */
     volatile int beyond = 16;
 
     small[0] = 1;
-    sink = small[beyond];
+    sink = pointer[beyond];
 }
 
 static int dig(int depth)
