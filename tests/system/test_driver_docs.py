@@ -47,16 +47,16 @@ def test_the_page_has_every_driver_with_its_options():
 
 @pytest.mark.parametrize("driver", [name for name, _ in BLOCK.findall(PAGE.read_text())])
 def test_its_example_works(daemons, folder, driver):
-    examples = re.findall(r"^ +--blockdev (\S+)$", sections()[driver], re.MULTILINE)
+    examples = re.findall(r"^ +(--blockdev|--object) (\S+)$", sections()[driver], re.MULTILINE)
     assert examples, "no example"
-    assert any(f"driver={driver}," in text for text in examples)
+    assert any(f"driver={driver}," in text for _, text in examples)
     if driver in NOT_RUN:
         return
     for name in ("disk.raw", "a.raw", "b.raw", "c.raw"):
         make_file(folder / name, 64 << 20)
     make_file(folder / "changes.log", 0)
     daemons.cli("image", "create", "-f", "overlay", folder / "a.overlay", "64M")
-    daemon = daemons.start(*(word for text in examples for word in
-                             ("--blockdev", text.replace("filename=", f"filename={folder}/"))))
+    daemon = daemons.start(*(word for option, text in examples for word in
+                             (option, text.replace("filename=", f"filename={folder}/"))))
     made = {node["drv"] for node in daemon.qmp.cmd("query-named-block-nodes")}
     assert driver in made
