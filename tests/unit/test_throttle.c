@@ -93,10 +93,10 @@ static void task_main(void *arg) MAY_WAIT
     task->done = true;
 }
 
-static void start(struct task *task, struct edge *edge, enum what what, uint64_t length)
+/* `order` may be NULL; it counts who ends. */
+static void start(struct task *task, struct edge *edge, enum what what, uint64_t length,
+                  unsigned *order)
 {
-    unsigned *order = task->order;
-
     *task = (struct task){
         .edge = edge, .what = what, .length = length, .result = 1, .order = order};
     assert_int_equal(co_spawn_now(graph_loop(edge->graph), "task", task_main, task), 0);
@@ -110,7 +110,7 @@ static uint64_t run(struct edge *edge, enum what what, uint64_t length, unsigned
 
     assert_non_null(tasks);
     for (unsigned i = 0; i < count; i++)
-        start(&tasks[i], edge, what, length);
+        start(&tasks[i], edge, what, length, NULL);
     for (unsigned i = 0; i < count; i++) {
         test_wait_until(tasks[i].done);
         assert_int_equal(tasks[i].result, 0);
@@ -252,8 +252,7 @@ TEST_LOOP(requests_of_one_kind_go_in_the_order_they_came)
     unsigned order = 0;
 
     for (unsigned i = 0; i < ARRAY_LEN(tasks); i++) {
-        tasks[i].order = &order;
-        start(&tasks[i], f.edge, WRITE, 512);
+        start(&tasks[i], f.edge, WRITE, 512, &order);
     }
     for (unsigned i = 0; i < ARRAY_LEN(tasks); i++)
         test_wait_until(tasks[i].done);
@@ -268,21 +267,20 @@ TEST_LOOP(reads_do_not_starve_writes)
 {
     struct fixture f = set_up(",'limits':{'iops-total':1000}");
     struct task reads[200], writes[10];
-    unsigned order = 0;
+    unsigned order = 0, passed;
 
     for (unsigned i = 0; i < ARRAY_LEN(reads); i++) {
-        reads[i].order = &order;
-        start(&reads[i], f.edge, READ, 512);
+        start(&reads[i], f.edge, READ, 512, &order);
     }
     for (unsigned i = 0; i < ARRAY_LEN(writes); i++) {
-        writes[i].order = &order;
-        start(&writes[i], f.edge, WRITE, 512);
+        start(&writes[i], f.edge, WRITE, 512, &order);
     }
+    passed = order;
     for (unsigned i = 0; i < ARRAY_LEN(reads); i++)
         test_wait_until(reads[i].done);
     for (unsigned i = 0; i < ARRAY_LEN(writes); i++) {
         test_wait_until(writes[i].done);
-        assert_true(writes[i].place < 101 + 2 * ARRAY_LEN(writes) + 5);
+        assert_true(writes[i].place < passed + 2 * ARRAY_LEN(writes) + 5);
     }
     tear_down(&f);
 }
@@ -322,20 +320,19 @@ TEST_LOOP(nodes_of_a_group_share_its_limits_and_take_turns)
 {
     struct group g = group_set_up("{'iops-total':1000}");
     struct task many[200], few[10];
-    unsigned order = 0;
+    unsigned order = 0, passed;
     uint64_t began_ns = turn_ns();
 
     for (unsigned i = 0; i < ARRAY_LEN(many); i++) {
-        many[i].order = &order;
-        start(&many[i], g.edges[0], WRITE, 512);
+        start(&many[i], g.edges[0], WRITE, 512, &order);
     }
     for (unsigned i = 0; i < ARRAY_LEN(few); i++) {
-        few[i].order = &order;
-        start(&few[i], g.edges[1], WRITE, 512);
+        start(&few[i], g.edges[1], WRITE, 512, &order);
     }
+    passed = order;
     for (unsigned i = 0; i < ARRAY_LEN(few); i++) {
         test_wait_until(few[i].done);
-        assert_true(few[i].place < 101 + 2 * ARRAY_LEN(few) + 5);
+        assert_true(few[i].place < passed + 2 * ARRAY_LEN(few) + 5);
     }
     for (unsigned i = 0; i < ARRAY_LEN(many); i++)
         test_wait_until(many[i].done);
@@ -371,7 +368,7 @@ TEST_LOOP(a_drain_lets_them_all_go)
     uint64_t began_ns = turn_ns();
 
     for (unsigned i = 0; i < ARRAY_LEN(tasks); i++)
-        start(&tasks[i], f.edge, i % 2 == 0 ? READ : WRITE, 512);
+        start(&tasks[i], f.edge, i % 2 == 0 ? READ : WRITE, 512, NULL);
     assert_int_equal(graph_drain_begin(&f.mem, 1, &drain), 0);
     for (unsigned i = 0; i < ARRAY_LEN(tasks); i++) {
         assert_true(tasks[i].done);
@@ -391,7 +388,7 @@ TEST_LOOP(changes_of_the_graph_do_not_wait_for_the_throttled)
     uint64_t began_ns = turn_ns();
 
     for (unsigned i = 0; i < ARRAY_LEN(tasks); i++)
-        start(&tasks[i], f.edge, WRITE, 512);
+        start(&tasks[i], f.edge, WRITE, 512, NULL);
     assert_int_equal(graph_replace(f.edge, other, &err), 0);
     for (unsigned i = 0; i < ARRAY_LEN(tasks); i++)
         assert_true(tasks[i].done);
@@ -408,9 +405,9 @@ TEST_LOOP(a_drain_of_one_node_lifts_no_limit_of_another)
     struct graph_drain drain;
 
     for (unsigned i = 0; i < ARRAY_LEN(drained); i++)
-        start(&drained[i], g.edges[0], WRITE, 512);
+        start(&drained[i], g.edges[0], WRITE, 512, NULL);
     for (unsigned i = 0; i < ARRAY_LEN(other); i++)
-        start(&other[i], g.edges[1], WRITE, 512);
+        start(&other[i], g.edges[1], WRITE, 512, NULL);
     assert_int_equal(graph_drain_begin(&g.edges[0]->child, 1, &drain), 0);
     for (unsigned i = 0; i < ARRAY_LEN(drained); i++)
         assert_true(drained[i].done);
@@ -513,8 +510,7 @@ TEST_LOOP(any_load_stays_within_the_limits)
         for (unsigned i = 0; i < ARRAY_LEN(tasks); i++) {
             uint64_t length = 1 + test_random(&random) % 30000;
 
-            tasks[i].order = NULL;
-            start(&tasks[i], f.edge, (enum what)(test_random(&random) % 4), length);
+            start(&tasks[i], f.edge, (enum what)(test_random(&random) % 4), length, NULL);
             bytes += length;
             largest = MAX(largest, length);
             if (test_random(&random) % 16 == 0)
