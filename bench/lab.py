@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The place where a benchmark runs: a folder in memory, the processes in it, files of random data.
 
-Whatever happens (an error, ^C, SIGTERM, even SIGKILL of the benchmark itself) no process and no
-file stays behind: each process leads a group of its own that is killed at the end, and the kernel
-kills it when this process dies.
+Whatever happens (an error, ^C, SIGTERM) no process and no file stays behind: each process leads a
+group of its own that is killed at the end. Should this process be killed, the kernel ends the
+others, and only the folder stays.
 """
 
 import ctypes
