@@ -439,6 +439,49 @@ TEST_LOOP(a_mirror_that_fails_says_where_and_leaves_the_guest_alone)
     world_close(&world);
 }
 
+/* The piece has been read already, and is on its way, when the guest rewrites it. */
+TEST_LOOP(what_is_rewritten_while_its_copy_is_under_way_is_copied_again)
+{
+    struct world world;
+    world_open(&world);
+    const struct blkdebug_rule rule = {
+        .kinds = BLKDEBUG_WRITE, .offset_bytes = 2 << 20, .length_bytes = 1 << 20, .hold = true};
+    inject(world.target, &rule);
+    struct job *job = start_full(&world);
+    assert_int_equal(
+        blkdebug_await_held(world.target, 0, 1, loop_clock_ns(loop_current()) + NS_PER_S), 0);
+    assert_int_equal(blocks_write(world.guest, (2 << 20) + 8192, 4096, 0xaa, 0), 0);
+    assert_int_equal(blocks_discard(world.guest, (2 << 20) + 65536, 65536), 0);
+    blkdebug_remove(world.target, 0);
+    blkdebug_release(world.target, 0);
+    test_wait_until(job->status == JOB_READY);
+    assert_int_equal(cancel(job, false), 0);
+    expect_equal(&world);
+    world_close(&world);
+}
+
+TEST_LOOP(a_source_or_target_that_changes_its_length_fails_the_job)
+{
+    for (unsigned i = 0; i < 4; i++) {
+        struct world world;
+        world_open(&world);
+        struct mirror_options options = options_of(&world);
+        options.speed_bytes = i < 2 ? 1024 * 1024 : 0;
+        struct job *job = start(&world, &options);
+        test_wait_until(i < 2 ? job->done_bytes > 0 : job->status == JOB_READY);
+        struct node *node = i % 2 == 0 ? world.tmem : world.smem;
+        node_set_length(node, SIZE_BYTES - 65536);
+        assert_int_equal(job_set_speed(job, 0, &(struct err)ERR_INIT), 0);
+        assert_int_equal(job_wait(job), -EBUSY);
+        assert_non_null(strstr(job->err.text, i % 2 == 0 ? "target node 'target' has now"
+                                                         : "source node 'source' has now"));
+        job_unref(job);
+        node_set_length(node, SIZE_BYTES);
+        assert_int_equal(blocks_write(world.guest, 0, 4096, 0xaa, 0), 0);
+        world_close(&world);
+    }
+}
+
 TEST_LOOP(a_mirror_pauses_and_keeps_to_its_speed)
 {
     struct world world;
@@ -646,6 +689,8 @@ int main(void)
         cmocka_unit_test(targets_that_cannot_be_right_are_refused),
         cmocka_unit_test(nobody_resizes_or_writes_the_target_of_a_mirror),
         cmocka_unit_test(a_mirror_that_fails_says_where_and_leaves_the_guest_alone),
+        cmocka_unit_test(what_is_rewritten_while_its_copy_is_under_way_is_copied_again),
+        cmocka_unit_test(a_source_or_target_that_changes_its_length_fails_the_job),
         cmocka_unit_test(a_mirror_pauses_and_keeps_to_its_speed),
         cmocka_unit_test(the_end_of_the_daemon_ends_a_mirror_in_any_phase),
         cmocka_unit_test(whatever_the_guest_does_and_however_it_ends_the_copy_is_of_one_moment),
