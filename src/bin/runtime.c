@@ -207,3 +207,38 @@ int state_lock(const char *folder, int *ret_fd, struct err *err)
     *ret_fd = TAKE_FD(fd);
     return 0;
 }
+
+static int sync_folder(const char *folder)
+{
+    CLEANUP(fd_close) int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
+int state_mark(const char *folder, const char *name, bool set, struct err *err)
+{
+    char path[PATH_MAX];
+    int r = 0;
+
+    if (snprintf(path, sizeof(path), "%s/%s", folder, name) >= (int)sizeof(path))
+        return err_set(err, -ENAMETOOLONG, "--state: the path is too long");
+    if (set) {
+        CLEANUP(fd_close) int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+        r = fd < 0 ? -errno : 0;
+    } else if (unlink(path) < 0 && errno != ENOENT) {
+        r = -errno;
+    }
+    if (r == 0)
+        r = sync_folder(folder);
+    return r < 0 ? err_set_errno(err, r, "--state: cannot %s %s", set ? "make" : "remove", path)
+                 : 0;
+}
+
+bool state_marked(const char *folder, const char *name)
+{
+    char path[PATH_MAX];
+
+    return snprintf(path, sizeof(path), "%s/%s", folder, name) < (int)sizeof(path) &&
+           access(path, F_OK) == 0;
+}

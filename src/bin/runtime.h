@@ -30,4 +30,8 @@ int folder_make(const char *path, unsigned mode, struct err *err);
 /* Makes the folder and locks it; *ret_fd holds the lock. The error names who has it. */
 int state_lock(const char *folder, int *ret_fd, struct err *err);
 
+/* A file in a state folder whose being there says something; durable when this returns. */
+int state_mark(const char *folder, const char *name, bool set, struct err *err);
+bool state_marked(const char *folder, const char *name);
+
 #endif

@@ -342,23 +342,39 @@ static int check_format(const struct serve_disk *disk, struct err *err)
                    disk->name, disk->path);
 }
 
-static int prepare(struct serve *serve, struct err *err)
+/* A disk that holds half a copy must not be taken for one because the daemon was started again. */
+static int check_synchronised(const struct serve *serve, struct err *err)
 {
-    char folder[300];
+    if (serve->sync)
+        return state_mark(serve->state_folder, MARK_AWAITS_SYNC, true, err);
+    if (!state_marked(serve->state_folder, MARK_AWAITS_SYNC))
+        return 0;
+    if (serve->on_overlays == REPLICATION_OVERLAYS_FRESH)
+        return state_mark(serve->state_folder, MARK_AWAITS_SYNC, false, err);
+    return err_set(err, -ENODATA,
+                   "'%s' was never synchronised with its primary to the end: start it with --sync, "
+                   "or with --fresh if you know that the disks are equal",
+                   serve->name);
+}
+
+static int prepare(struct serve *serve, enum replication_mode mode, struct err *err)
+{
     int r = 0;
 
     for (size_t i = 0; r == 0 && i < serve->disk_count; i++)
         r = check_format(&serve->disks[i], err);
     if (r == 0)
         r = runtime_address(serve->name, true, serve->qmp, sizeof(serve->qmp), err);
-
     if (r < 0)
         return r;
-    if (serve->state == NULL) {
-        snprintf(folder, sizeof(folder), "/var/lib/blockstep/%s", serve->name);
-        return state_lock(folder, &serve->state_fd, err);
-    }
-    return state_lock(serve->state, &serve->state_fd, err);
+    if (serve->state == NULL)
+        snprintf(serve->state_folder, sizeof(serve->state_folder), "/var/lib/blockstep/%s",
+                 serve->name);
+    else if (snprintf(serve->state_folder, sizeof(serve->state_folder), "%s", serve->state) >=
+             (int)sizeof(serve->state_folder))
+        return err_set(err, -ENAMETOOLONG, "--state: the path is too long");
+    r = state_lock(serve->state_folder, &serve->state_fd, err);
+    return r == 0 && mode == REPLICATION_SECONDARY ? check_synchronised(serve, err) : r;
 }
 
 int serve_run(struct serve *serve, enum replication_mode mode,
@@ -379,7 +395,7 @@ int serve_run(struct serve *serve, enum replication_mode mode,
     if (code >= 0)
         return code;
     service_log_init();
-    if (prepare(serve, &err) < 0) {
+    if (prepare(serve, mode, &err) < 0) {
         cli_error("%s", err.text);
         return EXIT_FAILED;
     }

@@ -34,6 +34,7 @@ struct serve {
     int state_fd;
     int passed_fd; /* 0: none; else systemd's socket for the user's clients */
     char qmp[300];
+    char state_folder[300];
     size_t control_index; /* of the listeners of the control server */
 };
 
@@ -43,6 +44,9 @@ int serve_run(struct serve *serve, enum replication_mode mode,
 
 /* Takes the socket that systemd passed, if there is one; -EINVAL after a message. */
 int serve_passed_fd(struct serve *serve);
+
+/* In the state folder of a secondary: its disks are not equal to the primary's yet. */
+#define MARK_AWAITS_SYNC "awaits-sync"
 
 /* Options that both verbs have; -1: go on, else an exit code. */
 int serve_take(struct serve *serve, int option);

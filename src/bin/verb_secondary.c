@@ -7,6 +7,7 @@
  *
  * The start puts the copy-before-write filter above D.
  */
+#include "base/log.h"
 #include "bin/runtime.h"
 #include "bin/serve.h"
 #include "drivers/overlay.h"
@@ -195,6 +196,16 @@ static int add_peer_exports(struct serve *serve, struct err *err) MAY_WAIT
     return r;
 }
 
+/* Durable before the primary is told. */
+static void synchronised(void *arg)
+{
+    const struct serve *serve = arg;
+    struct err err = ERR_INIT;
+
+    if (state_mark(serve->state_folder, MARK_AWAITS_SYNC, false, &err) < 0)
+        log_error("secondary", "%s; the next start will want to synchronise again", err.text);
+}
+
 static int assemble(struct serve *serve, struct err *err) MAY_WAIT
 {
     int r = 0;
@@ -203,6 +214,8 @@ static int assemble(struct serve *serve, struct err *err) MAY_WAIT
         r = folder_make(serve->overlays, 0700, err);
     for (size_t i = 0; r == 0 && i < serve->disk_count; i++)
         r = add_disk(serve, &serve->disks[i], err);
+    serve->daemon->owner.synchronised = synchronised;
+    serve->daemon->owner.synchronised_arg = serve;
     if (r == 0 && serve->sync)
         r = replication_await_sync(serve->daemon->group, err);
     else if (r == 0)

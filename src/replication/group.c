@@ -317,6 +317,8 @@ static int start_members(struct replication_group *group, const struct group_mem
     }
     if (mode == REPLICATION_PRIMARY)
         start_primary(group, members);
+    if (group->awaits_sync && group->owner != NULL && group->owner->synchronised != NULL)
+        group->owner->synchronised(group->owner->synchronised_arg);
     group->awaits_sync = false;
     return 0;
 }

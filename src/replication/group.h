@@ -31,6 +31,9 @@ struct replication_owner {
      */
     int (*fence)(void *arg, struct edge *const *roots, size_t count, struct err *err);
     void *arg;
+    /* The first checkpoint of a secondary that awaited it is taken. Optional; must not wait. */
+    void (*synchronised)(void *arg);
+    void *synchronised_arg;
 };
 
 /* `jobs` is where merges appear; both outlive the group. `owner` may be NULL. NULL when memory is

@@ -106,6 +106,28 @@ def test_a_secondary_without_control_leaves_the_primary_serving_and_says_so(daem
     assert "the secondary's control" in primary.log_text()
 
 
+def test_half_a_copy_is_not_taken_for_one_after_a_restart(daemons, folder):
+    pair = Pair(daemons, folder)
+    secondary = pair.secondary("--sync")
+    secondary.line()
+    secondary.kill()
+    (folder / "blockstep/s.qmp").unlink()
+    for words in [[], ["--resume"], ["--merge"]]:
+        again = pair.secondary(*words)
+        assert again.wait() == 1
+        assert "never synchronised" in again.log_text()
+        again.log.unlink()
+    secondary = pair.secondary("--sync")
+    secondary.line()
+    primary = pair.primary("--sync")
+    primary.line()
+    assert "synchronised" in primary.line()
+    primary.stop()
+    secondary.stop()
+    secondary = pair.secondary("--resume")
+    assert "is ready" in secondary.line()
+
+
 def test_wrong_usage(daemons, folder):
     pair = Pair(daemons, folder)
     result = pair.daemons.cli("secondary", "--name", "s", *pair.disks("s"), "--listen", "127.0.0.1:1",
