@@ -71,6 +71,14 @@ static void tell_and_die(int signal_number)
     _exit(128 + signal_number);
 }
 
+uint64_t test_deadline_ns(unsigned seconds)
+{
+    const char *slow = getenv("BLOCKSTEP_TEST_SLOW");
+    unsigned long factor = slow != NULL ? strtoul(slow, NULL, 10) : 1;
+
+    return loop_clock_ns(loop_current()) + seconds * MAX(factor, 1) * NS_PER_S;
+}
+
 struct test_run {
     co_entry *body;
     struct loop *loop;

@@ -44,14 +44,17 @@ void test_folder_remove(void) MAY_WAIT;
 /* "FOLDER/NAME" in one of eight static buffers. */
 const char *test_path(const char *name) MAY_WAIT;
 
-/* Yields until `condition` holds; fails the test after ten seconds. */
-#define test_wait_until(condition)                                                  \
-    do {                                                                            \
-        uint64_t test_deadline_ns_ = loop_clock_ns(loop_current()) + 10 * NS_PER_S; \
-        while (!(condition)) {                                                      \
-            assert_true(loop_clock_ns(loop_current()) < test_deadline_ns_);         \
-            co_sleep(100 * NS_PER_US);                                              \
-        }                                                                           \
+/* So many seconds, times BLOCKSTEP_TEST_SLOW (valgrind, sanitizers), from now: for what must come. */
+uint64_t test_deadline_ns(unsigned seconds);
+
+/* Yields until `condition` holds; fails the test after ten seconds (times BLOCKSTEP_TEST_SLOW). */
+#define test_wait_until(condition)                                          \
+    do {                                                                    \
+        uint64_t test_deadline_ns_ = test_deadline_ns(10);                  \
+        while (!(condition)) {                                              \
+            assert_true(loop_clock_ns(loop_current()) < test_deadline_ns_); \
+            co_sleep(100 * NS_PER_US);                                      \
+        }                                                                   \
     } while (0)
 
 #endif

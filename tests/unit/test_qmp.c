@@ -161,9 +161,8 @@ static void client_open(struct client *client, const char *name) MAY_WAIT
 
     *client = (struct client){.reader = json_reader_new()};
     assert_non_null(client->reader);
-    assert_int_equal(sock_connect(loop_current(), &address,
-                                  loop_now_ns(loop_current()) + 5 * NS_PER_S, &client->sock, &err),
-                     0);
+    assert_int_equal(
+        sock_connect(loop_current(), &address, test_deadline_ns(5), &client->sock, &err), 0);
 }
 
 static void client_close(struct client *client)
@@ -198,7 +197,7 @@ static struct json_object *client_next(struct client *client) MAY_WAIT
             if (r > 0)
                 return value;
         }
-        sock_deadline(client->sock, loop_now_ns(loop_current()) + 20 * NS_PER_S);
+        sock_deadline(client->sock, test_deadline_ns(20));
         got = sock_recv(client->sock, client->input, sizeof(client->input));
         assert_int_not_equal(got, -ETIMEDOUT);
         if (got <= 0)
