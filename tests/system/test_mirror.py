@@ -2,6 +2,7 @@
 """Mirrors as managers ask for them: to a node, to an NBD target, and before replication resumes."""
 
 import subprocess
+import time
 
 import pytest
 
@@ -170,11 +171,12 @@ def test_a_target_that_dies_fails_the_job_and_not_the_guest(disks, folder, daemo
 
 def test_a_target_that_is_full_is_named(disks, folder):
     server = subprocess.Popen(["nbdkit", "-f", "-U", f"{folder}/t.sock", "--filter=error", "memory",
-                               str(SIZE), "error-pwrite=ENOSPC", "error-pwrite-rate=10%"])
+                               str(SIZE), "error-pwrite=ENOSPC", "error-pwrite-rate=100%"])
     try:
-        run("nbdinfo", "--size", "--", f"nbd+unix:///?socket={folder}/t.sock", check=False)
-        while not (folder / "t.sock").exists():
-            assert server.poll() is None
+        end = time.monotonic() + 20
+        while run("nbdinfo", "--size", f"nbd+unix:///?socket={folder}/t.sock",
+                  check=False) != f"{SIZE}\n":
+            assert server.poll() is None and time.monotonic() < end
         disks.qmp.cmd("drive-mirror", job_id="m", device="source", mode="existing", format="raw",
                       target=f"nbd+unix:///?socket={folder}/t.sock", sync="full", granularity=4096)
         done = disks.qmp.event("BLOCK_JOB_COMPLETED", device="m")["data"]
