@@ -107,11 +107,29 @@ int daemon_add_nbd_server(struct daemon *daemon, const struct config_nbd_server 
     return r;
 }
 
+/* Who passed the socket decided where it listens, but not for how open this daemon is. */
+static int check_passed(struct daemon *daemon, const struct sock *listener, struct err *err)
+{
+    const char *name = sock_local_name(listener);
+    struct sock_address address = {0};
+    int r;
+
+    if (strncmp(name, "unix:", 5) == 0)
+        return 0; /* it may be abstract, and so without a path */
+    r = sock_address_parse(name, "passed socket", &address, err);
+    if (r == 0)
+        r = address_check_local(&address, daemon->insecure, "passed socket", err);
+    sock_address_release(&address);
+    return r;
+}
+
 int daemon_adopt_nbd_server(struct daemon *daemon, const char *id, int fd, struct err *err)
 {
     struct sock *listener = NULL;
     int r = sock_adopt(daemon->loop, fd, true, &listener, err);
 
+    if (r == 0)
+        r = check_passed(daemon, listener, err);
     if (r == 0)
         r = nbd_server_start_sock(daemon->nbd, id, listener, 0, err);
     if (r < 0 && listener != NULL)

@@ -160,6 +160,25 @@ def test_the_primarys_guest_comes_in_by_a_passed_socket(manager, folder, daemons
     assert process.wait(DEADLINE_S) == 0
 
 
+def test_a_passed_socket_that_other_hosts_can_reach_needs_a_word(manager):
+    words = [BLOCKSTEPD, *NODE, "--export", "nbd,id=e,node-name=n"]
+    with socket.create_server(("0.0.0.0", 0)) as passed:
+        process = manager.start(*words, passed=passed, stderr=subprocess.PIPE)
+        assert process.wait(DEADLINE_S) == 1
+        assert b"passed socket" in process.stderr.read()
+        process.stderr.close()
+        process = manager.start(*words, "--insecure", passed=passed)
+        assert manager.hear() == "READY=1"
+        process.terminate()
+        assert process.wait(DEADLINE_S) == 0
+        assert manager.hear() == "STOPPING=1"
+    with socket.create_server(("127.0.0.1", 0)) as passed:
+        process = manager.start(*words, passed=passed)
+        assert manager.hear() == "READY=1"
+        process.terminate()
+        assert process.wait(DEADLINE_S) == 0
+
+
 def refusal(folder, setup, *options):
     done = subprocess.run(["bash", "-c", setup + ' exec "$@"', "sh", BLOCKSTEPD, *NODE, *options],
                           capture_output=True, text=True, check=False, timeout=DEADLINE_S, cwd=folder)
