@@ -16,6 +16,7 @@
 
 struct qmp_client {
     int fd;
+    struct tls_stream *tls; /* NULL: in the clear */
     char address[300];
     struct json_reader *reader;
     struct json_object *greeting;
@@ -111,9 +112,11 @@ static int greet(struct qmp_client *client, struct err *err)
 {
     int r = qmp_client_next(client, QMP_CLIENT_CONNECT_MS, &client->greeting, err);
 
-    if (r == 0)
-        return err_set(err, -ETIMEDOUT, "%s: the daemon accepts but does not greet",
-                       client->address);
+    /* One that speaks TLS waits for our first word, and gives up after a while. */
+    if (r == 0 || err->code == -EPIPE || err->code == -ECONNRESET)
+        return err_set(err, -ETIMEDOUT, "%s: the daemon accepts but does not greet%s",
+                       client->address,
+                       client->tls == NULL ? "; it may want TLS (--tls-creds-dir)" : "");
     if (r < 0)
         return r;
     if (!json_object_object_get_ex(client->greeting, "QMP", NULL))
@@ -121,7 +124,28 @@ static int greet(struct qmp_client *client, struct err *err)
     return qmp_client_run(client, "qmp_capabilities", NULL, NULL, err);
 }
 
+static int start_tls(struct qmp_client *client, const struct tls_creds_options *options,
+                     const struct sock_address *address, struct err *err)
+{
+    const char *host = address->host != NULL && *address->host != '\0' ? address->host
+                                                                       : "localhost";
+    struct tls_creds *creds = NULL;
+    int r = tls_creds_load_now(options, &creds, err);
+
+    if (r < 0)
+        return r;
+    r = tls_stream_start(client->fd, creds, host, QMP_CLIENT_CONNECT_MS, &client->tls, err);
+    tls_creds_unref(creds);
+    return r < 0 ? err_prefix(err, "%s", client->address) : 0;
+}
+
 int qmp_client_connect(const char *text, struct qmp_client **ret_client, struct err *err)
+{
+    return qmp_client_connect_tls(text, NULL, ret_client, err);
+}
+
+int qmp_client_connect_tls(const char *text, const struct tls_creds_options *tls,
+                           struct qmp_client **ret_client, struct err *err)
 {
     CLEANUP(qmp_client_closep) struct qmp_client *client = calloc(1, sizeof(*client));
     struct sock_address address = {0};
@@ -139,9 +163,12 @@ int qmp_client_connect(const char *text, struct qmp_client **ret_client, struct 
     sock_address_format(&address, client->address, sizeof(client->address));
     client->fd = address.family == SOCK_FAMILY_UNIX ? connect_unix(&address, err)
                                                     : connect_inet(&address, err);
+    r = client->fd < 0 ? err->code : 0;
+    if (r == 0 && tls != NULL && address.family == SOCK_FAMILY_INET)
+        r = start_tls(client, tls, &address, err);
     sock_address_release(&address);
-    if (client->fd < 0)
-        return err->code;
+    if (r < 0)
+        return r;
     r = greet(client, err);
     if (r < 0)
         return r;
@@ -153,6 +180,7 @@ void qmp_client_close(struct qmp_client *client)
 {
     if (client == NULL)
         return;
+    tls_stream_free(client->tls);
     if (client->fd >= 0)
         close(client->fd);
     json_reader_free(client->reader);
@@ -180,6 +208,11 @@ int qmp_client_fd(const struct qmp_client *client)
 int qmp_client_send(struct qmp_client *client, const char *text, size_t length_bytes,
                     struct err *err)
 {
+    if (client->tls != NULL) {
+        int r = tls_stream_send(client->tls, text, length_bytes);
+
+        return r < 0 ? err_set_errno(err, r, "%s: cannot send", client->address) : 0;
+    }
     while (length_bytes > 0) {
         ssize_t sent = send(client->fd, text, length_bytes, MSG_NOSIGNAL);
 
@@ -210,13 +243,25 @@ static int next_received(struct qmp_client *client, struct json_object **ret_mes
     return r;
 }
 
+/* 1 to so many bytes, 0 at the end, -EAGAIN when nothing comes in time. */
+static ssize_t receive(struct qmp_client *client, int timeout_ms)
+{
+    struct pollfd wait = {.fd = client->fd, .events = POLLIN};
+
+    if (client->tls != NULL)
+        return tls_stream_recv(client->tls, client->input, sizeof(client->input), timeout_ms);
+    if (poll(&wait, 1, timeout_ms) == 0)
+        return -EAGAIN;
+    ssize_t got = recv(client->fd, client->input, sizeof(client->input), 0);
+    return got < 0 ? -errno : got;
+}
+
 int qmp_client_next(struct qmp_client *client, int timeout_ms, struct json_object **ret_message,
                     struct err *err)
 {
     int64_t deadline_ms = now_ms() + timeout_ms;
 
     for (;;) {
-        struct pollfd wait = {.fd = client->fd, .events = POLLIN};
         int64_t left_ms = deadline_ms - now_ms();
         ssize_t got;
         int r = next_received(client, ret_message, err);
@@ -225,14 +270,13 @@ int qmp_client_next(struct qmp_client *client, int timeout_ms, struct json_objec
             return r;
         if (left_ms < 0)
             left_ms = 0;
-        r = poll(&wait, 1, left_ms > INT32_MAX ? -1 : (int)left_ms);
-        if (r == 0)
+        got = receive(client, left_ms > INT32_MAX ? -1 : (int)left_ms);
+        if (got == -EAGAIN && left_ms == 0)
             return 0;
-        got = recv(client->fd, client->input, sizeof(client->input), 0);
-        if (got < 0 && errno == EINTR)
+        if (got == -EINTR || got == -EAGAIN)
             continue;
         if (got < 0)
-            return err_set_errno(err, -errno, "%s: connection lost", client->address);
+            return err_set_errno(err, (int)got, "%s: connection lost", client->address);
         if (got == 0)
             return err_set(err, -EPIPE, "%s: the daemon has closed the connection",
                            client->address);

@@ -4,6 +4,7 @@
 #define BLOCKSTEP_BIN_QMP_CLIENT_H
 
 #include "base/json.h"
+#include "loop/tls.h"
 
 #include <signal.h>
 
@@ -14,6 +15,9 @@ struct qmp_client;
 
 /* "unix:PATH" or "HOST:PORT". Greets and negotiates. `err` says what to do. */
 int qmp_client_connect(const char *address, struct qmp_client **ret_client, struct err *err);
+/* As qmp_client_connect(); a TCP address is spoken to by TLS, with these credentials. NULL: without. */
+int qmp_client_connect_tls(const char *address, const struct tls_creds_options *tls,
+                           struct qmp_client **ret_client, struct err *err);
 /* NULL is fine. */
 void qmp_client_close(struct qmp_client *client);
 void qmp_client_closep(struct qmp_client **client);

@@ -5,6 +5,7 @@
 #include "bin/runtime.h"
 #include "bin/service.h"
 #include "bin/sync.h"
+#include "block/object.h"
 #include "drivers/table.h"
 
 #include <errno.h>
@@ -58,6 +59,10 @@ static int take_logging(int option, const char *text)
 
 int serve_take(struct serve *serve, int option)
 {
+    int taken = tls_options_take(&serve->tls, option);
+
+    if (taken != 0)
+        return taken;
     switch (option) {
     case 'n':
         serve->name = optarg;
@@ -147,17 +152,66 @@ struct json_object *serve_file_options(const char *path)
     return options;
 }
 
+static bool has_object(struct graph *graph, const char *id)
+{
+    struct object *object = NULL;
+
+    while ((object = object_next(graph, object)) != NULL) {
+        if (strcmp(object->id, id) == 0)
+            return true;
+    }
+    return false;
+}
+
+int serve_tls(struct serve *serve, enum tls_endpoint endpoint, const char **ret_id, struct err *err)
+{
+    const char *id = endpoint == TLS_SERVER ? SERVE_TLS_SERVER : SERVE_TLS_CLIENT;
+    bool psk = serve->tls.kind == TLS_PSK;
+
+    *ret_id = serve->tls.folder != NULL ? id : NULL;
+    if (serve->tls.folder == NULL || has_object(serve->daemon->graph, id))
+        return 0;
+    CLEANUP(json_putp) struct json_object *options = json_object_new_object();
+    int r = options == NULL ? -ENOMEM : 0;
+    if (r == 0) {
+        r |= json_add_string(options, "qom-type", psk ? "tls-creds-psk" : "tls-creds-x509");
+        r |= json_add_string(options, "id", id);
+        r |= json_add_string(options, "dir", serve->tls.folder);
+        r |= json_add_string(options, "endpoint", endpoint == TLS_SERVER ? "server" : "client");
+        if (endpoint == TLS_CLIENT && serve->tls.username != NULL)
+            r |= json_add_string(options, "username", serve->tls.username);
+    }
+    if (r != 0)
+        return err_no_memory(err);
+    return daemon_add_object(serve->daemon, options, OPTS_JSON, "--tls-creds-dir", err);
+}
+
+/* What a listener at that address speaks, after the check that it may be there. */
+static int listener_creds(struct serve *serve, const struct sock_address *address,
+                          const char *option, struct tls_creds **ret_creds, struct err *err)
+    MAY_WAIT
+{
+    const char *id = NULL;
+    int r = 0;
+
+    if (address->family == SOCK_FAMILY_INET)
+        r = serve_tls(serve, TLS_SERVER, &id, err);
+    return r < 0 ? r : daemon_listener_creds(serve->daemon, address, id, option, ret_creds, err);
+}
+
 int serve_listen(struct serve *serve, const char *id, const char *text, const char *option,
                  struct err *err)
 {
     struct sock_address address = {0};
+    struct tls_creds *creds = NULL;
     int r = sock_address_parse(text, option, &address, err);
 
     if (r < 0)
         return r;
-    r = address_check_local(&address, serve->insecure, option, err);
+    r = listener_creds(serve, &address, option, &creds, err);
     if (r == 0)
-        r = nbd_server_start(serve->daemon->nbd, id, &address, 1, 0, err);
+        r = nbd_server_start_tls(serve->daemon->nbd, id, &address, 1, 0, creds, err);
+    tls_creds_unref(creds);
     sock_address_release(&address);
     return r;
 }
@@ -190,13 +244,15 @@ int serve_control(struct serve *serve, const char *text, enum qmp_role role, con
                   struct err *err)
 {
     struct sock_address address = {0};
+    struct tls_creds *creds = NULL;
     int r = sock_address_parse(text, option, &address, err);
 
     if (r < 0)
         return r;
-    r = address_check_local(&address, serve->insecure, option, err);
+    r = listener_creds(serve, &address, option, &creds, err);
     if (r == 0)
-        r = qmp_server_listen(serve->daemon->qmp, &address, role, err);
+        r = qmp_server_listen_tls(serve->daemon->qmp, &address, role, creds, err);
+    tls_creds_unref(creds);
     sock_address_release(&address);
     return r;
 }
@@ -322,7 +378,7 @@ static int check(struct serve *serve)
         return cli_usage_error("--disk is missing");
     if (serve->passed_fd > 0 && serve->export != NULL)
         return cli_usage_error("--export: systemd has passed a socket for it already");
-    return -1;
+    return tls_options_check(&serve->tls);
 }
 
 /* An image of another format taken for a raw disk would be ruined at the first write. */

@@ -22,6 +22,7 @@ struct serve {
     const char *peer, *peer_control; /* primary */
     const char *export;
     const char *log_level, *features_off;
+    struct tls_options tls; /* of TCP listeners, and towards the peer */
     bool insecure, json;
     bool sync;        /* the disks are not equal yet: the primary's are copied first */
     bool run_standby; /* a VM runs on the secondary: its export is writable from the start */
@@ -50,14 +51,15 @@ int serve_passed_fd(struct serve *serve);
 
 /* Options that both verbs have; -1: go on, else an exit code. */
 int serve_take(struct serve *serve, int option);
-#define SERVE_LONG_OPTIONS                                                                    \
-    {"name", required_argument, NULL, 'n'}, {"disk", required_argument, NULL, 'd'},           \
-        {"state", required_argument, NULL, 's'}, {"export", required_argument, NULL, 'e'},    \
-        {"insecure", no_argument, NULL, 'I'}, {"output", required_argument, NULL, 'o'},       \
-        {"log-level", required_argument, NULL, 'L'}, {"trace", required_argument, NULL, 'T'}, \
-        {"loop-features-off", required_argument, NULL, 'F'},                                  \
-    {                                                                                         \
-        "help", no_argument, NULL, 'h'                                                        \
+#define SERVE_LONG_OPTIONS                                                                     \
+    TLS_LONG_OPTIONS, {"name", required_argument, NULL, 'n'},                                  \
+        {"disk", required_argument, NULL, 'd'}, {"state", required_argument, NULL, 's'},       \
+        {"export", required_argument, NULL, 'e'}, {"insecure", no_argument, NULL, 'I'},        \
+        {"output", required_argument, NULL, 'o'}, {"log-level", required_argument, NULL, 'L'}, \
+        {"trace", required_argument, NULL, 'T'},                                               \
+        {"loop-features-off", required_argument, NULL, 'F'},                                   \
+    {                                                                                          \
+        "help", no_argument, NULL, 'h'                                                         \
     }
 #define SERVE_HELP                                                                                 \
     "  -n, --name NAME            what other verbs call this daemon (required)\n"                  \
@@ -65,13 +67,20 @@ int serve_take(struct serve *serve, int option);
     "      --export unix:PATH     where the user's NBD clients connect; exports have the disks'\n" \
     "                             names\n"                                                         \
     "      --state DIR            the daemon's own folder (default: /var/lib/blockstep/NAME)\n"    \
-    "      --insecure             allow TCP listeners that other hosts can reach: there is no\n"   \
-    "                             encryption or authentication yet\n"                              \
+    "      --tls-creds-dir DIR    speak TLS on all TCP connections, with the credentials there\n"  \
+    "      --tls KIND             what they are: x509 (default) or psk\n"                          \
+    "      --tls-username USER    whose key of keys.psk is used (default: qemu)\n"                 \
+    "      --insecure             allow TCP listeners that other hosts can reach without TLS\n"    \
     "  -o, --output FORMAT        how to say that all is ready: text (default) or json\n"          \
     "      --log-level LEVEL      error, warning, info (default), debug, trace\n"                  \
     "      --trace PATTERN        switch trace points on\n"
 
 /* --- steps --- */
+/* The credentials for an end of a TCP connection, made at the first use: their id; NULL: no TLS. */
+#define SERVE_TLS_SERVER "tls-server"
+#define SERVE_TLS_CLIENT "tls-client"
+int serve_tls(struct serve *serve, enum tls_endpoint endpoint, const char **ret_id, struct err *err)
+    MAY_WAIT;
 /* Adds a node from the options; takes the reference. */
 int serve_node(struct serve *serve, const struct serve_disk *disk, struct json_object *options,
                struct node **ret_node, struct err *err) MAY_WAIT;

@@ -238,9 +238,12 @@ static int connect_primary(struct sync *sync, pid_t parent)
 
 static int connect_secondary(struct sync *sync)
 {
+    struct tls_creds_options tls;
     struct err err = ERR_INIT;
 
-    if (qmp_client_connect(sync->serve->peer_control, &sync->secondary, &err) == 0)
+    if (qmp_client_connect_tls(sync->serve->peer_control,
+                               tls_options_client(&sync->serve->tls, &tls), &sync->secondary,
+                               &err) == 0)
         return EXIT_OK;
     cli_error("synchronisation: the secondary's control: %s", err.text);
     return EXIT_FAILED;

@@ -6,6 +6,10 @@
 
 int target_take(struct target *target, int option)
 {
+    int taken = tls_options_take(&target->tls, option);
+
+    if (taken != 0)
+        return taken < 0 ? 0 : -EINVAL;
     switch (option) {
     case 'n':
         target->name = optarg;
@@ -57,11 +61,16 @@ int target_connect(const struct target *target, struct qmp_client **ret_client)
 {
     char address[TARGET_ADDRESS_BYTES];
     struct err err = ERR_INIT;
+    struct tls_creds_options tls;
     int code = target_address(target, address);
 
     if (code != EXIT_OK)
         return code;
-    if (qmp_client_connect(address, ret_client, &err) < 0) {
+    code = tls_options_check(&target->tls);
+    if (code >= 0)
+        return code;
+    if (qmp_client_connect_tls(address, tls_options_client(&target->tls, &tls), ret_client, &err) <
+        0) {
         cli_error("%s", err.text);
         return EXIT_FAILED;
     }

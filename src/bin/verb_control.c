@@ -96,14 +96,15 @@ static int run_checkpoint(struct qmp_client *client, const char *what, uint64_t 
 }
 
 /* The second half, at the peer. */
-static int checkpoint_peer(const char *address, uint64_t *ret_epoch)
+static int checkpoint_peer(const char *address, const struct tls_options *tls, uint64_t *ret_epoch)
 {
+    struct tls_creds_options creds;
     CLEANUP(qmp_client_closep) struct qmp_client *client = NULL;
     CLEANUP(json_putp) struct json_object *status = NULL;
     struct err err = ERR_INIT;
     int code;
 
-    if (qmp_client_connect(address, &client, &err) < 0) {
+    if (qmp_client_connect_tls(address, tls_options_client(tls, &creds), &client, &err) < 0) {
         cli_error("the primary's part is done, but the secondary cannot be told: %s; the last "
                   "checkpoint still holds",
                   err.text);
@@ -114,7 +115,8 @@ static int checkpoint_peer(const char *address, uint64_t *ret_epoch)
     return code == EXIT_OK ? run_checkpoint(client, "secondary", ret_epoch) : code;
 }
 
-static int checkpoint(struct qmp_client *client, const char *peer, uint64_t *ret_epoch)
+static int checkpoint(struct qmp_client *client, const char *peer, const struct tls_options *tls,
+                      uint64_t *ret_epoch)
 {
     CLEANUP(json_putp) struct json_object *status = NULL;
     int code = check_state(client, "checkpoint", NULL, "running", &status);
@@ -129,7 +131,7 @@ static int checkpoint(struct qmp_client *client, const char *peer, uint64_t *ret
         return cli_usage_error("this is the primary: say where the secondary is controlled, "
                                "--peer-control HOST:PORT");
     code = run_checkpoint(client, "primary", ret_epoch);
-    return code == EXIT_OK ? checkpoint_peer(peer, ret_epoch) : code;
+    return code == EXIT_OK ? checkpoint_peer(peer, tls, ret_epoch) : code;
 }
 
 int verb_checkpoint(int argc, char **argv)
@@ -149,7 +151,7 @@ int verb_checkpoint(int argc, char **argv)
     if (code != EXIT_OK)
         return code;
     began_ns = now_ns();
-    code = checkpoint(client, peer, &epoch);
+    code = checkpoint(client, peer, &target.tls, &epoch);
     if (code != EXIT_OK)
         return code;
     began_ns = now_ns() - began_ns;

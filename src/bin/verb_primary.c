@@ -67,13 +67,19 @@ static struct json_object *address_json(const struct sock_address *address)
 static int add_peer(struct serve *serve, const struct serve_disk *disk,
                     const struct sock_address *peer, struct err *err) MAY_WAIT
 {
-    struct json_object *options = serve_options(disk, "nbd", "-peer");
+    const char *tls = NULL;
     struct node *node;
-    int r = options == NULL ? -ENOMEM : 0;
+    int r = peer->family == SOCK_FAMILY_INET ? serve_tls(serve, TLS_CLIENT, &tls, err) : 0;
 
+    if (r < 0)
+        return r;
+    struct json_object *options = serve_options(disk, "nbd", "-peer");
+    r = options == NULL ? -ENOMEM : 0;
     if (r == 0) {
         r |= json_add(options, "server", address_json(peer));
         r |= json_add_string(options, "export", disk->name);
+        if (tls != NULL)
+            r |= json_add_string(options, "tls-creds", tls);
     }
     if (r != 0) {
         json_object_put(options);

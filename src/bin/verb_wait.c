@@ -193,11 +193,13 @@ static int timed_out(const struct wait *wait)
 static int connect_patiently(const struct wait *wait, struct qmp_client **ret_client)
 {
     char address[TARGET_ADDRESS_BYTES];
+    struct tls_creds_options tls;
     int code = target_address(&wait->target, address);
 
     while (code == EXIT_OK) {
         struct err err = ERR_INIT;
-        int r = qmp_client_connect(address, ret_client, &err);
+        int r = qmp_client_connect_tls(address, tls_options_client(&wait->target.tls, &tls),
+                                       ret_client, &err);
         int pause_ms = left_ms(wait, CONNECT_MS);
         const struct timespec pause = {.tv_nsec = (long)pause_ms * (long)NS_PER_MS};
 

@@ -5,6 +5,7 @@
 
 #include "bin/cli.h"
 #include "bin/qmp_client.h"
+#include "bin/tls_options.h"
 
 #include <getopt.h>
 
@@ -26,18 +27,24 @@ struct target {
     const char *name;    /* --name */
     const char *address; /* --qmp */
     bool json;           /* -o json */
+    struct tls_options tls;
 };
 
 #define TARGET_SHORT_OPTIONS "n:o:h"
-#define TARGET_LONG_OPTIONS                                                        \
-    {"name", required_argument, NULL, 'n'}, {"qmp", required_argument, NULL, 'q'}, \
-        {"output", required_argument, NULL, 'o'},                                  \
-    {                                                                              \
-        "help", no_argument, NULL, 'h'                                             \
+#define TARGET_LONG_OPTIONS                                                              \
+    TLS_LONG_OPTIONS, {"name", required_argument, NULL, 'n'},                            \
+        {"qmp", required_argument, NULL, 'q'}, {"output", required_argument, NULL, 'o'}, \
+    {                                                                                    \
+        "help", no_argument, NULL, 'h'                                                   \
     }
 #define TARGET_HELP                                                                 \
     "  -n, --name NAME        the daemon's name (needless if there is only one)\n"  \
     "      --qmp ADDRESS      its control socket instead: unix:PATH or HOST:PORT\n" \
+    "      --tls-creds-dir DIR\n"                                                   \
+    "                         speak TLS to HOST:PORT, with the credentials there\n" \
+    "      --tls KIND         what they are: x509 (default) or psk\n"               \
+    "      --tls-username USER\n"                                                   \
+    "                         whose key of keys.psk is used (default: qemu)\n"      \
     "  -o, --output FORMAT    text (default) or json\n"
 
 /* Takes one of the options above; -EINVAL after a message. 'h' is the verb's. */

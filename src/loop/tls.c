@@ -12,8 +12,10 @@
 #include <gnutls/x509.h>
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #define RECORD_BYTES       16384u         /* of plain text, at most */
 #define RECORD_EXTRA_BYTES 512u           /* head, padding and tag */
@@ -301,6 +303,7 @@ int tls_send(struct sock *sock, struct iovec *iov, int count)
 {
     struct tls *tls = sock->tls;
     struct source source = {iov, count, 0};
+    uint64_t turn = sock->loop->stats.turns;
     size_t since_turn = 0;
 
     source_advance(&source, 0);
@@ -311,7 +314,8 @@ int tls_send(struct sock *sock, struct iovec *iov, int count)
         if (taken < 0)
             return (int)taken;
         result = tls_flush(sock);
-        since_turn += (size_t)taken;
+        since_turn = turn == sock->loop->stats.turns ? since_turn + (size_t)taken : 0;
+        turn = sock->loop->stats.turns;
         if (since_turn >= TURN_BYTES) {
             co_sleep(1);
             since_turn = 0;
@@ -604,4 +608,139 @@ void tls_bye(struct sock *sock)
 void tls_free(struct sock *sock)
 {
     tls_delete(TAKE_PTR(sock->tls));
+}
+
+/* --- without a loop --- */
+
+struct tls_stream {
+    struct tls *tls;
+    int fd;
+    int timeout_ms;
+};
+
+/* Sends what is encrypted; who cannot for the stream's timeout has lost the peer. */
+static int stream_flush(struct tls_stream *stream)
+{
+    struct tls *tls = stream->tls;
+
+    while (tls->out_begin < tls->out_end) {
+        struct pollfd wait = {.fd = stream->fd, .events = POLLOUT};
+
+        if (poll(&wait, 1, stream->timeout_ms) == 0)
+            return -ETIMEDOUT;
+        ssize_t put = send(stream->fd, tls->out + tls->out_begin, tls->out_end - tls->out_begin,
+                           MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (put > 0)
+            out_advance(tls, (size_t)put);
+        else if (errno != EINTR && errno != EAGAIN)
+            return -errno;
+    }
+    return 0;
+}
+
+static int stream_fill(struct tls_stream *stream, int timeout_ms)
+{
+    struct pollfd wait = {.fd = stream->fd, .events = POLLIN};
+    struct tls *tls = stream->tls;
+    int ready = poll(&wait, 1, timeout_ms);
+
+    assert(tls->in_begin == tls->in_end);
+    if (ready <= 0)
+        return ready == 0 || errno == EINTR ? -EAGAIN : -errno;
+    ssize_t got = recv(stream->fd, tls->in, TLS_IN_BYTES, MSG_DONTWAIT);
+    if (got < 0)
+        return errno == EINTR ? -EAGAIN : -errno;
+    tls->in_begin = 0;
+    tls->in_end = (size_t)got;
+    tls->in_ended = got == 0;
+    return 0;
+}
+
+static int stream_handshake(struct tls_stream *stream, struct err *err)
+{
+    struct tls *tls = stream->tls;
+
+    for (;;) {
+        handshake_step(tls);
+        int result = stream_flush(stream);
+        if (tls->code < 0 && gnutls_error_is_fatal(tls->code))
+            return fail_handshake(tls, tls->code, err);
+        if (tls->code == 0 && result == 0)
+            return 0;
+        if (result == 0)
+            result = stream_fill(stream, stream->timeout_ms);
+        if (result == -ETIMEDOUT || result == -EAGAIN)
+            return err_set(err, -ETIMEDOUT, "it took too long");
+        if (result < 0)
+            return err_set_errno(err, result, "the connection ended");
+    }
+}
+
+int tls_stream_start(int fd, struct tls_creds *creds, const char *hostname, int timeout_ms,
+                     struct tls_stream **ret_stream, struct err *err)
+{
+    struct tls_stream *stream = calloc(1, sizeof(*stream));
+
+    if (stream == NULL)
+        return err_no_memory(err);
+    *stream = (struct tls_stream){.fd = fd, .timeout_ms = timeout_ms};
+    int code = tls_new(creds, hostname, &stream->tls);
+    if (code < 0) {
+        free(stream);
+        return err_set(err, tls_errno(code), "TLS: %s", gnutls_strerror(code));
+    }
+    int result = stream_handshake(stream, err);
+    if (result < 0) {
+        tls_stream_free(stream);
+        return err_prefix(err, "TLS handshake");
+    }
+    stream->tls->established = true;
+    *ret_stream = stream;
+    return 0;
+}
+
+void tls_stream_free(struct tls_stream *stream)
+{
+    if (stream == NULL)
+        return;
+    if (stream->tls->established && gnutls_bye(stream->tls->session, GNUTLS_SHUT_WR) == 0)
+        (void)stream_flush(stream);
+    tls_delete(stream->tls);
+    free(stream);
+}
+
+ssize_t tls_stream_recv(struct tls_stream *stream, void *bytes, size_t length_bytes, int timeout_ms)
+{
+    struct tls *tls = stream->tls;
+
+    for (;;) {
+        tls->starved = false;
+        ssize_t got = gnutls_record_recv(tls->session, bytes, length_bytes);
+        if (got >= 0)
+            return got;
+        if (got == GNUTLS_E_FATAL_ALERT_RECEIVED)
+            return alert_errno((int)gnutls_alert_get(tls->session));
+        if (got != GNUTLS_E_AGAIN && got != GNUTLS_E_INTERRUPTED)
+            return tls_errno((int)got);
+        if (!tls->starved)
+            continue;
+        int result = stream_fill(stream, timeout_ms);
+        if (result < 0)
+            return result;
+    }
+}
+
+int tls_stream_send(struct tls_stream *stream, const void *bytes, size_t length_bytes)
+{
+    struct iovec iov = {(void *)(uintptr_t)bytes, length_bytes};
+    struct source source = {&iov, 1, 0};
+    int result = 0;
+
+    source_advance(&source, 0);
+    while (result == 0 && source.count > 0) {
+        ssize_t taken = tls_encrypt(stream->tls, &source);
+
+        result = taken < 0 ? (int)taken : stream_flush(stream);
+    }
+    return result;
 }

@@ -18,7 +18,7 @@
 
 #include "loop/sock.h"
 
-#define TLS_OUT_BYTES            (128u * 1024)  /* encrypted and not yet sent, for each socket */
+#define TLS_OUT_BYTES            (256u * 1024)  /* encrypted and not yet sent, for each socket */
 #define TLS_IN_BYTES             (128u * 1024)  /* received and not yet decrypted */
 #define TLS_CREDENTIAL_MAX_BYTES (1024u * 1024) /* of one file */
 #define TLS_MAX_KEYS             4096u          /* lines of keys.psk */
@@ -60,5 +60,23 @@ bool sock_is_tls(const struct sock *sock);
 /* Who the peer has proved to be: a certificate's distinguished name, or the PSK user; "" when it has
  * not. For logs. Text lives as long as the socket. */
 const char *sock_tls_peer(const struct sock *sock);
+
+/* --- without a loop: for programs that do one thing after the other --- */
+
+/* As tls_creds_load(), in the calling thread. */
+int tls_creds_load_now(const struct tls_creds_options *options, struct tls_creds **ret_creds,
+                       struct err *err);
+
+struct tls_stream;
+/* On a connected descriptor, which stays the caller's. `timeout_ms` is for each wait of the handshake and
+ * of sending. */
+int tls_stream_start(int fd, struct tls_creds *creds, const char *hostname, int timeout_ms,
+                     struct tls_stream **ret_stream, struct err *err);
+void tls_stream_free(struct tls_stream *stream); /* NULL is fine */
+/* 1 to length_bytes bytes, 0 at the end, -EAGAIN when nothing comes for that time, or -errno. What has
+ * been decrypted and not been taken is not seen by poll(): ask here first. */
+ssize_t tls_stream_recv(struct tls_stream *stream, void *bytes, size_t length_bytes,
+                        int timeout_ms);
+int tls_stream_send(struct tls_stream *stream, const void *bytes, size_t length_bytes);
 
 #endif

@@ -456,26 +456,57 @@ static int load_run(void *arg)
     return x509 ? load_x509(load) : load_psk(load);
 }
 
+/* What load_run() is given; NULL: memory is out. */
+static struct tls_creds *creds_new(const struct tls_creds_options *options)
+{
+    struct tls_creds *creds = calloc(1, sizeof(*creds));
+
+    if (creds == NULL)
+        return NULL;
+    creds->refs = 1;
+    creds->kind = options->kind;
+    creds->endpoint = options->endpoint;
+    creds->verify_peer = options->verify_peer;
+    return creds;
+}
+
 int tls_creds_load(struct loop *loop, const struct tls_creds_options *options,
                    struct tls_creds **ret_creds, struct err *err)
 {
     struct load load = {
         .options = options,
-        .creds = calloc(1, sizeof(*load.creds)),
+        .creds = creds_new(options),
         .now = time(NULL), /* as GnuTLS does */
         .err = err,
     };
 
     if (load.creds == NULL)
         return err_no_memory(err);
-    load.creds->refs = 1;
-    load.creds->kind = options->kind;
-    load.creds->endpoint = options->endpoint;
-    load.creds->verify_peer = options->verify_peer;
     int result = loop_offload(loop, load_run, &load);
     if (result < 0) {
         creds_free(load.creds);
         return err_is_set(err) ? result : err_set_errno(err, result, "cannot load TLS credentials");
+    }
+    *ret_creds = load.creds;
+    return 0;
+}
+
+int tls_creds_load_now(const struct tls_creds_options *options, struct tls_creds **ret_creds,
+                       struct err *err)
+{
+    struct load load = {
+        .options = options,
+        .creds = creds_new(options),
+        .now = time(NULL),
+        .err = err,
+    };
+
+    if (load.creds == NULL)
+        return err_no_memory(err);
+    int result = load_run(&load);
+    if (result < 0) {
+        creds_free(load.creds);
+        return result;
     }
     *ret_creds = load.creds;
     return 0;

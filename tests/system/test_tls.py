@@ -463,3 +463,53 @@ def test_secrets_are_in_no_log_and_no_list_of_processes(daemons, folder, papers)
         Path(f"/proc/{daemon.process.pid}/cmdline").read_text() + \
         Path(f"/proc/{daemon.process.pid}/environ").read_text()
     assert secret not in told and secret[:16] not in told
+
+
+# --- the verbs ---
+
+@pytest.mark.parametrize("kind", ["x509", "psk"])
+def test_a_replicated_pair_speaks_tls_on_all_its_connections(daemons, folder, papers, kind):
+    near, far = make_file(folder / "near", 4 * MIB), make_file(folder / "far", 4 * MIB)
+    tls = ["--tls-creds-dir", papers / ("good" if kind == "x509" else "psk"), "--tls", kind]
+    listen, control_port = free_port(), free_port()
+    secondary = daemons.run("secondary", "s", "--disk", far, "--overlays", folder / "overlays",
+                            "--state", folder / "s", "--listen", f"0.0.0.0:{listen}",
+                            "--control", f"0.0.0.0:{control_port}",
+                            "--export", f"unix:{folder}/s.sock", *tls)
+    assert "is ready" in secondary.line()
+    primary = daemons.run("primary", "p", "--disk", near, "--state", folder / "p",
+                          "--peer", f"localhost:{listen}",
+                          "--peer-control", f"localhost:{control_port}",
+                          "--export", f"unix:{folder}/p.sock", *tls)
+    assert "is ready" in primary.line()
+    guest = nbd.NBD()
+    guest.connect_uri(f"nbd+unix:///disk0?socket={folder}/p.sock")
+    guest.pwrite(DATA[:MIB], MIB)
+    guest.flush()
+    assert "checkpoint taken" in daemons.cli("checkpoint", "--name", "p", *tls).stdout
+    view = nbd.NBD()
+    view.connect_uri(f"nbd+unix:///disk0?socket={folder}/s.sock")
+    assert view.pread(MIB, MIB) == DATA[:MIB]
+    view.shutdown()
+    guest.shutdown()
+    # Without the papers neither data nor control is to be had.
+    plain = daemons.cli("checkpoint", "--name", "p", check=False)
+    assert plain.returncode == 1 and "--tls-creds-dir" in plain.stderr
+    with pytest.raises(nbd.Error):
+        nbd.NBD().connect_tcp("localhost", str(listen))
+    where = ["--qmp", f"localhost:{control_port}"]
+    assert '"secondary"' in daemons.cli("qmp", *where, *tls, "query-replication").stdout
+    wrong = ["--tls", kind, "--tls-creds-dir", papers / ("nocert" if kind == "x509" else "psk2")]
+    wrong = daemons.cli("qmp", *where, *wrong, "query-replication", check=False)
+    assert wrong.returncode == 1 and "secondary" not in wrong.stdout
+
+
+def test_a_verb_says_what_is_wrong_with_its_tls_options(daemons, folder, papers):
+    def usage(*words):
+        result = daemons.cli("status", "--qmp", "localhost:1", *words, check=False)
+        assert result.returncode == 2
+        return result.stderr
+
+    assert "none of x509, psk" in usage("--tls", "ssl")
+    assert "--tls-creds-dir only" in usage("--tls", "psk")
+    assert "--tls psk only" in usage("--tls-creds-dir", papers / "good", "--tls-username", "me")
