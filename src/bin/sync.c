@@ -33,10 +33,44 @@ static void job_name(const struct serve_disk *disk, char name[64])
 }
 
 /* nbd:HOST:PORT:exportname=DISK, or of a unix socket. */
-static void target_text(const struct serve *serve, const struct serve_disk *disk, char *text,
-                        size_t text_bytes)
+/* With TLS it takes more than an address. 0 or -ENOMEM. */
+static int tls_target_text(const struct serve_disk *disk, const struct sock_address *peer,
+                           char *text, size_t text_bytes)
 {
-    snprintf(text, text_bytes, "nbd:%s:exportname=%s", serve->peer, disk->name);
+    CLEANUP(json_putp) struct json_object *options = json_object_new_object();
+    struct json_object *server = json_object_new_object();
+    int r = options == NULL || server == NULL ? -ENOMEM : 0;
+
+    if (r < 0) {
+        json_object_put(server);
+        return r;
+    }
+    r |= json_add_string(server, "type", "inet");
+    r |= json_add_string(server, "host", peer->host);
+    r |= json_add_string(server, "port", peer->port);
+    r |= json_add(options, "server", server);
+    r |= json_add_string(options, "driver", "nbd");
+    r |= json_add_string(options, "export", disk->name);
+    r |= json_add_string(options, "tls-creds", SERVE_TLS_CLIENT);
+    if (r == 0)
+        snprintf(text, text_bytes, "json:%s",
+                 json_object_to_json_string_ext(options, JSON_C_TO_STRING_PLAIN));
+    return r != 0 ? -ENOMEM : 0;
+}
+
+static int target_text(const struct serve *serve, const struct serve_disk *disk, char *text,
+                       size_t text_bytes)
+{
+    struct sock_address peer = {0};
+    struct err err = ERR_INIT;
+    int r = sock_address_parse(serve->peer, "--peer", &peer, &err);
+
+    if (r == 0 && serve->tls.folder != NULL && peer.family == SOCK_FAMILY_INET)
+        r = tls_target_text(disk, &peer, text, text_bytes);
+    else if (r == 0)
+        snprintf(text, text_bytes, "nbd:%s:exportname=%s", serve->peer, disk->name);
+    sock_address_release(&peer);
+    return r;
 }
 
 static int run(struct qmp_client *client, const char *command, struct json_object *arguments,
@@ -65,11 +99,12 @@ static int run_on_job(struct sync *sync, const char *command, const char *key,
 static int start_mirror(struct sync *sync, const struct serve_disk *disk)
 {
     struct json_object *arguments = json_object_new_object();
-    char name[64], target[TARGET_ADDRESS_BYTES];
+    char name[64], target[TARGET_ADDRESS_BYTES + 256];
     int r = arguments == NULL ? -ENOMEM : 0;
 
     job_name(disk, name);
-    target_text(sync->serve, disk, target, sizeof(target));
+    if (r == 0)
+        r = target_text(sync->serve, disk, target, sizeof(target));
     if (r == 0) {
         r |= json_add_string(arguments, "job-id", name);
         r |= json_add_string(arguments, "device", disk->name);

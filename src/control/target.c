@@ -170,6 +170,20 @@ static struct json_object *file_options(const char *path)
     return NULL;
 }
 
+/* Behind json: : the options of a node, as a JSON object. */
+static struct json_object *parse_json(const char *text, struct err *err)
+{
+    struct json_object *options = NULL;
+    enum opts_syntax syntax;
+
+    if (*text != '{') {
+        err_set(err, -EINVAL,
+                "target: 'json:' is followed by an object, as in json:{\"driver\": ...}");
+        return NULL;
+    }
+    return opts_read(text, NULL, "target", &options, &syntax, err) < 0 ? NULL : options;
+}
+
 static struct json_object *parse_copy(const char *text, char *copy, struct err *err)
 {
     static const struct {
@@ -184,6 +198,8 @@ static struct json_object *parse_copy(const char *text, char *copy, struct err *
     struct target target = {0};
     struct json_object *options = NULL;
 
+    if (strncmp(copy, "json:", 5) == 0)
+        return parse_json(copy + 5, err);
     for (size_t i = 0; i < ARRAY_LEN(forms); i++) {
         size_t length = strlen(forms[i].prefix);
 

@@ -2,7 +2,7 @@
 /*
  * Disks that commands name in one text, as QEMU's clients do: nbd://HOST:PORT/EXPORT,
  * nbd+unix:///EXPORT?socket=PATH, nbd:HOST:PORT:exportname=EXPORT, nbd:unix:PATH:exportname=EXPORT,
- * file:PATH, or a path.
+ * json:{OPTIONS OF A NODE}, file:PATH, or a path.
  */
 #ifndef BLOCKSTEP_CONTROL_TARGET_H
 #define BLOCKSTEP_CONTROL_TARGET_H

@@ -504,6 +504,24 @@ def test_a_replicated_pair_speaks_tls_on_all_its_connections(daemons, folder, pa
     assert wrong.returncode == 1 and "secondary" not in wrong.stdout
 
 
+def test_a_first_synchronisation_speaks_tls_as_well(daemons, folder, papers):
+    near, far = make_file(folder / "near", 4 * MIB, 0x6b), make_file(folder / "far", 4 * MIB)
+    tls = ["--tls-creds-dir", papers / "good", "--sync"]
+    listen, control_port = free_port(), free_port()
+    secondary = daemons.run("secondary", "s", "--disk", far, "--overlays", folder / "overlays",
+                            "--state", folder / "s", "--listen", f"0.0.0.0:{listen}",
+                            "--control", f"0.0.0.0:{control_port}",
+                            "--export", f"unix:{folder}/s.sock", *tls)
+    assert "is ready" in secondary.line()
+    primary = daemons.run("primary", "p", "--disk", near, "--state", folder / "p",
+                          "--peer", f"127.0.0.1:{listen}",
+                          "--peer-control", f"127.0.0.1:{control_port}",
+                          "--export", f"unix:{folder}/p.sock", *tls)
+    assert "is ready" in primary.line()
+    assert "synchronised" in primary.line()
+    assert far.read_bytes() == near.read_bytes()
+
+
 def test_a_verb_says_what_is_wrong_with_its_tls_options(daemons, folder, papers):
     def usage(*words):
         result = daemons.cli("status", "--qmp", "localhost:1", *words, check=False)
