@@ -181,7 +181,14 @@ static struct json_object *parse_json(const char *text, struct err *err)
                 "target: 'json:' is followed by an object, as in json:{\"driver\": ...}");
         return NULL;
     }
-    return opts_read(text, NULL, "target", &options, &syntax, err) < 0 ? NULL : options;
+    if (opts_read(text, NULL, "target", &options, &syntax, err) < 0)
+        return NULL;
+    if (!json_object_object_get_ex(options, "driver", NULL)) {
+        err_set(err, -EINVAL, "target: 'driver' is missing in json:{...}");
+        json_object_put(options);
+        return NULL;
+    }
+    return options;
 }
 
 static struct json_object *parse_copy(const char *text, char *copy, struct err *err)

@@ -29,6 +29,7 @@ static void addresses_in_each_form_become_the_options_of_a_node(void **state)
         {"nbd:unix:/run/s",
          "{\"driver\":\"nbd\",\"export\":\"\",\"server\":{\"type\":\"unix\",\"path\":"
          "\"/run/s\"}}"},
+        {"json:{\"driver\":\"nbd\",\"export\":\"x\"}", "{\"driver\":\"nbd\",\"export\":\"x\"}"},
         {"file:a.raw", "{\"driver\":\"file\",\"filename\":\"a.raw\"}"},
         {"/d/a:b.raw", "{\"driver\":\"file\",\"filename\":\"/d/a:b.raw\"}"},
         {"a.raw", "{\"driver\":\"file\",\"filename\":\"a.raw\"}"},
@@ -66,6 +67,9 @@ static void what_is_no_address_is_refused(void **state)
         "nbd+unix:///x",
         "nbd+unix:///x?socket=",
         "ssh://h/",
+        "json:",
+        "json:{",
+        "json:[1]",
         "json:{\"a\":1}",
         "nbds://h/x",
     };
