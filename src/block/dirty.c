@@ -52,8 +52,13 @@ uint64_t dirty_tracker_bytes(const struct dirty_tracker *tracker)
     return bytes;
 }
 
-void dirty_mark_node(struct node *node, uint64_t offset_bytes, uint64_t length_bytes)
+uint64_t dirty_mark_node(struct node *node, uint64_t offset_bytes, uint64_t length_bytes)
 {
-    LIST_FOR_EACH(tracker, &node->trackers, struct dirty_tracker, link)
+    uint64_t slow_ns = 0;
+
+    LIST_FOR_EACH(tracker, &node->trackers, struct dirty_tracker, link) {
         dirty_tracker_mark(tracker, offset_bytes, length_bytes);
+        slow_ns = MAX(slow_ns, tracker->slow_ns);
+    }
+    return MIN(slow_ns, DIRTY_MAX_SLOW_NS);
 }

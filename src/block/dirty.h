@@ -21,7 +21,12 @@ struct dirty_tracker {
     /* Optional: the first mark in an empty map. Must not wait. */
     void (*marked)(void *arg);
     void *arg;
+    /* Each change ends so much later, for a tracker's owner who falls behind; it is short enough not
+     * to matter to a drain. */
+    uint64_t slow_ns;
 };
+
+#define DIRTY_MAX_SLOW_NS (8 * NS_PER_MS)
 
 /* Begins with an empty map; `marked` and `arg` are the caller's. The node outlives the tracker. */
 int dirty_tracker_add(struct dirty_tracker *tracker, struct node *node, uint64_t region_bytes,
@@ -33,7 +38,7 @@ void dirty_tracker_mark(struct dirty_tracker *tracker, uint64_t offset_bytes,
 /* The bytes of all marked regions; the last one may be short. */
 uint64_t dirty_tracker_bytes(const struct dirty_tracker *tracker);
 
-/* The gate's. */
-void dirty_mark_node(struct node *node, uint64_t offset_bytes, uint64_t length_bytes);
+/* The gate's. Returns by how much the change shall be slowed: at most DIRTY_MAX_SLOW_NS. */
+uint64_t dirty_mark_node(struct node *node, uint64_t offset_bytes, uint64_t length_bytes);
 
 #endif

@@ -280,10 +280,13 @@ static int gate_discard(struct edge *edge, struct node *node, const struct io *i
 }
 
 /* A failed change may have changed something. */
-static inline void mark_dirty(struct node *node, const struct io *io)
+static inline void mark_dirty(struct node *node, const struct io *io) MAY_WAIT
 {
-    if (unlikely(!list_empty(&node->trackers)))
-        dirty_mark_node(node, io->offset_bytes, io->length_bytes);
+    if (likely(list_empty(&node->trackers)))
+        return;
+    uint64_t slow_ns = dirty_mark_node(node, io->offset_bytes, io->length_bytes);
+    if (slow_ns > 0)
+        co_sleep(slow_ns);
 }
 
 int io_read(struct edge *edge, const struct io *io)

@@ -15,6 +15,8 @@
 
 /* Between sweeps of a ready job: what the guest rewrites within it is copied once. */
 #define MIRROR_REST_NS (10 * NS_PER_MS)
+/* What each change of a guest is held back at first, when sweeps do not get less. */
+#define MIRROR_SLOW_NS (2 * NS_PER_MS)
 
 /* Zeroes at once: where the target has to write them, a request still ends within its deadline. */
 #define MIRROR_ZERO_BYTES (UINT64_C(64) * 1024 * 1024)
@@ -30,8 +32,9 @@ struct mirror_state {
     uint64_t cursor_bytes;   /* of this sweep */
     uint64_t data_end_bytes; /* from the cursor to here the source is known to be data */
     uint64_t in_flight_bytes;
-    bool pivot; /* asked for */
-    bool held;  /* the guest waits */
+    uint64_t ready_slow_ns; /* how much slowing it took to be ready */
+    bool pivot;             /* asked for */
+    bool held;              /* the guest waits */
     int failure;
 };
 
@@ -105,9 +108,12 @@ static int mirror_look(struct job *job, struct mirror_piece *piece) MAY_WAIT
 static void mirror_next_dirty(const struct mirror_state *s, struct mirror_piece *piece,
                               bool *ret_look)
 {
-    uint64_t region = s->dirty.region_bytes;
-    uint64_t first = bitmap_next_set(s->dirty.bits, s->cursor_bytes / region);
-    *piece = (struct mirror_piece){0};
+    uint64_t region = s->dirty.region_bytes, from = (s->cursor_bytes + region - 1) / region;
+    uint64_t first = BITMAP_NONE;
+    if (from < bitmap_bits(s->dirty.bits))
+        first = bitmap_next_set(s->dirty.bits, from);
+    /* The end stays the end for this sweep's other workers too. */
+    *piece = (struct mirror_piece){.offset_bytes = s->dirty.node->length_bytes};
     if (first == BITMAP_NONE)
         return;
     uint64_t last = bitmap_next_clear(s->dirty.bits, first);
@@ -136,7 +142,8 @@ static int mirror_claim_locked(struct job *job, struct mirror_piece *ret_piece) 
     bool look = false;
     mirror_next_dirty(s, &piece, &look);
     uint64_t end = piece.offset_bytes + piece.length_bytes;
-    mirror_clear(s, &piece);
+    if (piece.length_bytes > 0)
+        mirror_clear(s, &piece);
     int ret = look ? mirror_look(job, &piece) : 0;
     if (ret < 0)
         piece.length_bytes = 0;
@@ -266,6 +273,8 @@ static int mirror_copy(struct job *job, struct buf **buf, const struct mirror_pi
     if (ret < 0)
         return ret;
     mirror_breathe(job, turns);
+    if (job->pauses > 0)
+        s->dirty.slow_ns = 0;
     /* Who waits for the job under a hold waits for neither a pause nor the speed limit. */
     return s->held ? 0 : job_throttle(job, moved);
 }
@@ -349,17 +358,31 @@ static int mirror_mark_top(struct job *job) MAY_WAIT
     return 0;
 }
 
+/* A sweep that leaves more than half of what it found will not be the last but one: the guest is
+ * slowed. Who wants the job itself slow gets no such haste. */
+static void mirror_slow_guest(struct job *job, uint64_t found_bytes)
+{
+    struct mirror_state *s = job->state;
+    if (job->speed_bytes > 0 || job->pauses > 0)
+        s->dirty.slow_ns = 0;
+    else if (dirty_tracker_bytes(&s->dirty) > found_bytes / 2)
+        s->dirty.slow_ns = MIN(MAX(2 * s->dirty.slow_ns, MIRROR_SLOW_NS), DIRTY_MAX_SLOW_NS);
+}
+
 /* Until little is marked, or the guest is too fast. */
 static int mirror_catch_up(struct job *job) MAY_WAIT
 {
     struct mirror_state *s = job->state;
-    int ret = 0;
-    for (unsigned sweeps = 0; ret == 0 && sweeps < MIRROR_MAX_SWEEPS; sweeps++) {
-        ret = mirror_sweep(job);
-        if (ret == 0 && dirty_tracker_bytes(&s->dirty) <= MIRROR_NEAR_BYTES)
+    for (unsigned sweeps = 0; sweeps < MIRROR_MAX_SWEEPS; sweeps++) {
+        uint64_t found_bytes = dirty_tracker_bytes(&s->dirty);
+        int ret = mirror_sweep(job);
+        if (ret < 0)
+            return ret;
+        if (dirty_tracker_bytes(&s->dirty) <= MIRROR_NEAR_BYTES)
             break;
+        mirror_slow_guest(job, found_bytes);
     }
-    return ret;
+    return 0;
 }
 
 static int mirror_flush(struct job *job) MAY_WAIT
@@ -423,16 +446,20 @@ static int mirror_finish(struct job *job) MAY_WAIT
 {
     struct mirror_state *s = job->state;
     struct graph_drain drain;
+    s->dirty.slow_ns = job->speed_bytes == 0 ? s->ready_slow_ns : 0;
     int ret = mirror_catch_up(job);
     /* Flushed before the hold as well: little is left for the one inside. */
     if (ret == 0)
         ret = mirror_flush(job);
+    if (ret == 0)
+        ret = mirror_catch_up(job);
     if (ret < 0)
         return ret;
     ret = graph_drain_begin_keeping(&s->source_node, 1, s->source, &drain);
     if (ret < 0)
         return err_no_memory(&job->err);
     s->held = true;
+    s->dirty.slow_ns = 0;
     ret = job_should_end(job) ? -ECANCELED : mirror_last_sweep(job);
     s->held = false;
     graph_drain_end(&drain);
@@ -449,6 +476,8 @@ static int mirror_run(struct job *job) MAY_WAIT
     if (ret < 0)
         return ret;
     mirror_progress(job, 0);
+    s->ready_slow_ns = s->dirty.slow_ns;
+    s->dirty.slow_ns = 0;
     job_set_ready(job);
     ret = mirror_keep_near(job);
     return ret < 0 ? ret : mirror_finish(job);

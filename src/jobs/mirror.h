@@ -4,7 +4,8 @@
  * told to end.
  *
  * What the guest changes is marked (block/dirty.h) and copied again, in sweeps over the map. After the
- * first sweep, and when little is marked, the job is ready. From then on
+ * first sweep, and when little is marked, the job is ready; a guest that rewrites faster than that
+ * comes to pass is slowed for as long. From then on
  *  - cancel, not forced: holds the guest's requests, copies what is left, flushes: the target is the
  *    source as of that moment. The job succeeds.
  *  - complete: the same, and all users of the source are led to the target.

@@ -460,6 +460,33 @@ TEST_LOOP(what_is_rewritten_while_its_copy_is_under_way_is_copied_again)
     world_close(&world);
 }
 
+/* Else an older copy of a region could overtake a newer one. */
+TEST_LOOP(no_region_is_copied_twice_at_once)
+{
+    struct world world;
+    unsigned ids[2];
+    world_open(&world);
+    for (unsigned i = 0; i < 2; i++) {
+        const struct blkdebug_rule rule = {.kinds = BLKDEBUG_WRITE,
+                                           .offset_bytes = (2 + i) << 20,
+                                           .length_bytes = 1 << 20,
+                                           .count = 1,
+                                           .hold = true};
+        assert_int_equal(blkdebug_inject(world.target, &rule, &ids[i]), 0);
+    }
+    struct job *job = start_full(&world);
+    test_wait_until(job->done_bytes == SIZE_BYTES - (2 << 20));
+    assert_int_equal(blocks_write(world.guest, (2 << 20) + 8192, 4096, 0xaa, 0), 0);
+    blkdebug_release(world.target, ids[1]);
+    co_sleep(5 * NS_PER_MS);
+    assert_int_equal(mem_bytes(world.tmem)[(2 << 20) + 8192], 0xee);
+    blkdebug_release(world.target, ids[0]);
+    test_wait_until(job->status == JOB_READY);
+    assert_int_equal(cancel(job, false), 0);
+    expect_equal(&world);
+    world_close(&world);
+}
+
 TEST_LOOP(a_source_or_target_that_changes_its_length_fails_the_job)
 {
     for (unsigned i = 0; i < 4; i++) {
@@ -690,6 +717,7 @@ int main(void)
         cmocka_unit_test(nobody_resizes_or_writes_the_target_of_a_mirror),
         cmocka_unit_test(a_mirror_that_fails_says_where_and_leaves_the_guest_alone),
         cmocka_unit_test(what_is_rewritten_while_its_copy_is_under_way_is_copied_again),
+        cmocka_unit_test(no_region_is_copied_twice_at_once),
         cmocka_unit_test(a_source_or_target_that_changes_its_length_fails_the_job),
         cmocka_unit_test(a_mirror_pauses_and_keeps_to_its_speed),
         cmocka_unit_test(the_end_of_the_daemon_ends_a_mirror_in_any_phase),
