@@ -19,8 +19,6 @@
 #define DEFAULT_BLOCK_BYTES (64u * 1024)
 /* The most that is copied, and locked, at once. */
 #define COPY_MAX_BYTES      (1u << 20)
-/* Old content from this length on is asked for holes before it is read. */
-#define HOLE_MIN_BYTES      (64u * 1024)
 
 struct cbw_options {
     struct json_object *file, *target, *bitmap;
