@@ -101,16 +101,21 @@ static int fill_server(struct json_object *object, const struct nbd_server_info 
     return r;
 }
 
+/* Takes the object, also where it has become none or was not filled. */
+static void list_take(struct server_list *list, struct json_object *object, bool filled)
+{
+    if (filled && json_object_array_add(list->array, object) == 0)
+        return;
+    json_object_put(object);
+    list->failed = true;
+}
+
 static void visit_server(void *arg, const struct nbd_server_info *info)
 {
     struct server_list *list = arg;
     struct json_object *object = json_object_new_object();
 
-    if (object == NULL || fill_server(object, info) != 0 ||
-        json_object_array_add(list->array, object) < 0) {
-        json_object_put(object);
-        list->failed = true;
-    }
+    list_take(list, object, object != NULL && fill_server(object, info) == 0);
 }
 
 static int run_query_servers(struct qmp_call *call, void *args, struct err *err)
@@ -255,11 +260,7 @@ static void visit_export(void *arg, const struct nbd_export_info *info)
     struct server_list *list = arg;
     struct json_object *object = json_object_new_object();
 
-    if (object == NULL || fill_export(object, info) != 0 ||
-        json_object_array_add(list->array, object) < 0) {
-        json_object_put(object);
-        list->failed = true;
-    }
+    list_take(list, object, object != NULL && fill_export(object, info) == 0);
 }
 
 static int run_query_exports(struct qmp_call *call, void *args, struct err *err)
