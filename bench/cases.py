@@ -50,10 +50,6 @@ class Bench:
         return results
 
 
-def per_s(measured):
-    return measured.per_s
-
-
 def bytes_per_s(measured):
     return measured.bytes_per_s
 
@@ -62,11 +58,22 @@ def p50_us(measured):
     return measured.p50_us
 
 
-def compare(name, unit, value, results, our_side, targets):
+def compare(name, unit, value, results, our_side, targets, busy=()):
     """A line for each peer of `targets`, a {side: target}."""
     return [Line(name, unit, tuple(map(value, results[our_side])),
-                 side.name, tuple(map(value, results[side])), target)
+                 side.name, tuple(map(value, results[side])), target, busy=busy)
             for side, target in targets.items()]
+
+
+def measure_single(bench, side, load):
+    """What the generator has measured, and the server's processor time for each request in us."""
+    server = side(bench.lab)
+    cpu_before_s = server.process.cpu_s()
+    measured = generator.run(bench.lab, server.uri, load, bench.seconds)
+    cpu_s = server.process.cpu_s() - cpu_before_s
+    server.stop()
+    counted = measured.seconds / (measured.seconds + generator.RAMP_MS / 1000)
+    return measured, cpu_s * counted / measured.requests * 1e6
 
 
 @dataclass(frozen=True)
@@ -79,14 +86,27 @@ class SingleCase:
     targets: dict
 
     def run(self, bench):
-        def measure(side):
-            server = side(bench.lab)
-            measured = generator.run(bench.lab, server.uri, self.load, bench.seconds)
-            server.stop()
-            return measured
-
-        results = bench.alternate([ours.Single, *self.targets], measure)
+        results = bench.alternate([ours.Single, *self.targets],
+                                  lambda side: measure_single(bench, side, self.load)[0])
         return compare(self.name, self.unit, self.value, results, ours.Single, self.targets)
+
+
+@dataclass(frozen=True)
+class RateCase:
+    """One disk, not replicated, at full speed: requests a second, and what each costs the server in
+    processor time, which no generator limits."""
+    name: str
+    load: Load
+    targets: dict
+
+    def run(self, bench):
+        results = bench.alternate([ours.Single, *self.targets],
+                                  lambda side: measure_single(bench, side, self.load))
+        busy = tuple(measured.busy for measured, _ in results[ours.Single])
+        return [*compare(self.name, "/s", lambda run: run[0].per_s, results, ours.Single,
+                         self.targets, busy),
+                *compare(f"{self.name}-cpu", "us", lambda run: run[1], results, ours.Single,
+                         dict.fromkeys(self.targets))]
 
 
 @dataclass(frozen=True)
@@ -325,10 +345,8 @@ class InstructionCase:
 
 # The targets: times_... is our figure divided by the peer's; None is reported, not judged.
 CASES = [
-    SingleCase("write-4k-d32", RANDOM_WRITE, "/s", per_s,
-               {peers.Nbdkit: times_at_least(1), peers.QemuNbd: times_at_least(2.5)}),
-    SingleCase("read-4k-d32", RANDOM_READ, "/s", per_s,
-               {peers.Nbdkit: times_at_least(1.5), peers.QemuNbd: times_at_least(4)}),
+    RateCase("write-4k-d32", RANDOM_WRITE, {peers.Nbdkit: times_at_least(1), peers.QemuNbd: times_at_least(2.5)}),
+    RateCase("read-4k-d32", RANDOM_READ, {peers.Nbdkit: times_at_least(1.5), peers.QemuNbd: times_at_least(4)}),
     SingleCase("write-1m-d8", LARGE_WRITE, "B/s", bytes_per_s,
                {peers.Nbdkit: None, peers.QemuNbd: times_at_least(1.2)}),
     SingleCase("write-4k-d1-p50", SINGLE_WRITE, "us", p50_us,

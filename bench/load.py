@@ -33,6 +33,7 @@ class Measured:
     bytes_per_s: float
     p50_us: float
     p99_us: float
+    busy: float  # the part of one processor that the generator's one thread used
 
     @property
     def per_s(self):
@@ -65,7 +66,8 @@ def finish(lab, fio, timeout_s):
         raise BenchError(f"fio has done nothing\n{fio.log_text()}")
     percentile = done["lat_ns"]["percentile"]
     return Measured(done["total_ios"], done["runtime"] / 1000, done["bw_bytes"],
-                    percentile["50.000000"] / 1000, percentile["99.000000"] / 1000)
+                    percentile["50.000000"] / 1000, percentile["99.000000"] / 1000,
+                    (job["usr_cpu"] + job["sys_cpu"]) / 100)
 
 
 def run(lab, uri, load, seconds, **options):

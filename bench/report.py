@@ -14,6 +14,10 @@ UNITS = {
 }
 
 
+# A generator that is this busy (of one processor, its one thread) cannot ask for more.
+BUSY_LIMIT = 0.95
+
+
 @dataclass(frozen=True)
 class Target:
     """`ratio`: ours to the peer's; else our figure itself, in its unit."""
@@ -44,7 +48,8 @@ def at_most(limit):
 @dataclass(frozen=True)
 class Line:
     """Our values and, where there is a peer, its values, run for run in the same order. Without a
-    target it is there to be read; with a `failure` there are no values."""
+    target it is there to be read; with a `failure` there are no values. `busy`: how busy the load
+    generator was in our runs; when it had no time left, the ratio is only a lower bound."""
     name: str
     unit: str = ""
     ours: tuple = ()
@@ -52,6 +57,7 @@ class Line:
     peers: tuple = ()
     target: Target = None
     failure: str = ""
+    busy: tuple = ()
 
     @property
     def value(self):
@@ -77,8 +83,9 @@ class Line:
             return "VOID"
         if self.target is None:
             return "-"
-        met = self.target.met(self.ratio if self.target.ratio else self.value)
-        return "ok" if met else "MISSED"
+        if self.target.met(self.ratio if self.target.ratio else self.value):
+            return "ok"
+        return "bound" if self.busy and statistics.median(self.busy) >= BUSY_LIMIT else "MISSED"
 
     def row(self):
         if self.failure:
@@ -102,6 +109,8 @@ class Line:
                        "ratio-min": self.spread[0], "ratio-max": self.spread[1]}
         if self.target:
             result |= {"target": self.target.text(self.unit)}
+        if self.busy:
+            result |= {"generator-busy-runs": list(self.busy)}
         return result
 
 
