@@ -345,8 +345,10 @@ class InstructionCase:
 
 # The targets: times_... is our figure divided by the peer's; None is reported, not judged.
 CASES = [
-    RateCase("write-4k-d32", RANDOM_WRITE, {peers.Nbdkit: times_at_least(1), peers.QemuNbd: times_at_least(2.5)}),
-    RateCase("read-4k-d32", RANDOM_READ, {peers.Nbdkit: times_at_least(1.5), peers.QemuNbd: times_at_least(4)}),
+    RateCase("write-4k-d32", RANDOM_WRITE,
+             {peers.Nbdkit: times_at_least(1), peers.QemuNbd: times_at_least(2.5)}),
+    RateCase("read-4k-d32", RANDOM_READ,
+             {peers.Nbdkit: times_at_least(1.5), peers.QemuNbd: times_at_least(4)}),
     SingleCase("write-1m-d8", LARGE_WRITE, "B/s", bytes_per_s,
                {peers.Nbdkit: None, peers.QemuNbd: times_at_least(1.2)}),
     SingleCase("write-4k-d1-p50", SINGLE_WRITE, "us", p50_us,

@@ -85,7 +85,8 @@ class Line:
             return "-"
         if self.target.met(self.ratio if self.target.ratio else self.value):
             return "ok"
-        return "bound" if self.busy and statistics.median(self.busy) >= BUSY_LIMIT else "MISSED"
+        bound = self.busy and statistics.median(self.busy) >= BUSY_LIMIT and self.ratio >= 1
+        return "bound" if bound else "MISSED"
 
     def row(self):
         if self.failure:
