@@ -436,9 +436,11 @@ void sim_options_init(struct sim_options *options, uint64_t seed)
         .file = {1 * NS_PER_US, 100 * NS_PER_US},
         .net = {5 * NS_PER_US, 200 * NS_PER_US},
         .offload = {1 * NS_PER_US, 100 * NS_PER_US},
+        .linger = {0, 200 * NS_PER_MS},
         .inline_percent = 25,
         .split_percent = 20,
         .sock_buffer_bytes = 64 * 1024,
+        .failed_sync_loses = true,
     };
 }
 

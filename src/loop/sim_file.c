@@ -437,7 +437,7 @@ int sim_path_sync_folder(struct loop *base, const char *folder)
     uint64_t after_ns = sim_request_wait(loop);
     struct sim_inode *inode;
 
-    int result = sim_fault_check(loop->host, folder, SIM_OP_FOLDER);
+    int result = sim_fault_check(loop->host, folder, SIM_OP_SYNC_FOLDER);
     if (result == 0)
         result = sim_fs_find(loop->host, folder, &inode);
     if (result == 0 && inode->kind != SIM_FOLDER)

@@ -1,20 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The file system of a simulated host: folders, names, inodes, and the faults asked for. No links,
- * no permissions; relative paths begin at the root. */
+/* The file system of a simulated host: folders, names and inodes. No links, no permissions; relative paths begin at the root. */
 #include "loop/sim_internal.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
-
-struct sim_fault {
-    struct list_link link;
-    enum sim_op op;
-    unsigned skip;  /* requests that pass before it strikes */
-    unsigned times; /* how often it strikes; UINT_MAX: for ever */
-    int error;
-    char path[];
-};
 
 static struct sim_inode *sim_inode_new(struct sim_host *host, enum sim_inode_kind kind)
 {
@@ -282,74 +272,12 @@ static void sim_inode_empty(struct sim_inode *inode)
     }
 }
 
-static void sim_faults_clear(struct sim_host *host)
-{
-    LIST_FOR_EACH_SAFE(fault, &host->faults, struct sim_fault, link) {
-        list_remove(&fault->link);
-        free(fault);
-    }
-}
-
 void sim_fs_deinit(struct sim_host *host)
 {
-    sim_faults_clear(host);
+    sim_faults_drop(host);
     if (host->root == NULL)
         return;
     sim_inode_empty(host->root);
     sim_inode_unref(host->root);
     assert(host->space.used_bytes == 0);
-}
-
-/* --- faults --- */
-
-int sim_file_fail(struct loop *loop, const char *path, enum sim_op op, unsigned nth, unsigned times,
-                  int error)
-{
-    assert(nth > 0);
-    assert(times > 0);
-    assert(error < 0);
-    struct sim_fault *fault = calloc(1, sizeof(*fault) + strlen(path) + 1);
-    if (fault == NULL)
-        return -ENOMEM;
-    fault->op = op;
-    fault->skip = nth - 1;
-    fault->times = times;
-    fault->error = error;
-    memcpy(fault->path, path, strlen(path));
-    list_push_back(&sim_loop_of(loop)->host->faults, &fault->link);
-    return 0;
-}
-
-void sim_file_fail_clear(struct loop *loop)
-{
-    sim_faults_clear(sim_loop_of(loop)->host);
-}
-
-int sim_fault_check(struct sim_host *host, const char *path, enum sim_op op)
-{
-    LIST_FOR_EACH(fault, &host->faults, struct sim_fault, link) {
-        if ((fault->op != SIM_OP_ANY && fault->op != op) || strcmp(fault->path, path) != 0)
-            continue;
-        if (fault->skip > 0) {
-            fault->skip--;
-            continue;
-        }
-        int error = fault->error;
-        if (fault->times != UINT_MAX && --fault->times == 0) {
-            list_remove(&fault->link);
-            free(fault);
-        }
-        return error;
-    }
-    return 0;
-}
-
-void sim_disk_limit(struct loop *loop, uint64_t bytes)
-{
-    sim_loop_of(loop)->host->space.limit_bytes = bytes;
-}
-
-uint64_t sim_disk_used_bytes(const struct loop *loop)
-{
-    return sim_loop_of(loop)->host->space.used_bytes;
 }

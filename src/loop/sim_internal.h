@@ -43,7 +43,7 @@ struct sim_host {
     struct list_link link;
     struct sim_inode *root;
     struct sim_space space;
-    struct list faults; /* struct sim_fault */
+    struct list faults; /* struct sim_fault_rule */
     uint64_t index;
     uint64_t inodes_made;
     unsigned clients_made;
@@ -129,6 +129,9 @@ int sim_fs_make_folders(struct sim_host *host, const char *path);
 int sim_fs_rename(struct sim_host *host, const char *from, const char *to);
 /* Folders only when they are empty. */
 int sim_fs_unlink(struct sim_host *host, const char *path);
+
+/* sim_fault.c */
+void sim_faults_drop(struct sim_host *host);
 /* The error that a fault asks for, or 0. */
 int sim_fault_check(struct sim_host *host, const char *path, enum sim_op op);
 

@@ -434,16 +434,27 @@ static void a_hosts_files_outlive_its_loops_and_are_its_own(void **state UNUSED)
 
 /* --- faults --- */
 
+/* The host of a loop of loop_sim_new(). */
+#define HOST "host"
+
+static void fail_requests(const char *path, enum sim_op op, unsigned nth, unsigned times, int error)
+{
+    const struct sim_fault fault = {
+        .path = path, .op = op, .nth = nth, .times = times, .error = error};
+
+    assert_int_equal(sim_fault_add(sim_of(loop_current()), HOST, &fault), 0);
+}
+
 TEST_LOOP(a_full_disk_says_so_and_takes_more_once_there_is_room)
 {
     static const uint8_t bytes[64 * 1024];
     struct loop *loop = loop_current();
     struct file *a = open_file("/a"), *b = open_file("/b");
 
-    sim_disk_limit(loop, 128 * 1024);
+    sim_disk_limit(sim_of(loop), HOST, 128 * 1024);
     assert_int_equal(file_write(a, bytes, sizeof(bytes), 1024 * 1024), 0);
     assert_int_equal(file_write(b, bytes, sizeof(bytes), 0), 0);
-    assert_int_equal(sim_disk_used_bytes(loop), 128 * 1024);
+    assert_int_equal(sim_disk_used_bytes(sim_of(loop), HOST), 128 * 1024);
     assert_int_equal(file_write(a, bytes, 1, 0), -ENOSPC);
     assert_int_equal(file_zero(a, 0, 4096, false), -ENOSPC); /* would be allocated */
     assert_int_equal(file_zero(a, 0, 4096, true), 0);
@@ -455,7 +466,7 @@ TEST_LOOP(a_full_disk_says_so_and_takes_more_once_there_is_room)
     assert_int_equal(path_unlink(loop, "/b"), 0);
     assert_int_equal(file_write(a, bytes, 1, 4096), 0);
     assert_int_equal(file_truncate(a, 0), 0);
-    assert_int_equal(sim_disk_used_bytes(loop), 0);
+    assert_int_equal(sim_disk_used_bytes(sim_of(loop), HOST), 0);
     file_close(a);
 }
 
@@ -467,13 +478,13 @@ TEST_LOOP(the_nth_request_fails_as_told_and_no_other)
     struct err err = ERR_INIT;
     uint8_t byte = 1;
 
-    assert_int_equal(sim_file_fail(loop, "/bad", SIM_OP_WRITE, 3, 2, -EIO), 0);
+    fail_requests("/bad", SIM_OP_WRITE, 3, 2, -EIO);
     for (int i = 1; i <= 6; i++) {
         assert_int_equal(file_write(other, &byte, 1, 0), 0);
         assert_int_equal(file_write(file, &byte, 1, 0), i == 3 || i == 4 ? -EIO : 0);
         assert_int_equal(file_read(file, &byte, 1, 0), 1);
     }
-    assert_int_equal(sim_file_fail(loop, "/bad", SIM_OP_ANY, 1, UINT_MAX, -ENXIO), 0);
+    fail_requests("/ba*", SIM_OP_ANY, 1, UINT_MAX, -ENXIO);
     for (int i = 0; i < 5; i++) {
         assert_int_equal(file_read(file, &byte, 1, 0), -ENXIO);
         assert_int_equal(file_sync(file), -ENXIO);
@@ -483,7 +494,7 @@ TEST_LOOP(the_nth_request_fails_as_told_and_no_other)
         assert_int_equal(path_rename(loop, "/bad", "/x"), -ENXIO);
         assert_int_equal(file_open(loop, "/bad", 0, FILE_AIO_AUTO, &again, &err), -ENXIO);
     }
-    sim_file_fail_clear(loop);
+    sim_fault_clear(sim_of(loop), HOST);
     assert_int_equal(file_sync(file), 0);
     file_close(file);
     file_close(other);
@@ -498,7 +509,7 @@ TEST_LOOP(a_file_of_a_hundred_tebibytes_costs_what_is_written)
     uint8_t byte = 1;
 
     assert_int_equal(file_write(file, &byte, 1, far), 0);
-    assert_int_equal(sim_disk_used_bytes(loop_current()), 4096);
+    assert_int_equal(sim_disk_used_bytes(sim_of(loop_current()), HOST), 4096);
     assert_int_equal(file_extent(file, 0, far + 1, &data, &length), 0);
     assert_false(data);
     assert_int_equal(length, far);

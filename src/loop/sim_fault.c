@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What goes wrong with a host's disks on request: faults by path and kind, and how much they take. */
+#include "loop/sim_internal.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+
+struct sim_fault_rule {
+    struct list_link link;
+    struct sim_fault fault; /* its path is `path` */
+    unsigned skip;          /* requests that pass before it strikes */
+    char path[];
+};
+
+const char *sim_op_name(enum sim_op op)
+{
+    static const char *const names[] = {
+        [SIM_OP_ANY] = "any",           [SIM_OP_OPEN] = "open",
+        [SIM_OP_READ] = "read",         [SIM_OP_WRITE] = "write",
+        [SIM_OP_SYNC] = "sync",         [SIM_OP_ZERO] = "zero",
+        [SIM_OP_TRUNCATE] = "truncate", [SIM_OP_EXTENT] = "extent",
+        [SIM_OP_RENAME] = "rename",     [SIM_OP_UNLINK] = "unlink",
+        [SIM_OP_FOLDER] = "mkdir",      [SIM_OP_SYNC_FOLDER] = "sync-folder",
+    };
+    return names[op];
+}
+
+int sim_fault_add(struct sim *sim, const char *host_name, const struct sim_fault *fault)
+{
+    const char *path = fault->path != NULL ? fault->path : "*";
+    struct sim_host *host = sim_host_find(sim, host_name);
+
+    assert(fault->error <= 0);
+    assert(fault->per_million <= 1000000);
+    if (host == NULL)
+        return -ENOENT;
+    struct sim_fault_rule *rule = calloc(1, sizeof(*rule) + strlen(path) + 1);
+    if (rule == NULL)
+        return -ENOMEM;
+    rule->fault = *fault;
+    memcpy(rule->path, path, strlen(path));
+    rule->fault.path = rule->path;
+    rule->fault.times = fault->times != 0 ? fault->times : UINT_MAX;
+    rule->skip = fault->nth > 0 ? fault->nth - 1 : 0;
+    list_push_back(&host->faults, &rule->link);
+    return 0;
+}
+
+void sim_faults_drop(struct sim_host *host)
+{
+    LIST_FOR_EACH_SAFE(rule, &host->faults, struct sim_fault_rule, link) {
+        list_remove(&rule->link);
+        free(rule);
+    }
+}
+
+void sim_fault_clear(struct sim *sim, const char *host_name)
+{
+    struct sim_host *host = sim_host_find(sim, host_name);
+
+    if (host != NULL)
+        sim_faults_drop(host);
+}
+
+static bool sim_fault_fits(const struct sim_fault_rule *rule, const char *path, enum sim_op op)
+{
+    size_t length = strlen(rule->path);
+
+    if (rule->fault.op != SIM_OP_ANY && rule->fault.op != op)
+        return false;
+    if (length > 0 && rule->path[length - 1] == '*')
+        return strncmp(rule->path, path, length - 1) == 0;
+    return strcmp(rule->path, path) == 0;
+}
+
+int sim_fault_check(struct sim_host *host, const char *path, enum sim_op op)
+{
+    LIST_FOR_EACH(rule, &host->faults, struct sim_fault_rule, link) {
+        struct sim_fault *fault = &rule->fault;
+        if (!sim_fault_fits(rule, path, op))
+            continue;
+        if (rule->skip > 0) {
+            rule->skip--;
+            continue;
+        }
+        if (fault->per_million != 0 && sim_below(host->sim, 1000000) >= fault->per_million)
+            continue;
+        int error = fault->error;
+        if (fault->times != UINT_MAX && --fault->times == 0) {
+            list_remove(&rule->link);
+            free(rule);
+        }
+        return error;
+    }
+    return 0;
+}
+
+void sim_disk_limit(struct sim *sim, const char *host_name, uint64_t bytes)
+{
+    struct sim_host *host = sim_host_find(sim, host_name);
+
+    assert(host != NULL);
+    host->space.limit_bytes = bytes;
+}
+
+uint64_t sim_disk_used_bytes(struct sim *sim, const char *host_name)
+{
+    const struct sim_host *host = sim_host_find(sim, host_name);
+
+    return host != NULL ? host->space.used_bytes : 0;
+}
