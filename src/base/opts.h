@@ -27,7 +27,9 @@ enum opt_type {
     OPT_OBJECT,  /* described by `members`, whose offsets count from the same struct */
     OPT_UNION,   /* like OPT_OBJECT; `members` are common, and the member called `discriminator`
                    * (an OPT_ENUM) selects the further table variants[index] */
-    OPT_STRINGS, /* struct opt_strings: a list of strings */
+    OPT_STRINGS, /* struct opt_strings: a list of strings; with `values`: of these alone */
+    OPT_OBJECTS, /* struct opt_objects: a list of objects, each described by `members` (and perhaps
+                  * by variants, as in OPT_UNION), whose offsets count from an item of `item_size` */
     OPT_CHILD,   /* a block node: its name or an inline object. Kept as struct json_object * with a
                    * reference; the graph resolves it */
     OPT_CHILDREN, /* a list of these: struct json_object * (array) */
@@ -36,6 +38,11 @@ enum opt_type {
 
 struct opt_strings {
     char **items;
+    size_t count;
+};
+
+struct opt_objects {
+    void *items; /* an array of `item_size` bytes each */
     size_t count;
 };
 
@@ -50,9 +57,10 @@ struct opt {
     bool secret;                       /* never shown in logs or dumps */
     const char *fallback;              /* default value, in dotted-key spelling; NULL: none */
     uint64_t min, max;                 /* OPT_UINT, OPT_SIZE; max 0: no upper limit */
-    const char *const *values;         /* OPT_ENUM: names, NULL-terminated */
-    const struct opt *members;         /* OPT_OBJECT, OPT_UNION */
-    const char *discriminator;         /* OPT_UNION */
+    const char *const *values;         /* OPT_ENUM, OPT_STRINGS: names, NULL-terminated */
+    const struct opt *members;         /* OPT_OBJECT, OPT_UNION, OPT_OBJECTS */
+    size_t item_size;                  /* OPT_OBJECTS */
+    const char *discriminator;         /* OPT_UNION, perhaps OPT_OBJECTS */
     const struct opt *const *variants; /* one for each of its values; NULL: no further members */
     const char *help;                  /* one line, no full stop */
 };
@@ -83,6 +91,7 @@ void opts_release(const struct opt *table, void *out);
 #define OPTS_MAX_LEVELS     32u
 #define OPTS_MAX_KEYS       1024u
 #define OPTS_MAX_NAME_BYTES 63u
+#define OPTS_MAX_ITEMS      1024u /* of a list of objects */
 
 /*
  * "a=1,b.c=2,b.d.0=x" -> an object of strings, nested objects and, where the keys of an object are

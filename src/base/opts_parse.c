@@ -165,13 +165,13 @@ static int set_fallback(struct walk *walk, const struct opt *opt)
 
 static int parse_option(struct walk *walk, const struct opt *opt, struct json_object *object);
 
-/* The members of an OPT_OBJECT or OPT_UNION; the path is theirs already. */
+/* The members of an object, a union or an item of a list; the path is theirs already. */
 static int parse_members(struct walk *walk, const struct opt *opt, struct json_object *object)
 {
     const struct opt *variant = NULL;
     int rc;
 
-    if (opt->type == OPT_UNION) {
+    if (opt->discriminator != NULL) {
         const struct opt *discriminator = opt_find(opt->members, opt->discriminator);
         bool known = discriminator->fallback != NULL ||
                      json_object_object_get_ex(object, opt->discriminator, NULL);
@@ -202,6 +202,54 @@ static int parse_object(struct walk *walk, const struct opt *opt, struct json_ob
     return rc;
 }
 
+static struct opt_objects *objects_of(const struct opt *opt, void *out)
+{
+    return (struct opt_objects *)(void *)((char *)out + opt->offset);
+}
+
+static int parse_item(struct walk *walk, const struct opt *opt, size_t index,
+                      struct json_object *value)
+{
+    size_t path_length = strlen(walk->path);
+    void *outer = walk->out;
+    int rc;
+
+    snprintf(walk->path + path_length, sizeof(walk->path) - path_length, "%s.%zu.", opt->name,
+             index);
+    if (!json_object_is_type(value, json_type_object)) {
+        walk->path[strlen(walk->path) - 1] = '\0';
+        rc = err_set(walk->err, -EINVAL, "%s: option '%s' must be an object", walk->where,
+                     walk->path);
+    } else {
+        walk->out = (char *)objects_of(opt, outer)->items + index * opt->item_size;
+        rc = parse_members(walk, opt, value);
+        walk->out = outer;
+    }
+    walk->path[path_length] = '\0';
+    return rc;
+}
+
+static int parse_objects(struct walk *walk, const struct opt *opt, struct json_object *value)
+{
+    struct opt_objects *objects = objects_of(opt, walk->out);
+    size_t count;
+    int rc = 0;
+
+    if (!json_object_is_type(value, json_type_array))
+        return refuse_value(walk, opt, value);
+    count = json_object_array_length(value);
+    if (count > OPTS_MAX_ITEMS)
+        return err_set(walk->err, -E2BIG, "%s: option '%s%s' has more than %u items", walk->where,
+                       walk->path, opt->name, OPTS_MAX_ITEMS);
+    objects->items = calloc(count + 1, opt->item_size);
+    if (objects->items == NULL)
+        return err_no_memory(walk->err);
+    objects->count = count;
+    for (size_t i = 0; rc == 0 && i < count; i++)
+        rc = parse_item(walk, opt, i, json_object_array_get_idx(value, i));
+    return rc;
+}
+
 static int parse_option(struct walk *walk, const struct opt *opt, struct json_object *object)
 {
     struct json_object *value = NULL;
@@ -211,6 +259,8 @@ static int parse_option(struct walk *walk, const struct opt *opt, struct json_ob
         return opt->required ? refuse_missing(walk, opt) : set_fallback(walk, opt);
     if (opt->type == OPT_OBJECT || opt->type == OPT_UNION) {
         rc = parse_object(walk, opt, value);
+    } else if (opt->type == OPT_OBJECTS) {
+        rc = parse_objects(walk, opt, value);
     } else {
         rc = opt_set(opt, value, walk->syntax, walk->out);
         if (rc == -EINVAL)
@@ -252,18 +302,35 @@ int opts_parse(const struct opt *table, struct json_object *object, enum opts_sy
     return rc;
 }
 
+/* Those of an object, a union or an item of a list. */
+static void release_members(const struct opt *opt, void *out)
+{
+    size_t count;
+
+    opts_release(opt->members, out);
+    if (opt->discriminator == NULL)
+        return;
+    /* Fields that variants share have one type, so it does not matter which was taken. */
+    count = opt_value_count(opt_find(opt->members, opt->discriminator));
+    for (size_t i = 0; i < count; i++)
+        opts_release(opt->variants[i], out);
+}
+
+static void release_objects(const struct opt *opt, struct opt_objects *objects)
+{
+    for (size_t i = 0; i < objects->count; i++)
+        release_members(opt, (char *)objects->items + i * opt->item_size);
+    free(objects->items);
+    *objects = (struct opt_objects){NULL, 0};
+}
+
 void opts_release(const struct opt *table, void *out)
 {
     for (; table != NULL && table->name != NULL; table++) {
-        if (table->type == OPT_OBJECT || table->type == OPT_UNION)
-            opts_release(table->members, out);
-        if (table->type == OPT_UNION) {
-            size_t count = opt_value_count(opt_find(table->members, table->discriminator));
-
-            /* Fields that variants share have one type, so it does not matter which was taken. */
-            for (size_t i = 0; i < count; i++)
-                opts_release(table->variants[i], out);
-        }
+        if (table->type == OPT_OBJECTS)
+            release_objects(table, objects_of(table, out));
+        else if (table->members != NULL)
+            release_members(table, out);
         opt_clear(table, out);
     }
 }

@@ -46,7 +46,7 @@ static void help_option(const struct help *help, const char *prefix, const struc
 
 static void help_table(const struct help *help, const char *prefix, const struct opt *table);
 
-static void help_union(const struct help *help, const char *prefix, const struct opt *opt)
+static void help_variants(const struct help *help, const char *prefix, const struct opt *opt)
 {
     const struct opt *discriminator = opt_find(opt->members, opt->discriminator);
 
@@ -67,14 +67,15 @@ static void help_table(const struct help *help, const char *prefix, const struct
     for (; table->name != NULL; table++) {
         char inner[NAME_BYTES];
 
-        if (table->type != OPT_OBJECT && table->type != OPT_UNION) {
+        if (table->members == NULL) {
             help_option(help, prefix, table);
             continue;
         }
-        snprintf(inner, sizeof(inner), "%s%s.", prefix, table->name);
+        snprintf(inner, sizeof(inner), "%s%s.%s", prefix, table->name,
+                 table->type == OPT_OBJECTS ? "N." : "");
         help_table(help, inner, table->members);
-        if (table->type == OPT_UNION)
-            help_union(help, inner, table);
+        if (table->discriminator != NULL)
+            help_variants(help, inner, table);
     }
 }
 
@@ -151,16 +152,20 @@ static void check_fallback(const struct opt *opt)
 static void check_kind(const struct opt *opt)
 {
     bool is_number = opt->type == OPT_UINT || opt->type == OPT_SIZE;
-    bool is_object = opt->type == OPT_OBJECT || opt->type == OPT_UNION;
+    bool is_object = opt->type == OPT_OBJECT || opt->type == OPT_UNION || opt->type == OPT_OBJECTS;
+    bool is_union = opt->type == OPT_UNION ||
+                    (opt->type == OPT_OBJECTS && opt->discriminator != NULL);
 
     assert(opt->type <= OPT_ANY);
     assert(is_number || (opt->min == 0 && opt->max == 0));
     assert(opt->max == 0 || opt->min <= opt->max);
-    assert((opt->type == OPT_ENUM) == (opt->values != NULL));
-    assert(opt->type != OPT_ENUM || opt->values[0] != NULL);
+    assert(opt->type != OPT_ENUM || opt->values != NULL);
+    assert(opt->values == NULL || opt->type == OPT_ENUM || opt->type == OPT_STRINGS);
+    assert(opt->values == NULL || opt->values[0] != NULL);
     assert(is_object == (opt->members != NULL));
-    assert((opt->type == OPT_UNION) == (opt->discriminator != NULL));
-    assert((opt->type == OPT_UNION) == (opt->variants != NULL));
+    assert(is_union == (opt->discriminator != NULL));
+    assert(is_union == (opt->variants != NULL));
+    assert((opt->type == OPT_OBJECTS) == (opt->item_size != 0));
 }
 
 static void check_table(struct field_list *list, const struct opt *table, const struct opt *beside);
@@ -177,6 +182,18 @@ static void check_union(struct field_list *list, const struct opt *opt)
     }
 }
 
+/* Items are structs of their own, so their offsets are apart from those of the struct around. */
+static void check_objects(const struct opt *opt)
+{
+    struct field_list items = {.count = 0};
+
+    check_table(&items, opt->members, NULL);
+    if (opt->discriminator != NULL)
+        check_union(&items, opt);
+    for (size_t i = 0; i < items.count; i++)
+        assert(items.fields[i].offset < opt->item_size);
+}
+
 /* `beside`: a table whose names stand in the same object. */
 static void check_table(struct field_list *list, const struct opt *table, const struct opt *beside)
 {
@@ -190,6 +207,8 @@ static void check_table(struct field_list *list, const struct opt *table, const 
             check_field(list, opt);
         else
             check_table(list, opt->members, NULL);
+        if (opt->type == OPT_OBJECTS)
+            check_objects(opt);
         if (opt->type == OPT_UNION)
             check_union(list, opt);
     }

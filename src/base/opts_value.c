@@ -79,6 +79,15 @@ static int set_uint_text(const struct opt *opt, const char *text, void *out)
     return set_number(opt, number, out);
 }
 
+bool opt_has_value(const struct opt *opt, const char *text)
+{
+    for (const char *const *value = opt->values; *value != NULL; value++) {
+        if (strcmp(text, *value) == 0)
+            return true;
+    }
+    return false;
+}
+
 static int set_enum(const struct opt *opt, const char *text, void *out)
 {
     for (int i = 0; opt->values[i] != NULL; i++) {
@@ -130,6 +139,8 @@ static int set_strings(const struct opt *opt, struct json_object *array, void *o
         struct json_object *item = json_object_array_get_idx(array, i);
 
         if (!json_object_is_type(item, json_type_string))
+            return -EINVAL;
+        if (opt->values != NULL && !opt_has_value(opt, json_object_get_string(item)))
             return -EINVAL;
         strings->items[i] = strdup(json_object_get_string(item));
         if (strings->items[i] == NULL)
@@ -195,6 +206,7 @@ int opt_set(const struct opt *opt, struct json_object *value, enum opts_syntax s
         return set_reference(opt, value, out);
     case OPT_OBJECT:
     case OPT_UNION:
+    case OPT_OBJECTS:
         break;
     }
     assert(!"a single value");
@@ -245,6 +257,7 @@ void opt_clear(const struct opt *opt, void *out)
         break;
     case OPT_OBJECT:
     case OPT_UNION:
+    case OPT_OBJECTS:
         break;
     }
     if (opt->present != 0)
@@ -307,6 +320,7 @@ const char *opt_expected(const struct opt *opt, enum opts_syntax syntax, char *t
         [OPT_OBJECT] = "an object",
         [OPT_UNION] = "an object",
         [OPT_STRINGS] = "a list of strings",
+        [OPT_OBJECTS] = "a list of objects",
         [OPT_CHILD] = "a node's name or an object",
         [OPT_CHILDREN] = "a list of nodes' names or objects",
         [OPT_ANY] = "anything",
@@ -314,6 +328,13 @@ const char *opt_expected(const struct opt *opt, enum opts_syntax syntax, char *t
 
     if (opt->type == OPT_ENUM) {
         expect_enum(opt, text, size);
+        return text;
+    }
+    if (opt->type == OPT_STRINGS && opt->values != NULL) {
+        char values[160];
+
+        expect_enum(opt, values, sizeof(values));
+        snprintf(text, size, "a list of %s", values);
         return text;
     }
     if (opt->type == OPT_BOOL) {

@@ -129,6 +129,7 @@ static const char *type_name(enum opt_type type)
     case OPT_UNION:
         return "object";
     case OPT_STRINGS:
+    case OPT_OBJECTS:
     case OPT_CHILDREN:
         return "array";
     case OPT_SIZE:
@@ -153,6 +154,7 @@ static bool type_fits(enum opt_type type, struct json_object *value)
     case OPT_UNION:
         return json_object_is_type(value, json_type_object);
     case OPT_STRINGS:
+    case OPT_OBJECTS:
     case OPT_CHILDREN:
         return json_object_is_type(value, json_type_array);
     case OPT_SIZE:

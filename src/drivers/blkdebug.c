@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "drivers/blkdebug.h"
 
-#include "base/json.h"
 #include "block/io.h"
 #include "drivers/table.h"
 
@@ -10,7 +9,8 @@
 #include <stdio.h>
 
 struct blkdebug_options {
-    struct json_object *file, *inject;
+    struct json_object *file;
+    struct opt_objects inject; /* struct rule_options */
     uint64_t align_bytes, memory_align_bytes, max_transfer_bytes;
 };
 
@@ -337,24 +337,13 @@ static const struct opt rule_opts[] = {
     {0},
 };
 
-static int inject_option(struct node *node, struct json_object *object, size_t index,
-                         struct err *err)
+static int inject_option(struct node *node, struct rule_options *options, struct err *err)
 {
-    struct rule_options options = {0};
-    char where[32];
-    int ret;
-
-    snprintf(where, sizeof(where), "inject.%zu", index);
-    if (!json_object_is_type(object, json_type_object))
-        return err_set(err, -EINVAL, "%s: expected an object", where);
-    ret = opts_parse(rule_opts, object, node->options_syntax, where, NULL, &options, err);
-    if (ret < 0)
-        return ret;
-    options.rule.kinds = kind_names[options.kind + 1] == NULL ? BLKDEBUG_ANY
-                                                              : 1u << (unsigned)options.kind;
-    options.rule.error = -(int)options.error;
-    if (blkdebug_inject(node, &options.rule, NULL) < 0)
-        return err_set(err, -EINVAL, "%s: more than %u rules", where, BLKDEBUG_MAX_RULES);
+    options->rule.kinds = kind_names[options->kind + 1] == NULL ? BLKDEBUG_ANY
+                                                                : 1u << (unsigned)options->kind;
+    options->rule.error = -(int)options->error;
+    if (blkdebug_inject(node, &options->rule, NULL) < 0)
+        return err_set(err, -EINVAL, "'inject': more than %u rules", BLKDEBUG_MAX_RULES);
     return 0;
 }
 
@@ -384,12 +373,8 @@ static int blkdebug_open(struct node *node, struct err *err) MAY_WAIT
                                      (uint32_t)options->memory_align_bytes);
     if (options->max_transfer_bytes != 0)
         limits->max_transfer_bytes = (uint32_t)options->max_transfer_bytes;
-    if (options->inject == NULL)
-        return 0;
-    if (!json_object_is_type(options->inject, json_type_array))
-        return err_set(err, -EINVAL, "'inject': expected a list of rules");
-    for (size_t i = 0; i < json_object_array_length(options->inject) && ret == 0; i++)
-        ret = inject_option(node, json_object_array_get_idx(options->inject, i), i, err);
+    for (size_t i = 0; i < options->inject.count && ret == 0; i++)
+        ret = inject_option(node, (struct rule_options *)options->inject.items + i, err);
     return ret;
 }
 
@@ -407,9 +392,11 @@ static const struct opt blkdebug_opts[] = {
      .required = true,
      .help = "what it filters"},
     {.name = "inject",
-     .type = OPT_ANY,
+     .type = OPT_OBJECTS,
      .offset = OPT_FIELD(struct blkdebug_options, inject),
-     .help = "rules: kind, offset, length, nth, count, errno, delay-ns, hold, after"},
+     .members = rule_opts,
+     .item_size = sizeof(struct rule_options),
+     .help = "rules: what happens to which requests"},
     {.name = "align",
      .type = OPT_SIZE,
      .offset = OPT_FIELD(struct blkdebug_options, align_bytes),

@@ -110,8 +110,8 @@ TEST_LOOP(bad_rules_are_refused)
     static const struct {
         const char *inject, *part;
     } cases[] = {
-        {"7", "expected a list"},
-        {"['x']", "inject.0: expected an object"},
+        {"7", "must be a list"},
+        {"['x']", "'inject.0' must be an object"},
         {"[{'kind':'write'},{'kind':'wriet'}]", "inject.1"},
         {"[{'kind':'write','nth':0}]", "nth"},
         {"[{'errno':5}]", "kind"},

@@ -510,6 +510,129 @@ static void unsound_tables_are_caught(void **state)
     }
 }
 
+struct shape {
+    int kind;
+    char *name;
+    uint64_t edges;
+};
+
+struct shapes {
+    struct opt_objects list;
+    struct opt_strings tags;
+};
+
+static const char *const shape_kinds[] = {"round", "square", NULL};
+
+static const struct opt shape_opts[] = {
+    {.name = "kind",
+     .type = OPT_ENUM,
+     .offset = OPT_FIELD(struct shape, kind),
+     .required = true,
+     .values = shape_kinds,
+     .help = "which"},
+    {.name = "name",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct shape, name),
+     .help = "what it is called"},
+    {0},
+};
+
+static const struct opt square_opts[] = {
+    {.name = "edges",
+     .type = OPT_UINT,
+     .offset = OPT_FIELD(struct shape, edges),
+     .fallback = "4",
+     .help = "how many"},
+    {0},
+};
+
+static const struct opt *const shape_variants[] = {NULL, square_opts};
+
+static const struct opt shapes_opts[] = {
+    {.name = "list",
+     .type = OPT_OBJECTS,
+     .offset = OPT_FIELD(struct shapes, list),
+     .members = shape_opts,
+     .item_size = sizeof(struct shape),
+     .discriminator = "kind",
+     .variants = shape_variants,
+     .help = "shapes"},
+    {.name = "tags",
+     .type = OPT_STRINGS,
+     .offset = OPT_FIELD(struct shapes, tags),
+     .values = shape_kinds,
+     .help = "kinds that matter"},
+    {0},
+};
+
+static int parse_shapes(const char *text, struct shapes *shapes, struct err *err)
+{
+    struct json_object *object = NULL;
+    enum opts_syntax syntax;
+
+    *shapes = (struct shapes){0};
+    assert_int_equal(opts_read(text, NULL, "shapes", &object, &syntax, err), 0);
+    int rc = opts_parse(shapes_opts, object, syntax, "shapes", NULL, shapes, err);
+    json_object_put(object);
+    return rc;
+}
+
+static void a_list_of_objects_fills_an_array_of_structs(void **state)
+{
+    static const char *const texts[] = {
+        "list.0.kind=square,list.0.name=a,list.1.kind=round,list.2.kind=square,list.2.edges=5,"
+        "tags.0=round",
+        "{\"list\": [{\"kind\": \"square\", \"name\": \"a\"}, {\"kind\": \"round\"}, "
+        "{\"kind\": \"square\", \"edges\": 5}], \"tags\": [\"round\"]}",
+    };
+
+    opts_table_check(shapes_opts);
+    for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
+        struct err err = ERR_INIT;
+        struct shapes shapes;
+
+        assert_int_equal(parse_shapes(texts[i], &shapes, &err), 0);
+        const struct shape *items = shapes.list.items;
+        assert_int_equal(shapes.list.count, 3);
+        assert_int_equal(items[0].kind, 1);
+        assert_string_equal(items[0].name, "a");
+        assert_int_equal(items[0].edges, 4);
+        assert_int_equal(items[1].kind, 0);
+        assert_null(items[1].name);
+        assert_int_equal(items[2].edges, 5);
+        assert_int_equal(shapes.tags.count, 1);
+        opts_release(shapes_opts, &shapes);
+        assert_null(shapes.list.items);
+    }
+}
+
+static void what_is_wrong_in_a_list_is_named_by_its_place(void **state)
+{
+    static const struct {
+        const char *text, *message;
+    } cases[] = {
+        {"list.0.name=a", "shapes: required option 'list.0.kind' is missing (one of: round, "
+                          "square)"},
+        {"list.0.kind=round,list.1.kind=oval",
+         "shapes: option 'list.1.kind' must be 'round' or 'square', not 'oval'"},
+        {"list.0.kind=round,list.0.edges=3",
+         "shapes: unknown option 'list.0.edges' (there are: kind, name)"},
+        {"list.0=round", "shapes: option 'list.0' must be an object"},
+        {"list=round", "shapes: option 'list' must be a list of objects, not 'round'"},
+        {"tags.0=oval", "shapes: option 'tags' must be a list of 'round' or 'square', not a list"},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct err err = ERR_INIT;
+        struct shapes shapes;
+
+        assert_int_equal(parse_shapes(cases[i].text, &shapes, &err), -EINVAL);
+        assert_string_equal(err.text, cases[i].message);
+        assert_null(shapes.list.items);
+        assert_int_equal(shapes.list.count, 0);
+    }
+}
+
 static void append_line(void *arg, const char *line)
 {
     FILE *stream = arg;
@@ -640,6 +763,8 @@ int main(void)
         cmocka_unit_test(the_ends_of_a_range_belong_to_it),
         cmocka_unit_test(a_secret_is_not_shown),
         cmocka_unit_test(only_objects_are_parsed),
+        cmocka_unit_test(a_list_of_objects_fills_an_array_of_structs),
+        cmocka_unit_test(what_is_wrong_in_a_list_is_named_by_its_place),
         cmocka_unit_test(a_long_key_is_neither_suggested_for_nor_shown_whole),
         cmocka_unit_test(tables_are_sound),
         cmocka_unit_test(unsound_tables_are_caught),
