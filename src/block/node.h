@@ -27,7 +27,8 @@ struct node_limits {
         memory_align_bytes; /* power of two up to BUF_ALIGNMENT; the gate copies when it must */
     uint32_t max_transfer_bytes; /* the gate splits; 0: no limit below 32 MiB */
     uint32_t block_bytes;        /* images: what they hold comes in blocks of this; 0: not said */
-    bool fua; /* the write and zero hooks honour IO_FUA; else the gate flushes behind them */
+    bool fua;       /* the write and zero hooks honour IO_FUA; else the gate flushes behind them */
+    bool in_memory; /* what is written is gone when the host is; images do not pass it on */
 };
 
 struct io_count {

@@ -215,6 +215,7 @@ static void take_file(struct node *node, struct file *file)
     node->limits = (struct node_limits){
         .request_align_bytes = info->align_bytes,
         .memory_align_bytes = MIN(info->align_bytes, BUF_ALIGNMENT),
+        .in_memory = info->in_memory,
     };
 }
 

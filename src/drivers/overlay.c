@@ -13,8 +13,11 @@
 #include <inttypes.h>
 #include <string.h>
 
+enum { ON_DAMAGE_REFUSE, ON_DAMAGE_HOLD };
+
 struct overlay_options {
     struct json_object *file, *backing;
+    int on_damage;
 };
 
 bool node_is_overlay(const struct node *node)
@@ -62,7 +65,16 @@ static int overlay_load(struct overlay *overlay, struct err *err) MAY_WAIT
     overlay->map = overlay_map_new(overlay->units_per_block);
     if (overlay->map == NULL)
         return err_no_memory(err);
-    return overlay_scan(overlay, err);
+    ret = overlay_scan(overlay, err);
+    const struct overlay_options *options = overlay->node->options;
+    if (ret != -EUCLEAN || options->on_damage == ON_DAMAGE_REFUSE)
+        return ret;
+    overlay->damage = *err;
+    err_clear(err);
+    overlay_map_drop(overlay->map);
+    log_error("overlay", "'%s' is unusable until it is emptied: %s", overlay->node->name,
+              overlay->damage.text);
+    return 0;
 }
 
 static int overlay_open(struct node *node, struct err *err) MAY_WAIT
@@ -121,7 +133,8 @@ static void overlay_close(struct node *node) MAY_WAIT
 
     assert(list_empty(&overlay->pending));
     loop_timer_cancel(&overlay->reaper);
-    if (!node->read_only && ((overlay->sb.flags & OVERLAY_CLEAN) == 0 || overlay->sb_stale))
+    if (!node->read_only && !overlay_is_damaged(overlay) &&
+        ((overlay->sb.flags & OVERLAY_CLEAN) == 0 || overlay->sb_stale))
         mark_clean(overlay);
     overlay_map_free(overlay->map);
     overlay->map = NULL;
@@ -177,7 +190,9 @@ static int read_range(struct overlay *overlay, uint64_t offset_bytes, struct buf
 
 static int overlay_read(struct node *node, struct io *io) MAY_WAIT
 {
-    return read_range(overlay_of(node), io->offset_bytes, io->data);
+    struct overlay *overlay = overlay_of(node);
+
+    return overlay_is_damaged(overlay) ? -EUCLEAN : read_range(overlay, io->offset_bytes, io->data);
 }
 
 /* --- writing --- */
@@ -272,6 +287,8 @@ static int overlay_change(struct overlay *overlay, struct change *change) MAY_WA
     struct range_lock lock;
     int ret;
 
+    if (overlay_is_damaged(overlay))
+        return -EUCLEAN;
     range_lock_acquire(&overlay->locks, &lock, begin,
                        align_up(change->end_bytes, block_bytes) - begin, true);
     ret = change_split(overlay, change);
@@ -380,6 +397,8 @@ static int overlay_held(struct node *node, uint64_t offset_bytes, uint64_t lengt
     const struct overlay *overlay = overlay_of(node);
     uint64_t count;
 
+    if (overlay_is_damaged(overlay))
+        return -EUCLEAN;
     *ret_held = overlay_map_held(overlay->map, (uint32_t)(offset_bytes / overlay->sb.block_bytes),
                                  blocks_touched(overlay, offset_bytes, length_bytes), &count);
     *ret_length_bytes = stretch_bytes(overlay, offset_bytes, length_bytes, count);
@@ -407,9 +426,11 @@ static int overlay_extents(struct node *node, uint64_t offset_bytes, uint64_t le
                            struct extent *ret_extent) MAY_WAIT
 {
     const struct overlay *overlay = overlay_of(node);
+
+    if (overlay_is_damaged(overlay))
+        return -EUCLEAN;
     struct overlay_map_run run = find_kind(overlay, offset_bytes / overlay->sb.block_bytes,
                                            blocks_touched(overlay, offset_bytes, length_bytes));
-
     length_bytes = stretch_bytes(overlay, offset_bytes, length_bytes, run.count);
     if (run.kind == OVERLAY_MAP_ABSENT)
         return backing_extents(overlay, offset_bytes, length_bytes, ret_extent);
@@ -447,67 +468,6 @@ bool overlay_next_held(struct node *node, uint64_t from_bytes, struct overlay_st
         block += run.count;
     }
     return false;
-}
-
-/* --- emptying --- */
-
-static int overlay_empty_prepare(struct node *node, struct err *err) MAY_WAIT
-{
-    struct overlay *overlay = overlay_of(node);
-    struct overlay_superblock sb = overlay->sb;
-    int ret;
-
-    assert(!overlay->empty_prepared);
-    assert(list_empty(&overlay->pending) && overlay->leader == NULL);
-    if (node->read_only)
-        return err_set(err, -EROFS, "overlay '%s' is read-only and cannot be emptied", node->name);
-    overlay->before_empty = overlay->sb;
-    sb.previous_generation = sb.generation;
-    sb.generation++;
-    sb.epoch = overlay->epoch;
-    sb.flags &= ~(uint32_t)OVERLAY_CLEAN;
-    sb.clean_sequence = sb.clean_end_unit = 0;
-    ret = overlay_superblock_store(overlay, &sb);
-    if (ret < 0) {
-        overlay->sb_stale = true; /* it may have been written nevertheless */
-        return err_set_errno(err, ret, "overlay '%s' cannot be emptied", node->name);
-    }
-    overlay->empty_prepared = true;
-    return 0;
-}
-
-static void overlay_empty_commit(struct node *node)
-{
-    struct overlay *overlay = overlay_of(node);
-    struct loop *loop = graph_loop(node->graph);
-
-    assert(overlay->empty_prepared);
-    overlay->empty_prepared = false;
-    overlay_map_drop(overlay->map);
-    overlay->end_unit = overlay_log_begin(&overlay->sb);
-    overlay->sequence = overlay->flushed_sequence = 0;
-    loop_timer_arm(loop, &overlay->reaper, loop_now_ns(loop) + OVERLAY_REAP_PAUSE_NS);
-}
-
-static void overlay_empty_abort(struct node *node) MAY_WAIT
-{
-    struct overlay *overlay = overlay_of(node);
-    struct overlay_superblock sb = overlay->before_empty;
-    int ret;
-
-    assert(overlay->empty_prepared);
-    overlay->empty_prepared = false;
-    sb.serial = overlay->sb.serial;
-    ret = overlay_superblock_store(overlay, &sb);
-    if (ret == 0)
-        return;
-    overlay->sb = sb;
-    overlay->sb_stale = true;
-    log_error(
-        "overlay",
-        "'%s': emptying was taken back, but its file could not be told (%s): a restart before "
-        "the next write finds it empty",
-        node->name, err_errno_name(ret));
 }
 
 /* --- telling --- */
@@ -550,8 +510,12 @@ static int overlay_describe(struct node *node, struct json_object *object)
         json_add_uint(object, "epoch", stats.epoch) < 0 ||
         json_add_uint(object, "records", stats.records) < 0)
         return -ENOMEM;
-    return 0;
+    const struct overlay *overlay = overlay_of(node);
+    return overlay_is_damaged(overlay) ? json_add_string(object, "damage", overlay->damage.text)
+                                       : 0;
 }
+
+static const char *const on_damage_names[] = {"refuse", "hold", NULL};
 
 static const struct opt overlay_opts[] = {
     {.name = "file",
@@ -563,6 +527,13 @@ static const struct opt overlay_opts[] = {
      .type = OPT_CHILD,
      .offset = OPT_FIELD(struct overlay_options, backing),
      .help = "the node that shows what the image does not hold; without it: zeroes"},
+    {.name = "on-damage",
+     .type = OPT_ENUM,
+     .offset = OPT_FIELD(struct overlay_options, on_damage),
+     .fallback = "refuse",
+     .values = on_damage_names,
+     .help = "of an image whose log is damaged: refuse to open it, or hold it: it can be emptied, "
+             "and until then every request fails"},
     {0},
 };
 

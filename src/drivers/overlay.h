@@ -41,6 +41,35 @@ bool node_is_overlay(const struct node *node);
 /* Records written from now on carry this epoch. */
 void overlay_set_epoch(struct node *node, uint64_t epoch);
 
+/*
+ * For a record that decides which generation of an overlay is live. The functions below take the
+ * overlay or a filter on it.
+ */
+struct overlay_identity {
+    uint8_t image_id[OVERLAY_ID_BYTES];
+    uint64_t generation;
+    uint64_t next_generation; /* which the next emptying makes live */
+    uint64_t epoch;
+    uint64_t held_bytes;
+    bool in_memory; /* its file is gone when the host is */
+    bool damaged;   /* opened with on-damage=hold: nothing can be read until it is emptied */
+    char damage[ERR_TEXT_BYTES];
+};
+/* False: there is no overlay. */
+bool overlay_identity(struct node *node, struct overlay_identity *ret_identity);
+/*
+ * From now on (or no longer) emptying is decided by a record: node_empty_prepare() writes nothing,
+ * node_empty_commit() makes identity.next_generation live in memory, and the superblock follows: it
+ * is in the file before any later save. Who empties writes the record in between.
+ */
+void overlay_set_recorded(struct node *node, bool recorded);
+/*
+ * At start, before any request: the record says that this generation is live. An older overlay counts
+ * as empty and its superblock is written (what a crash left undone); a newer or a damaged one is
+ * refused (-EUCLEAN). 0: whichever it has. -ENOTSUP: no overlay.
+ */
+int overlay_settle(struct node *node, uint64_t live_generation, struct err *err) MAY_WAIT;
+
 /* The stretches that the image itself holds, in order, from `from_bytes` (which may lie within one)
  * on: false at the end. */
 struct overlay_stretch {

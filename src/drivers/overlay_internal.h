@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * What the files of the overlay driver share: overlay.c has the driver's hooks, overlay_log.c
- * appends, overlay_scan.c reads what was appended, overlay_image.c has superblocks and creation.
+ * appends, overlay_scan.c reads what was appended, overlay_image.c has superblocks and creation,
+ * overlay_generation.c empties.
  */
 #ifndef BLOCKSTEP_DRIVERS_OVERLAY_INTERNAL_H
 #define BLOCKSTEP_DRIVERS_OVERLAY_INTERNAL_H
@@ -28,7 +29,7 @@ struct overlay {
     struct node *node;
     struct edge *file, *backing;  /* backing: may be NULL */
     struct overlay_superblock sb; /* as in the file */
-    bool sb_stale;                /* the file's is ahead: has to be written before a record */
+    bool sb_stale;                /* the file's is another: has to be written before a record */
     uint32_t units_per_block;
     struct overlay_map *map;
     struct range_locks locks; /* of writes, in whole blocks */
@@ -41,6 +42,9 @@ struct overlay {
     struct list pending;           /* struct overlay_append */
     struct overlay_append *leader; /* who writes the next group; NULL: nobody writes */
 
+    uint64_t newest_generation; /* of any record that was seen; 0: none newer than the image */
+    struct err damage;          /* set: nothing can be read until the image is emptied */
+    bool recorded;              /* the superblock follows a record */
     struct overlay_superblock before_empty; /* between empty_prepare and its end */
     bool empty_prepared;
 
@@ -72,6 +76,16 @@ static inline uint64_t overlay_log_begin(const struct overlay_superblock *sb)
     return OVERLAY_LOG_OFFSET_BYTES / sb->unit_bytes;
 }
 
+static inline bool overlay_is_damaged(const struct overlay *overlay)
+{
+    return unlikely(err_is_set(&overlay->damage));
+}
+
+/* overlay_generation.c: the driver's hooks. */
+int overlay_empty_prepare(struct node *node, struct err *err) MAY_WAIT;
+void overlay_empty_commit(struct node *node);
+void overlay_empty_abort(struct node *node) MAY_WAIT;
+
 /* overlay_log.c: the blocks are in the log and in the map when this returns 0; else nothing changed. */
 int overlay_append(struct overlay *overlay, struct overlay_append *append) MAY_WAIT;
 
@@ -82,7 +96,8 @@ int overlay_superblock_load(struct edge *file, struct overlay_superblock *ret_sb
  * what was written. */
 int overlay_superblock_store(struct overlay *overlay, const struct overlay_superblock *sb) MAY_WAIT;
 
-/* overlay_scan.c: fills the map, end_unit, sequence and epoch from the log. -EUCLEAN: damaged. */
+/* overlay_scan.c: fills the map, end_unit, sequence and epoch from the log. -EUCLEAN: damaged, and what
+ * was filled in is of no use. */
 int overlay_scan(struct overlay *overlay, struct err *err) MAY_WAIT;
 
 #endif

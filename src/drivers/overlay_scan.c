@@ -135,11 +135,13 @@ static int scan_next(struct scan *scan, bool *ret_good, struct err *err) MAY_WAI
     if (overlay_record_decode(bytes, length, &record) < 0 ||
         !record_is_ours(overlay, &record, overlay->end_unit))
         return 0;
-    if (record.generation > sb->generation)
+    if (record.generation > sb->generation) {
+        overlay->newest_generation = MAX(overlay->newest_generation, record.generation);
         return err_set(err, -EUCLEAN,
                        "it is damaged: a record of generation %" PRIu64
                        " in an image of generation %" PRIu64,
                        record.generation, sb->generation);
+    }
     if (record.generation != sb->generation || record.sequence != overlay->sequence + 1)
         return 0;
     ret = overlay_record_check(sb, &record, bytes, err);

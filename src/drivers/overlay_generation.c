@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Which generation of an overlay is live: emptying begins a new one. Either the superblock decides,
+ * which is written first, or a record of the group does, and the superblock follows.
+ */
+#include "drivers/overlay_internal.h"
+
+#include "base/log.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+/* Above all that were ever seen: no old record may count again. */
+static uint64_t next_generation(const struct overlay *overlay)
+{
+    return MAX(overlay->sb.generation, overlay->newest_generation) + 1;
+}
+
+/* `sb` of an empty log. */
+static void begin_generation(struct overlay *overlay, struct overlay_superblock *sb,
+                             uint64_t generation)
+{
+    sb->previous_generation = sb->generation;
+    sb->generation = generation;
+    sb->epoch = overlay->epoch;
+    sb->flags &= ~(uint32_t)OVERLAY_CLEAN;
+    sb->clean_sequence = sb->clean_end_unit = 0;
+}
+
+/* Forgets what the log held, in constant time. */
+static void drop(struct overlay *overlay)
+{
+    struct loop *loop = graph_loop(overlay->node->graph);
+
+    overlay_map_drop(overlay->map);
+    overlay->end_unit = overlay_log_begin(&overlay->sb);
+    overlay->sequence = overlay->flushed_sequence = 0;
+    overlay->newest_generation = 0;
+    err_clear(&overlay->damage);
+    loop_timer_arm(loop, &overlay->reaper, loop_now_ns(loop) + OVERLAY_REAP_PAUSE_NS);
+}
+
+/* --- the driver's hooks --- */
+
+int overlay_empty_prepare(struct node *node, struct err *err)
+{
+    struct overlay *overlay = node->state;
+    struct overlay_superblock sb = overlay->sb;
+    int ret;
+
+    assert(!overlay->empty_prepared);
+    assert(list_empty(&overlay->pending) && overlay->leader == NULL);
+    if (node->read_only)
+        return err_set(err, -EROFS, "overlay '%s' is read-only and cannot be emptied", node->name);
+    overlay->before_empty = overlay->sb;
+    if (!overlay->recorded) {
+        begin_generation(overlay, &sb, next_generation(overlay));
+        ret = overlay_superblock_store(overlay, &sb);
+        if (ret < 0) {
+            overlay->sb_stale = true; /* it may have been written nevertheless */
+            return err_set_errno(err, ret, "overlay '%s' cannot be emptied", node->name);
+        }
+    }
+    overlay->empty_prepared = true;
+    return 0;
+}
+
+void overlay_empty_commit(struct node *node)
+{
+    struct overlay *overlay = node->state;
+
+    assert(overlay->empty_prepared);
+    overlay->empty_prepared = false;
+    if (overlay->sb.generation == overlay->before_empty.generation) {
+        begin_generation(overlay, &overlay->sb, next_generation(overlay));
+        overlay->sb_stale = true;
+    }
+    drop(overlay);
+}
+
+void overlay_empty_abort(struct node *node)
+{
+    struct overlay *overlay = node->state;
+    struct overlay_superblock sb = overlay->before_empty;
+    int ret;
+
+    assert(overlay->empty_prepared);
+    overlay->empty_prepared = false;
+    if (overlay->sb.generation == sb.generation)
+        return;
+    sb.serial = overlay->sb.serial;
+    ret = overlay_superblock_store(overlay, &sb);
+    if (ret == 0)
+        return;
+    overlay->sb = sb;
+    overlay->sb_stale = true;
+    log_error(
+        "overlay",
+        "'%s': emptying was taken back, but its file could not be told (%s): a restart before "
+        "the next write finds it empty",
+        node->name, err_errno_name(ret));
+}
+
+/* --- for a record --- */
+
+/* The overlay at or below the node; NULL: none. */
+static struct overlay *overlay_below(struct node *node)
+{
+    while (node_check(node)->driver->is_filter && node->file != NULL)
+        node = node->file->child;
+    return node_is_overlay(node) ? node->state : NULL;
+}
+
+bool overlay_identity(struct node *node, struct overlay_identity *ret_identity)
+{
+    const struct overlay *overlay = overlay_below(node);
+
+    if (overlay == NULL)
+        return false;
+    struct overlay_identity identity = {
+        .generation = overlay->sb.generation,
+        .next_generation = next_generation(overlay),
+        .epoch = overlay->epoch,
+        .held_bytes = overlay_stats(overlay->node).held_bytes,
+        .in_memory = overlay->file->child->limits.in_memory,
+        .damaged = overlay_is_damaged(overlay),
+    };
+    memcpy(identity.image_id, overlay->sb.image_id, OVERLAY_ID_BYTES);
+    if (identity.damaged)
+        memcpy(identity.damage, overlay->damage.text, sizeof(identity.damage));
+    *ret_identity = identity;
+    return true;
+}
+
+void overlay_set_recorded(struct node *node, bool recorded)
+{
+    struct overlay *overlay = overlay_below(node);
+
+    if (overlay == NULL)
+        return;
+    assert(!overlay->empty_prepared);
+    overlay->recorded = recorded;
+}
+
+/* What a crash left undone between the record and the superblock. */
+static int empty_again(struct overlay *overlay, uint64_t generation, struct err *err) MAY_WAIT
+{
+    struct overlay_superblock sb = overlay->sb;
+    uint64_t before = sb.generation;
+    int ret = overlay->node->read_only ? -EROFS : 0;
+
+    begin_generation(overlay, &sb, generation);
+    if (ret == 0)
+        ret = overlay_superblock_store(overlay, &sb);
+    if (ret == 0)
+        ret = io_flush(overlay->file);
+    if (ret < 0) {
+        overlay->sb_stale = true;
+        return err_set_errno(err, ret,
+                             "overlay '%s' has generation %" PRIu64 ", its record says %" PRIu64
+                             ", and it cannot be emptied",
+                             overlay->node->name, before, generation);
+    }
+    drop(overlay);
+    return 0;
+}
+
+int overlay_settle(struct node *node, uint64_t live_generation, struct err *err)
+{
+    struct overlay *overlay = overlay_below(node);
+
+    if (overlay == NULL)
+        return err_set(err, -ENOTSUP, "node '%s' is no overlay: it has no generations", node->name);
+    uint64_t seen = MAX(overlay->sb.generation, overlay->newest_generation);
+    if (live_generation != 0 && seen > live_generation)
+        return err_set(err, -EUCLEAN,
+                       "overlay '%s' has generation %" PRIu64 ", which is newer than the %" PRIu64
+                       " of the group's record: it is not the overlay that the record is about, or "
+                       "the record is an old copy",
+                       overlay->node->name, seen, live_generation);
+    if (overlay->sb.generation < live_generation && overlay->newest_generation == 0)
+        return empty_again(overlay, live_generation, err);
+    if (overlay_is_damaged(overlay))
+        return err_set(err, -EUCLEAN, "overlay '%s': %s", overlay->node->name,
+                       overlay->damage.text);
+    return 0;
+}

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Emptying that a record decides: which generation is live, and what a crash in between leaves. */
+#include "overlay_fixture.h"
+
+#define SIZE_BYTES (1024u * 1024)
+
+static struct overlay_fixture open_new(void) MAY_WAIT
+{
+    struct overlay_fixture f;
+
+    overlay_make(test_path("a"), SIZE_BYTES, 0, 0);
+    overlay_open_at(&f, test_path("a"), SIZE_BYTES);
+    return f;
+}
+
+static void done(struct overlay_fixture *f) MAY_WAIT
+{
+    overlay_shut(f);
+    test_folder_remove();
+}
+
+static struct overlay_identity identity_of(struct node *node)
+{
+    struct overlay_identity identity;
+
+    assert_true(overlay_identity(node, &identity));
+    return identity;
+}
+
+static void empty(struct node *node) MAY_WAIT
+{
+    struct err err = ERR_INIT;
+
+    if (node_empty_prepare(node, &err) < 0)
+        fail_msg("%s", err.text);
+    node_empty_commit(node);
+}
+
+/* What a daemon leaves that is killed now, under the name "b". */
+static void kill_and_open(struct overlay_fixture *killed) MAY_WAIT
+{
+    size_t length;
+    uint8_t *bytes = overlay_snapshot(test_path("a"), &length);
+
+    overlay_put_file(test_path("b"), bytes, length);
+    free(bytes);
+    overlay_open_at(killed, test_path("b"), SIZE_BYTES);
+}
+
+TEST_LOOP(an_emptying_that_a_record_decides_writes_nothing_until_the_next_save)
+{
+    struct overlay_fixture f = open_new(), killed;
+    const struct blkdebug_rule rule = {.kinds = BLKDEBUG_WRITE, .error = -EIO};
+    struct err err = ERR_INIT;
+
+    assert_int_equal(blocks_write(f.edge, 0, 65536, 0xaa, 0), 0);
+    overlay_set_recorded(f.node, true);
+    assert_int_equal(blkdebug_inject(f.debug, &rule, NULL), 0);
+    assert_int_equal(node_empty_prepare(f.node, &err), 0);
+    assert_int_equal(identity_of(f.node).next_generation, 2);
+    node_empty_abort(f.node);
+    blocks_expect(f.edge, 0, 65536, 0xaa);
+    empty(f.node);
+    blkdebug_remove(f.debug, 0);
+    assert_int_equal(identity_of(f.node).generation, 2);
+    assert_int_equal(identity_of(f.node).held_bytes, 0);
+    blocks_expect(f.edge, 0, 512, overlay_backing_byte(0));
+
+    kill_and_open(&killed); /* the record is written, the superblock is not */
+    assert_int_equal(identity_of(killed.node).generation, 1);
+    assert_int_equal(overlay_settle(killed.node, 2, &err), 0);
+    assert_int_equal(identity_of(killed.node).generation, 2);
+    blocks_expect(killed.edge, 0, 512, overlay_backing_byte(0));
+    overlay_shut(&killed);
+    overlay_open_at(&killed, test_path("b"), SIZE_BYTES);
+    assert_int_equal(identity_of(killed.node).generation, 2);
+    assert_int_equal(identity_of(killed.node).held_bytes, 0);
+    overlay_shut(&killed);
+
+    assert_int_equal(blocks_write(f.edge, 4096, 4096, 0xbb, 0), 0);
+    kill_and_open(&killed);
+    assert_int_equal(overlay_settle(killed.node, 2, &err), 0);
+    blocks_expect(killed.edge, 0, 512, overlay_backing_byte(0));
+    blocks_expect(killed.edge, 4096, 4096, 0xbb);
+    overlay_shut(&killed);
+    done(&f);
+}
+
+TEST_LOOP(no_save_counts_while_the_superblock_cannot_follow)
+{
+    struct overlay_fixture f = open_new(), killed;
+    const struct blkdebug_rule rule = {.kinds = BLKDEBUG_WRITE, .count = 1, .error = -EIO};
+
+    assert_int_equal(blocks_write(f.edge, 0, 65536, 0xaa, 0), 0);
+    overlay_set_recorded(f.node, true);
+    empty(f.node);
+    empty(f.node);
+    assert_int_equal(blkdebug_inject(f.debug, &rule, NULL), 0);
+    assert_int_equal(blocks_write(f.edge, 4096, 4096, 0xbb, 0), -EIO);
+    kill_and_open(&killed);
+    blocks_expect(killed.edge, 0, 65536, 0xaa);
+    overlay_shut(&killed);
+    assert_int_equal(blocks_write(f.edge, 4096, 4096, 0xbb, 0), 0);
+    kill_and_open(&killed);
+    assert_int_equal(identity_of(killed.node).generation, 3);
+    blocks_expect(killed.edge, 4096, 4096, 0xbb);
+    overlay_shut(&killed);
+    done(&f);
+}
+
+TEST_LOOP(closing_writes_the_superblock_that_is_due)
+{
+    struct overlay_fixture f = open_new();
+
+    assert_int_equal(blocks_write(f.edge, 0, 65536, 0xaa, 0), 0);
+    overlay_set_recorded(f.node, true);
+    empty(f.node);
+    overlay_shut(&f);
+    overlay_open_at(&f, test_path("a"), SIZE_BYTES);
+    assert_int_equal(identity_of(f.node).generation, 2);
+    assert_int_equal(identity_of(f.node).held_bytes, 0);
+    done(&f);
+}
+
+TEST_LOOP(an_overlay_newer_than_its_record_is_refused)
+{
+    struct overlay_fixture f = open_new();
+    struct err err = ERR_INIT;
+
+    empty(f.node);
+    assert_int_equal(blocks_write(f.edge, 0, 4096, 0xaa, 0), 0);
+    assert_int_equal(overlay_settle(f.node, 1, &err), -EUCLEAN);
+    assert_non_null(strstr(err.text, "generation 2, which is newer than the 1"));
+    assert_int_equal(overlay_settle(f.node, 2, &err), 0);
+    assert_int_equal(overlay_settle(f.node, 0, &err), 0);
+    blocks_expect(f.edge, 0, 4096, 0xaa);
+    assert_int_equal(overlay_settle(f.backing, 2, &err), -ENOTSUP);
+    done(&f);
+}
+
+/* --- damage --- */
+
+static struct node *open_held(struct graph *graph) MAY_WAIT
+{
+    return blocks_add(graph,
+                      "{'node-name':'held','driver':'overlay','on-damage':'hold','file':"
+                      "{'driver':'file','filename':'%s'}}",
+                      test_path("a"));
+}
+
+/* Damages the first of the image's records. */
+static void damage_record(void) MAY_WAIT
+{
+    struct overlay_fixture f = open_new();
+    size_t length;
+
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(blocks_write(f.edge, i * UINT64_C(8192), 4096, 0xaa, 0), 0);
+    overlay_shut(&f);
+    uint8_t *bytes = overlay_snapshot(test_path("a"), &length);
+    bytes[OVERLAY_LOG_OFFSET_BYTES + 1000] ^= 1;
+    overlay_put_file(test_path("a"), bytes, length);
+    free(bytes);
+}
+
+TEST_LOOP(a_damaged_overlay_can_be_held_and_emptied_but_never_read)
+{
+    struct graph *graph = blocks_graph();
+    struct extent extent;
+    struct err err = ERR_INIT;
+    uint8_t bytes[512];
+
+    damage_record();
+    struct node *node = open_held(graph);
+    struct edge *edge = blocks_root(graph, node, "test");
+    struct overlay_identity identity = identity_of(node);
+    assert_true(identity.damaged);
+    assert_non_null(strstr(identity.damage, "damaged"));
+    assert_int_equal(blocks_read_bytes(edge, 0, bytes, sizeof(bytes), 0), -EUCLEAN);
+    assert_int_equal(blocks_write(edge, 0, 512, 1, 0), -EUCLEAN);
+    assert_int_equal(blocks_zero(edge, 0, 512, 0), -EUCLEAN);
+    assert_int_equal(io_extents(edge, 0, SIZE_BYTES, &extent), -EUCLEAN);
+    assert_int_equal(overlay_settle(node, 1, &err), -EUCLEAN);
+    assert_non_null(strstr(err.text, "'held'"));
+    assert_int_equal(overlay_settle(node, 0, &err), -EUCLEAN);
+    graph_detach(edge);
+    graph_free(graph);
+
+    /* It is still damaged, and older than what the record says: nothing of it counts. */
+    graph = blocks_graph();
+    node = open_held(graph);
+    assert_true(identity_of(node).damaged);
+    assert_int_equal(overlay_settle(node, 2, &err), 0);
+    assert_false(identity_of(node).damaged);
+    edge = blocks_root(graph, node, "test");
+    blocks_expect(edge, 0, 65536, 0);
+    assert_int_equal(blocks_write(edge, 0, 512, 1, 0), 0);
+    graph_detach(edge);
+    graph_free(graph);
+    test_folder_remove();
+}
+
+TEST_LOOP(a_lost_superblock_is_never_taken_for_an_older_generation)
+{
+    struct overlay_fixture f = open_new();
+    struct graph *graph;
+    struct err err = ERR_INIT;
+    size_t length;
+
+    assert_int_equal(blocks_write(f.edge, 0, 4096, 1, 0), 0); /* serial 3 */
+    empty(f.node);                                            /* serial 4 */
+    assert_int_equal(blocks_write(f.edge, 4096, 4096, 2, 0), 0);
+    uint8_t *bytes = overlay_snapshot(test_path("a"), &length);
+    overlay_shut(&f);
+    bytes[100] ^= 1;
+    overlay_put_file(test_path("a"), bytes, length);
+    free(bytes);
+
+    graph = blocks_graph();
+    struct node *node = open_held(graph);
+    assert_true(identity_of(node).damaged);
+    assert_int_equal(identity_of(node).generation, 1);
+    assert_int_equal(overlay_settle(node, 2, &err), -EUCLEAN);
+    assert_int_equal(identity_of(node).next_generation, 3);
+    empty(node);
+    assert_false(identity_of(node).damaged);
+    graph_free(graph);
+    test_folder_remove();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_emptying_that_a_record_decides_writes_nothing_until_the_next_save),
+        cmocka_unit_test(no_save_counts_while_the_superblock_cannot_follow),
+        cmocka_unit_test(closing_writes_the_superblock_that_is_due),
+        cmocka_unit_test(an_overlay_newer_than_its_record_is_refused),
+        cmocka_unit_test(a_damaged_overlay_can_be_held_and_emptied_but_never_read),
+        cmocka_unit_test(a_lost_superblock_is_never_taken_for_an_older_generation),
+    };
+
+    return cmocka_run_group_tests_name("overlay generation", tests, NULL, NULL);
+}
