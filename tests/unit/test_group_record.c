@@ -169,7 +169,7 @@ static void each_member_that_is_missing_or_of_another_type_is_damage(void **stat
                 if (how == 1)
                     json_object_object_add(object, key, NULL);
                 else if (how == 2)
-                    json_object_object_add(object, key, json_object_new_array());
+                    json_object_object_add(object, key, json_object_new_object());
                 else if (how == 3)
                     json_object_object_add(object, key, json_object_new_int64(-1));
                 refused_object(root, -EUCLEAN);
