@@ -6,6 +6,7 @@
  */
 #include "base/bitmap.h"
 
+#include <errno.h>
 #include <string.h>
 
 #define WORD_BITS  64u
@@ -55,6 +56,26 @@ void bitmap_free(struct bitmap *bitmap)
     free(bitmap->words);
     free(bitmap->chunk_counts);
     free(bitmap);
+}
+
+int bitmap_resize(struct bitmap *bitmap, uint64_t bits)
+{
+    struct bitmap *other = bitmap_new(bits);
+    uint64_t first = bitmap_next_set(bitmap, 0);
+
+    if (other == NULL)
+        return -ENOMEM;
+    while (first < bits) {
+        uint64_t end = MIN(MIN(bitmap_next_clear(bitmap, first), bits), bitmap->bits);
+
+        bitmap_set_range(other, first, end - first);
+        first = bitmap_next_set(bitmap, end);
+    }
+    struct bitmap old = *bitmap;
+    *bitmap = *other;
+    *other = old;
+    bitmap_free(other);
+    return 0;
 }
 
 uint64_t bitmap_bits(const struct bitmap *bitmap)

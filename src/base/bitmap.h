@@ -13,6 +13,8 @@ struct bitmap;
  * never set cost none. */
 struct bitmap *bitmap_new(uint64_t bits);
 void bitmap_free(struct bitmap *bitmap); /* NULL is fine */
+/* New bits are clear; bits past a nearer end are forgotten. -ENOMEM changes nothing. */
+int bitmap_resize(struct bitmap *bitmap, uint64_t bits);
 uint64_t bitmap_bits(const struct bitmap *bitmap);
 uint64_t bitmap_count(const struct bitmap *bitmap); /* set bits; constant time */
 

@@ -20,7 +20,7 @@ void dirty_tracker_remove(struct dirty_tracker *tracker)
 {
     if (tracker->node == NULL)
         return;
-    list_remove(&tracker->link);
+    dirty_tracker_set_on(tracker, false);
     bitmap_free(tracker->bits);
     tracker->bits = NULL;
     tracker->node = NULL;
@@ -50,6 +50,48 @@ uint64_t dirty_tracker_bytes(const struct dirty_tracker *tracker)
         bytes -= bits * tracker->region_bytes -
                  MIN(tracker->node->length_bytes, bits * tracker->region_bytes);
     return bytes;
+}
+
+void dirty_tracker_set_on(struct dirty_tracker *tracker, bool on)
+{
+    if (on == list_linked(&tracker->link))
+        return;
+    if (on)
+        list_push_back(&tracker->node->trackers, &tracker->link);
+    else
+        list_remove(&tracker->link);
+}
+
+bool dirty_tracker_look(const struct dirty_tracker *tracker, uint64_t offset_bytes,
+                        uint64_t length_bytes, uint64_t *ret_length_bytes)
+{
+    uint64_t region = tracker->region_bytes, bit = offset_bytes / region;
+    uint64_t end_bytes = offset_bytes + length_bytes, next = BITMAP_NONE;
+    bool marked = bit < bitmap_bits(tracker->bits) && bitmap_test(tracker->bits, bit);
+
+    if (marked)
+        next = bitmap_next_clear(tracker->bits, bit);
+    else
+        next = bitmap_next_set(tracker->bits, bit);
+    if (next != BITMAP_NONE)
+        end_bytes = MIN(end_bytes, next * region);
+    else if (marked) /* what lies past the map's end is not marked */
+        end_bytes = MIN(end_bytes, bitmap_bits(tracker->bits) * region);
+    *ret_length_bytes = end_bytes - offset_bytes;
+    return marked;
+}
+
+void dirty_tracker_merge(struct dirty_tracker *tracker, const struct bitmap *bits,
+                         uint64_t region_bytes)
+{
+    uint64_t first = bitmap_next_set(bits, 0);
+
+    while (first != BITMAP_NONE) {
+        uint64_t end = MIN(bitmap_next_clear(bits, first), bitmap_bits(bits));
+
+        dirty_tracker_mark(tracker, first * region_bytes, (end - first) * region_bytes);
+        first = bitmap_next_set(bits, end);
+    }
 }
 
 uint64_t dirty_mark_node(struct node *node, uint64_t offset_bytes, uint64_t length_bytes)

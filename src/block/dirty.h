@@ -14,7 +14,7 @@
 #include "block/node.h"
 
 struct dirty_tracker {
-    struct list_link link;
+    struct list_link link; /* in node->trackers while it is on */
     struct node *node;
     struct bitmap *bits;
     uint64_t region_bytes; /* power of two */
@@ -37,6 +37,14 @@ void dirty_tracker_mark(struct dirty_tracker *tracker, uint64_t offset_bytes,
                         uint64_t length_bytes);
 /* The bytes of all marked regions; the last one may be short. */
 uint64_t dirty_tracker_bytes(const struct dirty_tracker *tracker);
+/* Whether the gate marks in it: so it is from the beginning. */
+void dirty_tracker_set_on(struct dirty_tracker *tracker, bool on);
+/* Whether [offset, offset + length) begins marked, and for how many of these bytes it stays so. */
+bool dirty_tracker_look(const struct dirty_tracker *tracker, uint64_t offset_bytes,
+                        uint64_t length_bytes, uint64_t *ret_length_bytes);
+/* Marks all that is set in `bits`, each of which stands for `region_bytes`. */
+void dirty_tracker_merge(struct dirty_tracker *tracker, const struct bitmap *bits,
+                         uint64_t region_bytes);
 
 /* The gate's. Returns by how much the change shall be slowed: at most DIRTY_MAX_SLOW_NS. */
 uint64_t dirty_mark_node(struct node *node, uint64_t offset_bytes, uint64_t length_bytes);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* One node: its life, its name, who uses it, and what forbids to touch it. */
+#include "block/dirty_bitmap.h"
 #include "block/internal.h"
 
 #include "base/json.h"
@@ -33,6 +34,7 @@ struct node *node_new(struct graph *graph, const struct driver *driver, const ch
     list_init(&node->parents);
     list_init(&node->blockers);
     list_init(&node->trackers);
+    list_init(&node->bitmaps);
     range_locks_init(&node->ranges);
     co_queue_init(&node->unlocked_done);
     list_push_back(&graph->nodes, &node->graph_link);
@@ -45,6 +47,7 @@ void node_free(struct node *node)
     assert(list_empty(&node->parents));
     assert(list_empty(&node->children));
     assert(list_empty(&node->blockers));
+    dirty_bitmaps_free(node);
     assert(list_empty(&node->trackers));
     assert(node->refs == 0);
     assert(node->unlocked_writes == 0);
@@ -138,6 +141,7 @@ void node_set_length(struct node *node, uint64_t length_bytes)
     if (node->length_bytes == length_bytes)
         return;
     node->length_bytes = length_bytes;
+    dirty_bitmaps_follow_length(node);
     LIST_FOR_EACH(edge, &node->parents, struct edge, in_child) {
         if (edge->parent == NULL) {
             if (edge->user_ops != NULL && edge->user_ops->resized != NULL)

@@ -69,6 +69,7 @@ struct node {
     struct list_link graph_link;
     struct list blockers; /* struct node_blocker */
     struct list trackers; /* struct dirty_tracker */
+    struct list bitmaps;  /* struct dirty_bitmap, in the order of making; gone with the node */
     struct node_stats stats;
     unsigned refs;     /* of whoever keeps a pointer across waits: node_ref */
     unsigned pins;     /* of the graph's own calls, while they wait */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Nodes: made, removed, shown in the shape that QEMU's clients read. */
+#include "block/dirty_bitmap.h"
 #include "control/commands.h"
 #include "control/daemon.h"
 #include "control/qmp_dispatch.h"
@@ -286,6 +287,43 @@ static struct json_object *stats_info(const struct node_stats *stats)
     return NULL;
 }
 
+static struct json_object *bitmap_info(const struct dirty_bitmap *bitmap)
+{
+    struct json_object *info = json_object_new_object();
+    int r = info == NULL ? -ENOMEM : 0;
+
+    if (r == 0) {
+        r |= json_add_string(info, "name", bitmap->name);
+        r |= json_add_uint(info, "count", dirty_tracker_bytes(&bitmap->tracker));
+        r |= json_add_uint(info, "granularity", bitmap->tracker.region_bytes);
+        r |= json_add_bool(info, "recording", bitmap->enabled);
+        r |= json_add_bool(info, "busy", bitmap->busy);
+        r |= json_add_bool(info, "persistent", false);
+        if (bitmap->inconsistent)
+            r |= json_add_bool(info, "inconsistent", true);
+    }
+    if (r == 0)
+        return info;
+    json_object_put(info);
+    return NULL;
+}
+
+static struct json_object *bitmaps_info(const struct node *node)
+{
+    struct json_object *list = json_object_new_array();
+
+    LIST_FOR_EACH(bitmap, &node->bitmaps, struct dirty_bitmap, link) {
+        struct json_object *info = list != NULL ? bitmap_info(bitmap) : NULL;
+
+        if (info == NULL || json_object_array_add(list, info) < 0) {
+            json_object_put(info);
+            json_object_put(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
 static int fill_node(struct json_object *info, struct node *node, bool flat)
 {
     static const char *const detect_names[] = {
@@ -313,6 +351,8 @@ static int fill_node(struct json_object *info, struct node *node, bool flat)
     r |= json_add(info, "cache", cache_info(node));
     r |= add_throttle(info);
     r |= json_add(info, "image", image_info(node, !flat));
+    if (!list_empty(&node->bitmaps))
+        r |= json_add(info, "dirty-bitmaps", bitmaps_info(node));
     r |= json_add(info, "x-children", children_info(node));
     r |= json_add(info, "x-driver-specific", specific_info(node));
     r |= json_add(info, "x-stats", stats_info(&node->stats));

@@ -7,7 +7,7 @@
 #include <errno.h>
 
 const struct qmp_command *const commands_tables[] = {
-    commands_misc, commands_block,  commands_nbd,         commands_objects,
+    commands_misc, commands_block,  commands_bitmaps,     commands_nbd, commands_objects,
     commands_jobs, commands_mirror, commands_replication, NULL,
 };
 

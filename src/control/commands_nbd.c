@@ -163,7 +163,7 @@ static const struct opt server_add_opts[] = {
     {.name = "bitmap",
      .type = OPT_STRING,
      .offset = OPT_FIELD(struct server_add_args, bitmap),
-     .help = "not supported yet"},
+     .help = "a bitmap to show to clients: of the node, or further down"},
     {.name = "server",
      .type = OPT_STRING,
      .offset = OPT_FIELD(struct server_add_args, server),
@@ -171,11 +171,24 @@ static const struct opt server_add_opts[] = {
     {0},
 };
 
+/* As block-export-add names it. */
+static struct json_object *one_bitmap(const char *name)
+{
+    struct json_object *list = json_object_new_array();
+    struct json_object *item = json_object_new_string(name);
+
+    if (list != NULL && item != NULL && json_object_array_add(list, item) == 0)
+        return list;
+    json_object_put(item);
+    json_object_put(list);
+    return NULL;
+}
+
 static int run_server_add(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
 {
     const struct server_add_args *add = args;
     char *name = add->name != NULL ? add->name : add->device;
-    const struct config_export export = {
+    struct config_export export = {
         .id = name,
         .node_name = add->device,
         .name = name,
@@ -185,13 +198,15 @@ static int run_server_add(struct qmp_call *call, void *args, struct err *err) MA
     };
     struct daemon *daemon = call->context;
 
-    if (add->bitmap != NULL)
-        return err_set(err, -EOPNOTSUPP, "Parameter 'bitmap' is not supported yet");
     if (nbd_server_count(daemon->nbd) == 0)
         return err_set(err, -ENOENT, "NBD server not running");
     if (nbd_export_exists(daemon->nbd, name))
         return err_set(err, -EEXIST, "NBD server already has export named '%s'", name);
-    return daemon_add_export(daemon, &export, err);
+    if (add->bitmap != NULL && (export.bitmaps = one_bitmap(add->bitmap)) == NULL)
+        return err_no_memory(err);
+    int r = daemon_add_export(daemon, &export, err);
+    json_object_put(export.bitmaps);
+    return r;
 }
 
 struct remove_args {

@@ -71,6 +71,14 @@ const struct opt config_export_opts[] = {
      .type = OPT_BOOL,
      .offset = OPT_FIELD(struct config_export, writethrough),
      .help = "accepted; flush and FUA are always honoured"},
+    {.name = "bitmaps",
+     .type = OPT_ANY,
+     .offset = OPT_FIELD(struct config_export, bitmaps),
+     .help = "a list of bitmaps to show to clients: names, or objects with node and name"},
+    {.name = "allocation-depth",
+     .type = OPT_BOOL,
+     .offset = OPT_FIELD(struct config_export, allocation_depth),
+     .help = "accepted; clients always may ask for qemu:allocation-depth"},
     {0},
 };
 
@@ -91,6 +99,7 @@ int config_export_copy(const struct config_export *from, struct config_export *r
     ok &= copy_text(from->name, &copy.name);
     ok &= copy_text(from->description, &copy.description);
     ok &= copy_text(from->server, &copy.server);
+    copy.bitmaps = json_object_get(from->bitmaps);
     if (!ok) {
         opts_release(config_export_opts, &copy);
         return -ENOMEM;

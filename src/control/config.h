@@ -27,7 +27,8 @@ struct config_export {
     int type;
     char *id, *node_name, *name, *description, *server;
     bool writable, writable_after_failover;
-    bool writethrough;
+    bool writethrough, allocation_depth;
+    struct json_object *bitmaps;
 };
 extern const struct opt config_export_opts[];
 /* A copy of its own, for opts_release(). 0 or -ENOMEM. */

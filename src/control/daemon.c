@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "block/io.h"
+#include "control/bitmap_refs.h"
 #include "control/commands.h"
 #include "drivers/table.h"
 #include "drivers/tls_object.h"
@@ -162,6 +163,7 @@ int daemon_add_export(struct daemon *daemon, const struct config_export *options
         .server = options->server,
         .writable = options->writable,
     };
+    struct bitmap_refs bitmaps = {.count = 0};
     int r;
 
     if (options->writable && options->writable_after_failover)
@@ -171,6 +173,12 @@ int daemon_add_export(struct daemon *daemon, const struct config_export *options
     r = graph_get(daemon->graph, options->node_name, &export.node, err);
     if (r < 0)
         return r;
+    r = bitmap_refs_find(daemon->graph, export.node, options->bitmaps, "bitmaps", true, &bitmaps,
+                         err);
+    if (r < 0)
+        return r;
+    export.bitmaps = bitmaps.items;
+    export.bitmap_count = bitmaps.count;
     if (export.name == NULL)
         export.name = options->node_name;
     export.node = node_ref(export.node);

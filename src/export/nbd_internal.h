@@ -3,6 +3,7 @@
 #ifndef BLOCKSTEP_EXPORT_NBD_INTERNAL_H
 #define BLOCKSTEP_EXPORT_NBD_INTERNAL_H
 
+#include "block/dirty_bitmap.h"
 #include "block/io.h"
 #include "export/nbd_server.h"
 #include "loop/gather.h"
@@ -16,15 +17,17 @@
 #define NBD_SLICED_PAYLOAD_BYTES (64u * 1024) /* longer payloads get a buffer of their own */
 #define NBD_SHORT_RECEIVE_BYTES  4096u        /* what is received behind a long payload */
 #define NBD_REQUEST_COST_BYTES   (16u * 1024) /* least share of the budget: stack and state */
-#define NBD_MAX_EXTENTS          1024u        /* of one reply */
+#define NBD_MAX_EXTENTS          1024u        /* of one context's reply */
+#define NBD_EXTENTS_BYTES        (NBD_MAX_EXTENTS * NBD_DESCRIPTOR_BYTES)
 #define NBD_CACHE_STEP_BYTES     (1u << 20)
 /* A transfer that takes longer while others wait for the budget ends its connection. */
 #define NBD_STALL_NS             (5 * NS_PER_S)
 #define NBD_STALL_BYTES_PER_MS   2048u /* what a slow peer must reach beyond that */
 #define NBD_STALL_CHECK_NS       (1 * NS_PER_S)
 
-enum nbd_context { NBD_ALLOCATION, NBD_DEPTH, NBD_CONTEXTS };
-extern const char *const nbd_context_names[NBD_CONTEXTS];
+/* What block status can tell of an export; these numbers are the ids on the wire too. */
+enum nbd_context { NBD_ALLOCATION, NBD_DEPTH, NBD_FIRST_BITMAP };
+#define NBD_MAX_CONTEXTS (NBD_FIRST_BITMAP + NBD_MAX_BITMAPS)
 
 struct nbd_service {
     struct graph *graph;
@@ -69,6 +72,8 @@ struct nbd_export {
     char *id, *name, *description;
     struct edge *edge;
     bool writable, revoked, removing;
+    struct dirty_bitmap *bitmaps[NBD_MAX_BITMAPS]; /* held */
+    unsigned bitmap_count;
     unsigned connection_count;
     unsigned requests;    /* taken and not ended */
     unsigned pins;        /* coroutines that look at it across waits */
@@ -86,7 +91,7 @@ struct nbd_connection {
     struct nbd_export *pinned; /* a reply about it is being sent */
     bool structured;
     bool cut;
-    unsigned contexts; /* bits of enum nbd_context, for context_export */
+    unsigned contexts; /* bits by enum nbd_context, for context_export */
     const struct nbd_export *context_export;
 
     /* Received and not yet looked at: [position, fill) of the current buffer. */
@@ -115,8 +120,8 @@ struct nbd_work {
     struct nbd_connection *connection;
     struct nbd_request request;
     struct buf_slice data; /* with a reference: payload of a write, then what is sent back */
-    size_t parts_bytes[NBD_CONTEXTS]; /* block status: lengths of the parts within data */
-    uint32_t parts_id[NBD_CONTEXTS];
+    uint32_t parts_bytes[NBD_MAX_CONTEXTS]; /* block status: lengths of the parts within data */
+    uint8_t parts_id[NBD_MAX_CONTEXTS];
     unsigned part_count;
     uint64_t cost_bytes; /* its share of the budget */
 };

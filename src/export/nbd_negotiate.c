@@ -8,11 +8,6 @@
 #include <errno.h>
 #include <string.h>
 
-const char *const nbd_context_names[NBD_CONTEXTS] = {
-    [NBD_ALLOCATION] = NBD_CONTEXT_ALLOCATION,
-    [NBD_DEPTH] = NBD_CONTEXT_DEPTH,
-};
-
 #define PREFERRED_BYTES 4096u
 
 static int send_bytes(struct nbd_connection *connection, const void *bytes, size_t length_bytes)
@@ -200,31 +195,66 @@ static int option_structured(struct nbd_connection *connection, uint32_t length_
     return reply_ack(connection, NBD_OPT_STRUCTURED_REPLY);
 }
 
-static bool context_matches(const char *context, const struct nbd_text *query, bool list)
-{
-    size_t length = strlen(context);
-    const char *colon = strchr(context, ':');
+/* A context's name is its kind, which may be all, and what is behind it. */
+struct context_name {
+    const char *kind, *leaf;
+};
 
-    if (query->length_bytes == length && memcmp(query->bytes, context, length) == 0)
-        return true;
-    /* "base:" lists what there is in the name space. */
-    return list && query->length_bytes == (size_t)(colon + 1 - context) &&
-           memcmp(query->bytes, context, query->length_bytes) == 0;
+static struct context_name context_name(const struct nbd_export *export, unsigned context)
+{
+    if (context == NBD_ALLOCATION)
+        return (struct context_name){NBD_CONTEXT_ALLOCATION, ""};
+    if (context == NBD_DEPTH)
+        return (struct context_name){NBD_CONTEXT_DEPTH, ""};
+    return (struct context_name){NBD_CONTEXT_DIRTY_PREFIX,
+                                 export->bitmaps[context - NBD_FIRST_BITMAP]->name};
 }
 
-static unsigned contexts_match(const struct nbd_meta_request *request, bool list)
+static bool context_matches(const struct context_name *name, const struct nbd_text *query,
+                            bool list)
 {
+    size_t kind = strlen(name->kind), leaf = strlen(name->leaf);
+
+    if (query->length_bytes == kind + leaf && memcmp(query->bytes, name->kind, kind) == 0 &&
+        memcmp(query->bytes + kind, name->leaf, leaf) == 0)
+        return true;
+    /* "base:" lists what there is in the name space, "qemu:dirty-bitmap:" all bitmaps. */
+    size_t space = (size_t)(strchr(name->kind, ':') + 1 - name->kind);
+    return list && (query->length_bytes == space || query->length_bytes == kind) &&
+           memcmp(query->bytes, name->kind, query->length_bytes) == 0;
+}
+
+static unsigned contexts_match(const struct nbd_export *export,
+                               const struct nbd_meta_request *request, bool list)
+{
+    unsigned count = NBD_FIRST_BITMAP + export->bitmap_count;
     struct be_cursor queries = request->queries;
     struct nbd_text query;
     unsigned contexts = 0;
 
     if (list && request->query_count == 0)
-        return (1u << NBD_CONTEXTS) - 1;
+        return (1u << count) - 1;
     while (nbd_text_take(&queries, &query))
-        for (unsigned i = 0; i < NBD_CONTEXTS; i++)
-            if (context_matches(nbd_context_names[i], &query, list))
+        for (unsigned i = 0; i < count; i++) {
+            struct context_name name = context_name(export, i);
+
+            if (context_matches(&name, &query, list))
                 contexts |= 1u << i;
+        }
     return contexts;
+}
+
+static int tell_context(struct nbd_connection *connection, uint32_t option, uint32_t id,
+                        const struct context_name *name) MAY_WAIT
+{
+    uint8_t
+        head[NBD_META_REPLY_BYTES + sizeof(NBD_CONTEXT_DIRTY_PREFIX) + sizeof(NBD_CONTEXT_DEPTH)];
+    size_t kind = strlen(name->kind);
+
+    be32_put(head, id);
+    memcpy(head + NBD_META_REPLY_BYTES, name->kind, kind);
+    return reply(connection, option, NBD_REP_META_CONTEXT, head, NBD_META_REPLY_BYTES + kind,
+                 name->leaf, strlen(name->leaf));
 }
 
 /* OPT_LIST_META_CONTEXT and OPT_SET_META_CONTEXT. */
@@ -239,25 +269,24 @@ static int option_meta(struct nbd_connection *connection, uint32_t option, uint3
                            "negotiate STRUCTURED_REPLY first");
     if (nbd_meta_request_decode(nbd_received(connection), length_bytes, &request) < 0)
         return reply_error(connection, option, NBD_REP_ERR_INVALID, "the option is malformed");
-    const struct nbd_export *export = nbd_export_lookup(connection->server, &request.name);
+    struct nbd_export *export = nbd_export_lookup(connection->server, &request.name);
     if (export == NULL)
         return reply_unknown(connection, option);
-    unsigned contexts = contexts_match(&request, list);
+    unsigned contexts = contexts_match(export, &request, list);
     if (!list) {
         connection->contexts = contexts;
         connection->context_export = export;
     }
-    for (unsigned i = 0; i < NBD_CONTEXTS; i++) {
-        uint8_t id[NBD_META_REPLY_BYTES];
+    int result = 1;
+    export_pin(connection, export);
+    for (unsigned i = 0; i < NBD_MAX_CONTEXTS && result > 0; i++) {
         if ((contexts & (1u << i)) == 0)
             continue;
-        be32_put(id, list ? 0 : i);
-        int result = reply(connection, option, NBD_REP_META_CONTEXT, id, sizeof(id),
-                           nbd_context_names[i], strlen(nbd_context_names[i]));
-        if (result < 0)
-            return result;
+        struct context_name name = context_name(export, i);
+        result = tell_context(connection, option, list ? 0 : i, &name);
     }
-    return reply_ack(connection, option);
+    export_unpin(connection, export);
+    return result > 0 ? reply_ack(connection, option) : result;
 }
 
 /* --- the dialogue --- */

@@ -288,7 +288,7 @@ static bool extent_list_add(struct extent_list *list, size_t limit, uint64_t len
     return true;
 }
 
-static uint32_t extent_status(enum nbd_context context, const struct extent *extent)
+static uint32_t extent_status(unsigned context, const struct extent *extent)
 {
     if (context == NBD_DEPTH)
         return extent->depth;
@@ -296,7 +296,7 @@ static uint32_t extent_status(enum nbd_context context, const struct extent *ext
            ((extent->flags & EXTENT_ZERO) != 0 ? NBD_STATE_ZERO : 0);
 }
 
-/* Walks the extents once, for all contexts asked for, until one list is full. */
+/* Walks the extents once, for all contexts that tell of them, until one list is full. */
 static int extents_collect(struct nbd_work *work, struct extent_list *lists, size_t limit) MAY_WAIT
 {
     struct nbd_connection *connection = work->connection;
@@ -311,10 +311,10 @@ static int extents_collect(struct nbd_work *work, struct extent_list *lists, siz
 
         if (result < 0)
             return offset > work->request.offset_bytes ? 0 : result;
-        for (int i = 0; i < NBD_CONTEXTS; i++)
+        for (unsigned i = 0; i < NBD_FIRST_BITMAP; i++)
             if ((connection->contexts & (1u << i)) != 0)
                 room &= extent_list_add(&lists[i], limit, MIN(extent.length_bytes, end - offset),
-                                        extent_status((enum nbd_context)i, &extent));
+                                        extent_status(i, &extent));
         offset += extent.length_bytes;
         if (connection->cut)
             break;
@@ -322,31 +322,63 @@ static int extents_collect(struct nbd_work *work, struct extent_list *lists, siz
     return 0;
 }
 
+static void bitmap_collect(const struct nbd_work *work, const struct dirty_bitmap *bitmap,
+                           struct extent_list *list, size_t limit)
+{
+    uint64_t offset = work->request.offset_bytes;
+    uint64_t end = offset + work->request.length_bytes, length = 0;
+    bool room = true;
+
+    for (; room && offset < end; offset += length) {
+        bool marked = dirty_tracker_look(&bitmap->tracker, offset, end - offset, &length);
+
+        room = extent_list_add(list, limit, length, marked ? NBD_STATE_DIRTY : 0);
+    }
+}
+
+static int context_lists_fill(struct nbd_work *work, struct extent_list *lists) MAY_WAIT
+{
+    const struct nbd_connection *connection = work->connection;
+    size_t limit = (work->request.flags & NBD_CMD_FLAG_REQ_ONE) != 0 ? 1 : NBD_MAX_EXTENTS;
+    unsigned of_extents = (1u << NBD_FIRST_BITMAP) - 1;
+
+    if ((connection->contexts & of_extents) != 0) {
+        int result = extents_collect(work, lists, limit);
+        if (result < 0)
+            return result;
+    }
+    for (unsigned i = NBD_FIRST_BITMAP; i < NBD_MAX_CONTEXTS; i++)
+        if ((connection->contexts & (1u << i)) != 0)
+            bitmap_collect(work, connection->export->bitmaps[i - NBD_FIRST_BITMAP], &lists[i],
+                           limit);
+    return 0;
+}
+
 static int work_block_status(struct nbd_work *work) MAY_WAIT
 {
-    struct nbd_connection *connection = work->connection;
-    size_t limit = (work->request.flags & NBD_CMD_FLAG_REQ_ONE) != 0 ? 1 : NBD_MAX_EXTENTS;
-    size_t list_bytes = NBD_MAX_EXTENTS * NBD_DESCRIPTOR_BYTES;
-    struct extent_list lists[NBD_CONTEXTS] = {0};
-    struct buf *buf = buf_alloc(loop_bufs(connection->loop), list_bytes * NBD_CONTEXTS);
+    unsigned contexts = work->connection->contexts, place = 0;
+    size_t bytes = (size_t)__builtin_popcount(contexts) * NBD_EXTENTS_BYTES;
+    struct extent_list lists[NBD_MAX_CONTEXTS] = {0};
+    struct buf *buf = buf_alloc(loop_bufs(work->connection->loop), bytes);
 
     if (buf == NULL)
         return -ENOMEM;
-    work->data = buf_slice_of(buf, 0, list_bytes * NBD_CONTEXTS);
-    for (int i = 0; i < NBD_CONTEXTS; i++)
-        lists[i].bytes = buf->bytes + (size_t)i * list_bytes;
-    int result = extents_collect(work, lists, limit);
+    work->data = buf_slice_of(buf, 0, bytes);
+    for (unsigned i = 0; i < NBD_MAX_CONTEXTS; i++)
+        if ((contexts & (1u << i)) != 0)
+            lists[i].bytes = buf->bytes + place++ * NBD_EXTENTS_BYTES;
+    int result = context_lists_fill(work, lists);
     if (result < 0)
         return result;
     size_t at = 0;
-    for (int i = 0; i < NBD_CONTEXTS; i++) {
-        size_t bytes = lists[i].count * NBD_DESCRIPTOR_BYTES;
-        if ((connection->contexts & (1u << i)) == 0)
+    for (unsigned i = 0; i < NBD_MAX_CONTEXTS; i++) {
+        size_t part = lists[i].count * NBD_DESCRIPTOR_BYTES;
+        if ((contexts & (1u << i)) == 0)
             continue;
-        memmove(buf->bytes + at, lists[i].bytes, bytes);
-        work->parts_id[work->part_count] = (uint32_t)i;
-        work->parts_bytes[work->part_count++] = bytes;
-        at += bytes;
+        memmove(buf->bytes + at, lists[i].bytes, part);
+        work->parts_id[work->part_count] = (uint8_t)i;
+        work->parts_bytes[work->part_count++] = (uint32_t)part;
+        at += part;
     }
     return 0;
 }
@@ -439,22 +471,26 @@ static int request_check(const struct nbd_connection *connection, const struct n
     }
 }
 
-static uint64_t request_cost(const struct nbd_request *request)
+static uint64_t request_cost(const struct nbd_connection *connection,
+                             const struct nbd_request *request)
 {
-    uint64_t cost = NBD_REQUEST_COST_BYTES;
+    uint64_t cost = NBD_REQUEST_COST_BYTES, bytes = 0;
 
     if (request->type == NBD_CMD_CACHE)
         return NBD_CACHE_STEP_BYTES;
     if (request->type == NBD_CMD_READ || request->type == NBD_CMD_WRITE)
-        while (cost < request->length_bytes)
-            cost *= 2; /* as buffers come in powers of two */
+        bytes = request->length_bytes;
+    else if (request->type == NBD_CMD_BLOCK_STATUS)
+        bytes = (uint64_t)__builtin_popcount(connection->contexts) * NBD_EXTENTS_BYTES;
+    while (cost < bytes)
+        cost *= 2; /* as buffers come in powers of two */
     return cost;
 }
 
 /* Waits for the request's share of memory. */
 static int request_admit(struct nbd_connection *connection, struct nbd_work *work) MAY_WAIT
 {
-    uint64_t cost = request_cost(&work->request);
+    uint64_t cost = request_cost(connection, &work->request);
 
     while (connection->in_flight_bytes + cost > NBD_MAX_CONNECTION_BYTES && !connection->cut)
         co_queue_wait(&connection->room);

@@ -321,9 +321,12 @@ static void export_event_deleted(struct nbd_export *export)
 static void export_cut(struct nbd_export *export)
 {
     export->revoked = true;
-    LIST_FOR_EACH_SAFE(connection, &export->server->connections, struct nbd_connection, link)
+    LIST_FOR_EACH_SAFE(connection, &export->server->connections, struct nbd_connection, link) {
+        if (connection->context_export == export)
+            connection->context_export = NULL;
         if (connection->export == export || connection->pinned == export)
             nbd_connection_cut(connection, 0);
+    }
 }
 
 static void export_wait_requests(struct nbd_export *export) MAY_WAIT
@@ -335,8 +338,10 @@ static void export_wait_requests(struct nbd_export *export) MAY_WAIT
         co_queue_wake_all(&export->idle);
 }
 
-static void export_free(struct nbd_export *export)
+static void export_free(struct nbd_export *export) MAY_WAIT
 {
+    for (unsigned i = 0; i < export->bitmap_count; i++)
+        dirty_bitmap_release(export->bitmaps[i]);
     free(export->id);
     free(export->name);
     free(export->description);
@@ -552,8 +557,31 @@ static int export_check(const struct nbd_service *service, const struct nbd_serv
     return 0;
 }
 
+static int export_check_bitmaps(const struct nbd_export_options *options, struct err *err)
+{
+    if (options->bitmap_count > NBD_MAX_BITMAPS)
+        return err_set(err, -E2BIG, "export '%s': %zu bitmaps are more than the %u that can be",
+                       options->id, options->bitmap_count, NBD_MAX_BITMAPS);
+    for (size_t i = 0; i < options->bitmap_count; i++) {
+        const struct dirty_bitmap *bitmap = options->bitmaps[i];
+
+        if (dirty_bitmap_check(bitmap, err) < 0)
+            return err->code;
+        /* Whoever reads by it would miss what others write meanwhile. */
+        if (!options->writable && bitmap->enabled && !bitmap->tracker.node->read_only)
+            return err_set(err, -EINVAL, "Enabled bitmap '%s' incompatible with readonly export",
+                           bitmap->name);
+        for (size_t k = 0; k < i; k++)
+            if (strcmp(options->bitmaps[k]->name, bitmap->name) == 0)
+                return err_set(err, -EEXIST, "export '%s': two bitmaps are called '%s'",
+                               options->id, bitmap->name);
+    }
+    return 0;
+}
+
 static struct nbd_export *export_new(struct nbd_server *server,
                                      const struct nbd_export_options *options, const char *name)
+    MAY_WAIT
 {
     struct nbd_export *export = calloc(1, sizeof(*export));
 
@@ -571,6 +599,10 @@ static struct nbd_export *export_new(struct nbd_server *server,
         export_free(export);
         return NULL;
     }
+    for (size_t i = 0; i < options->bitmap_count; i++) {
+        export->bitmaps[export->bitmap_count++] = options->bitmaps[i];
+        dirty_bitmap_hold(options->bitmaps[i]);
+    }
     return export;
 }
 
@@ -584,6 +616,8 @@ int nbd_export_add(struct nbd_service *service, const struct nbd_export_options 
 
     if (result == 0)
         result = export_check(service, server, options, name, err);
+    if (result == 0)
+        result = export_check_bitmaps(options, err);
     if (result < 0)
         return result;
     if (options->writable && options->node->read_only)

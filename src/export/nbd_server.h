@@ -19,6 +19,7 @@
 #define NBD_MAX_SERVERS            16u
 #define NBD_MAX_LISTENERS          8u   /* addresses of one server */
 #define NBD_MAX_EXPORTS            256u /* of the service */
+#define NBD_MAX_BITMAPS            16u  /* of one export */
 #define NBD_MAX_CONNECTIONS        100u /* of one server, unless the caller says otherwise */
 #define NBD_MAX_REQUESTS_IN_FLIGHT 256u /* of one connection; further ones stay in the socket */
 #define NBD_MAX_CONNECTION_BYTES   (32u * 1024 * 1024) /* in flight on one connection */
@@ -29,6 +30,7 @@
 #define NBD_MAX_EXPORT_NAME_BYTES  4096u
 #define NBD_MAX_DESCRIPTION_BYTES  4096u
 
+struct dirty_bitmap;
 struct nbd_service;
 
 struct nbd_service_options {
@@ -94,6 +96,9 @@ struct nbd_export_options {
     const char *server;      /* id; NULL: the only server there is */
     struct node *node;
     bool writable;
+    /* Offered as meta contexts qemu:dirty-bitmap:NAME, and held as long as the export stands. */
+    struct dirty_bitmap *const *bitmaps;
+    size_t bitmap_count;
 };
 int nbd_export_add(struct nbd_service *service, const struct nbd_export_options *options,
                    struct err *err) MAY_WAIT;
