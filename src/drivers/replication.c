@@ -300,21 +300,32 @@ static void merge_mark(struct replication_merge *merge, uint64_t offset_bytes,
     bitmap_set_range(merge->rewritten, first, last - first + 1);
 }
 
+/* Under write-through the merge has copied the block once, and the secondary disk gets the same bytes,
+ * so that what is left to copy only shrinks. A discard may leave other bytes in one disk than in the
+ * other, and readers would see them change at the end: it is carried out as zeroes. */
+static int split_held_through(struct node *node, const struct io *part, enum io_kind kind) MAY_WAIT
+{
+    struct replication_state *s = node->state;
+    struct io both = *part;
+    if (kind == IO_KIND_DISCARD) {
+        kind = IO_KIND_ZERO;
+        both.flags |= IO_MAY_UNMAP;
+    }
+    int ret = io_change(s->file, &both, kind);
+    if (ret < 0 || io_change(lower_edge(node), &both, kind) < 0)
+        merge_mark(&s->merge, part->offset_bytes, part->length_bytes);
+    return ret;
+}
+
 /* A held block goes to the active disk: the merge would undo it below. Marked before, for a write
- * that fails may have changed some of it. Under write-through the merge has copied the block once,
- * and the secondary disk gets the same bytes, so that what is left to copy only shrinks. */
+ * that fails may have changed some of it. */
 static int split_held(struct node *node, const struct io *part, enum io_kind kind) MAY_WAIT
 {
     struct replication_state *s = node->state;
-    bool write_through = s->merge.write_through;
-    if (!write_through)
-        merge_mark(&s->merge, part->offset_bytes, part->length_bytes);
-    int ret = io_change(s->file, part, kind);
-    if (!write_through)
-        return ret;
-    if (ret < 0 || io_change(lower_edge(node), part, kind) < 0)
-        merge_mark(&s->merge, part->offset_bytes, part->length_bytes);
-    return ret;
+    if (s->merge.write_through)
+        return split_held_through(node, part, kind);
+    merge_mark(&s->merge, part->offset_bytes, part->length_bytes);
+    return io_change(s->file, part, kind);
 }
 
 static struct io io_part(const struct io *io, uint64_t offset_bytes, uint64_t length_bytes)

@@ -390,6 +390,28 @@ TEST_LOOP(reads_of_a_failover_obey_the_contract_while_the_merge_stands_still)
     fix_close(&fix);
 }
 
+/* Late in a merge writes go to both disks. An overlay ignores a discard of a part of a block, a file
+ * does not: what is read must not change when reads move from the one to the other. */
+TEST_LOOP(what_a_discard_leaves_late_in_a_merge_stays_when_the_merge_ends)
+{
+    struct fix fix;
+    fix_open(&fix, 1);
+    bring_secondary(&fix, REPLICATION_RUNNING);
+    fix_inject(&fix.s, "sdisk", 0, (struct blkdebug_rule){.kinds = BLKDEBUG_FLUSH, .hold = true});
+    fix_ok(replication_stop(fix.s.group, true, &err));
+    assert_int_equal(blkdebug_await_held(fix_node(&fix.s, "sdisk", 0), 0, 1,
+                                         loop_clock_ns(fix.loop) + 10 * NS_PER_S),
+                     0);
+    assert_int_equal(fix_discard(fix.top[0], BLOCK + 512, 1024), 0);
+    int left = fix_byte(fix.top[0], BLOCK + 512, 1024);
+    release_all(&fix);
+    fix_wait_stage(&fix.s, REPLICATION_DONE);
+    assert_int_equal(fix_byte(fix.top[0], BLOCK, 512), 2);
+    assert_int_equal(fix_byte(fix.top[0], BLOCK + 512, 1024), left);
+    assert_int_equal(fix_byte(fix.top[0], BLOCK + 1536, BLOCK - 1536), 2);
+    fix_close(&fix);
+}
+
 /* --- failures --- */
 
 TEST_LOOP(a_failed_forward_is_remembered_and_the_write_succeeds)
@@ -556,6 +578,7 @@ int main(void)
         cmocka_unit_test(
             writes_of_a_failed_failover_go_where_the_block_is_held_and_a_retry_merges_them),
         cmocka_unit_test(reads_of_a_failover_obey_the_contract_while_the_merge_stands_still),
+        cmocka_unit_test(what_a_discard_leaves_late_in_a_merge_stays_when_the_merge_ends),
         cmocka_unit_test(a_failed_forward_is_remembered_and_the_write_succeeds),
         cmocka_unit_test(a_failed_flush_of_the_peer_is_remembered),
         cmocka_unit_test(a_copy_that_fails_fails_the_write_and_is_remembered_on_both_sides),
