@@ -42,6 +42,8 @@ void graph_change_end(struct graph *graph);
 int graph_add(struct graph *graph, struct json_object *options, enum opts_syntax syntax,
               const char *where, bool require_name, struct node **ret_node, struct err *err)
     MAY_WAIT;
+/* The options that every node has; which driver, and so which further ones, "driver" says. */
+extern const struct opt graph_node_opts[];
 /* Takes the name away and closes the node; refused while it has parents or a blocker. */
 int graph_del(struct graph *graph, const char *node_name, struct err *err) MAY_WAIT;
 

@@ -19,7 +19,7 @@
 #define PATH_BYTES       256
 #define MAX_IGNORED_OPTS 64
 
-/* The options that every driver has. */
+/* What graph_node_opts fills. */
 struct common {
     char *driver;
     char *node_name;
@@ -50,7 +50,7 @@ static const struct opt cache_opts[] = {
     {0},
 };
 
-static const struct opt common_opts[] = {
+const struct opt graph_node_opts[] = {
     {.name = "driver",
      .type = OPT_STRING,
      .offset = OPT_FIELD(struct common, driver),
@@ -190,7 +190,7 @@ static int parse_common(const struct making *making, const struct driver *driver
         ignored[count++] = opt->name;
     }
     snprintf(where, sizeof(where), "%s (driver '%s')", making->path, driver->name);
-    return opts_parse(common_opts, options, making->syntax, where, ignored, common, err);
+    return opts_parse(graph_node_opts, options, making->syntax, where, ignored, common, err);
 }
 
 /* "backing": null says that there is none, as in QEMU. A copy without such children, or NULL with 0
@@ -479,7 +479,7 @@ static int make_node(const struct making *making, struct json_object *options, b
         take_common(making, node, &common);
         ret = fill_node(making, node, options, err);
     }
-    opts_release(common_opts, &common);
+    opts_release(graph_node_opts, &common);
     if (ret < 0) {
         if (node != NULL)
             node_close_if_unused(node);

@@ -13,7 +13,7 @@ struct object_common {
     char *type, *id;
 };
 
-static const struct opt common_opts[] = {
+const struct opt object_opts[] = {
     {.name = "qom-type",
      .type = OPT_STRING,
      .offset = OPT_FIELD(struct object_common, type),
@@ -157,13 +157,13 @@ int object_add(struct graph *graph, struct json_object *options, enum opts_synta
         assert(count < MAX_OPTIONS);
         ignored[count++] = opt->name;
     }
-    ret = opts_parse(common_opts, options, syntax, where, ignored, &common, err);
+    ret = opts_parse(object_opts, options, syntax, where, ignored, &common, err);
     if (ret < 0)
         return ret;
     ret = check_common(graph, &common, where, err);
     if (ret == 0)
         ret = object_make(graph, type, common.id, options, syntax, where, err);
-    opts_release(common_opts, &common);
+    opts_release(object_opts, &common);
     return ret;
 }
 

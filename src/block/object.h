@@ -39,6 +39,8 @@ void graph_set_object_types(struct graph *graph, const struct object_type *const
 /* {"qom-type": ..., "id": ..., and the type's own}. `where` begins every error. */
 int object_add(struct graph *graph, struct json_object *options, enum opts_syntax syntax,
                const char *where, struct err *err);
+/* The options that every object has; which type, and so which further ones, "qom-type" says. */
+extern const struct opt object_opts[];
 int object_del(struct graph *graph, const char *id, struct err *err);
 /* In the order of making; NULL begins and ends. */
 struct object *object_next(struct graph *graph, struct object *object);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The commands, one file and one table per subject. Handlers get the daemon as call->context. */
+/* The commands, one file and one table per subject, and the events. Handlers get the daemon as
+ * call->context. */
 #ifndef BLOCKSTEP_CONTROL_COMMANDS_H
 #define BLOCKSTEP_CONTROL_COMMANDS_H
 
@@ -16,5 +17,8 @@ extern const struct qmp_command commands_replication[];
 
 /* All of them, NULL-terminated. */
 extern const struct qmp_command *const commands_tables[];
+
+/* All events that the daemon's parts send. */
+extern const struct qmp_event_type events_table[];
 
 #endif

@@ -452,7 +452,7 @@ static int run_query_block(struct qmp_call *call, void *args, struct err *err)
 }
 
 const struct qmp_command commands_block[] = {
-    {.name = "blockdev-add", .flags = QMP_RAW, .run = run_blockdev_add},
+    {.name = "blockdev-add", .flags = QMP_ARGS_NODE, .run = run_blockdev_add},
     {.name = "blockdev-del",
      .args = del_opts,
      .args_size = sizeof(struct del_args),
@@ -462,9 +462,10 @@ const struct qmp_command commands_block[] = {
      .args_size = sizeof(struct change_args),
      .run = run_change},
     {.name = "query-named-block-nodes",
+     .returns = QMP_RETURNS_LIST,
      .args = query_nodes_opts,
      .args_size = sizeof(struct query_nodes_args),
      .run = run_query_nodes},
-    {.name = "query-block", .run = run_query_block},
+    {.name = "query-block", .returns = QMP_RETURNS_LIST, .run = run_query_block},
     {0},
 };

@@ -156,8 +156,8 @@ static int run_query_block_jobs(struct qmp_call *call, void *args, struct err *e
     }
 
 const struct qmp_command commands_jobs[] = {
-    {.name = "query-jobs", .run = run_query_jobs},
-    {.name = "query-block-jobs", .run = run_query_block_jobs},
+    {.name = "query-jobs", .returns = QMP_RETURNS_LIST, .run = run_query_jobs},
+    {.name = "query-block-jobs", .returns = QMP_RETURNS_LIST, .run = run_query_block_jobs},
     JOB_COMMAND("job-pause", id_opts, run_pause),
     JOB_COMMAND("job-resume", id_opts, run_resume),
     JOB_COMMAND("job-cancel", id_opts, run_job_cancel),

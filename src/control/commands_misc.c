@@ -3,6 +3,8 @@
 #include "control/commands.h"
 #include "control/daemon.h"
 #include "control/qmp_dispatch.h"
+#include "control/schema.h"
+#include "drivers/table.h"
 
 #include <errno.h>
 
@@ -66,6 +68,20 @@ static int run_query_commands(struct qmp_call *call, void *args, struct err *err
         }
     }
     return 0;
+}
+
+static int run_query_schema(struct qmp_call *call, void *args, struct err *err)
+{
+    const struct daemon *daemon = call->context;
+    const struct schema_source source = {
+        .commands = commands_tables,
+        .events = events_table,
+        .drivers = daemon->config->drivers,
+        .object_types = object_types_table,
+    };
+
+    call->result = schema_new(&source);
+    return call->result != NULL ? 0 : err_no_memory(err);
 }
 
 static int run_query_status(struct qmp_call *call, void *args, struct err *err)
@@ -196,12 +212,16 @@ const struct qmp_command commands_misc[] = {
      .args = capabilities_opts,
      .args_size = sizeof(struct capabilities_args),
      .run = run_capabilities},
-    {.name = "query-version", .flags = QMP_PEER, .run = run_query_version},
-    {.name = "query-commands", .run = run_query_commands},
-    {.name = "query-status", .run = run_query_status},
+    {.name = "query-version",
+     .flags = QMP_PEER,
+     .returns = QMP_RETURNS_VALUE,
+     .run = run_query_version},
+    {.name = "query-commands", .returns = QMP_RETURNS_LIST, .run = run_query_commands},
+    {.name = "query-qmp-schema", .returns = QMP_RETURNS_LIST, .run = run_query_schema},
+    {.name = "query-status", .returns = QMP_RETURNS_VALUE, .run = run_query_status},
     {.name = "stop", .run = run_stop},
     {.name = "cont", .run = run_cont},
     {.name = "quit", .run = run_quit},
-    {.name = "x-query-resources", .run = run_query_resources},
+    {.name = "x-query-resources", .returns = QMP_RETURNS_VALUE, .run = run_query_resources},
     {0},
 };

@@ -307,7 +307,7 @@ const struct qmp_command commands_nbd[] = {
      .args = server_remove_opts,
      .args_size = sizeof(struct remove_args),
      .run = run_export_del},
-    {.name = "x-query-nbd-servers", .run = run_query_servers},
+    {.name = "x-query-nbd-servers", .returns = QMP_RETURNS_LIST, .run = run_query_servers},
     {.name = "block-export-add",
      .args = config_export_opts,
      .args_size = sizeof(struct config_export),
@@ -316,6 +316,6 @@ const struct qmp_command commands_nbd[] = {
      .args = export_del_opts,
      .args_size = sizeof(struct remove_args),
      .run = run_export_del},
-    {.name = "query-block-exports", .run = run_query_exports},
+    {.name = "query-block-exports", .returns = QMP_RETURNS_LIST, .run = run_query_exports},
     {0},
 };

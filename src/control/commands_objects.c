@@ -61,7 +61,7 @@ static int run_object_del(struct qmp_call *call, void *args, struct err *err)
 }
 
 const struct qmp_command commands_objects[] = {
-    {.name = "object-add", .flags = QMP_RAW, .run = run_object_add},
+    {.name = "object-add", .flags = QMP_ARGS_OBJECT, .run = run_object_add},
     {.name = "object-del",
      .args = object_del_opts,
      .args_size = sizeof(struct object_del_args),

@@ -49,16 +49,36 @@ struct qmp_call {
 
 enum qmp_command_flags {
     QMP_PEER = 1u << 0, /* the other host may run it */
-    QMP_RAW = 1u << 1,  /* arguments have no table: the handler reads call->arguments itself */
+    /* The arguments are the options of a node, or of an object, whose driver or type has the table:
+     * the handler reads call->arguments itself, and `args` is NULL. */
+    QMP_ARGS_NODE = 1u << 1,
+    QMP_ARGS_OBJECT = 1u << 2,
+    QMP_OOB = 1u << 3, /* may be run out of band; it does not wait */
+};
+
+/* What stands behind "return". */
+enum qmp_returns {
+    QMP_RETURNS_NOTHING, /* an empty object */
+    QMP_RETURNS_TEXT,
+    QMP_RETURNS_LIST,
+    QMP_RETURNS_VALUE,
 };
 
 struct qmp_command {
     const char *name; /* last entry of a table: NULL */
     unsigned flags;
-    const struct opt *args; /* NULL: takes no arguments (or QMP_RAW) */
+    enum qmp_returns returns;
+    const struct opt *args; /* NULL: takes no arguments (or QMP_ARGS_*) */
     size_t args_size;
     /* May wait. `args` is filled by the table and released after the call. */
     int (*run)(struct qmp_call *call, void *args, struct err *err);
+};
+
+/* An event, as the schema tells of it. */
+struct qmp_event_type {
+    const char *name; /* last entry of a table: NULL */
+    const struct opt
+        *data; /* its members; only name, type, values and required count. NULL: none */
 };
 
 /* `tables`: NULL-terminated; they outlive the server. NULL when memory is out. */

@@ -269,7 +269,7 @@ static int run_command(const struct qmp_command *command, struct qmp_call *call,
     struct json_object *arguments = call->arguments;
     int r;
 
-    if (command->flags & QMP_RAW)
+    if (command->flags & (QMP_ARGS_NODE | QMP_ARGS_OBJECT))
         return command->run(call, NULL, err);
     r = qmp_check_arguments(command->args, arguments, err);
     if (r < 0 || command->args == NULL)

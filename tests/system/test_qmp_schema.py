@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Our schema beside that of the QEMU that is installed: docs/qmp-differences.md names each difference,
+with its reason, and no other."""
+
+import re
+
+import pytest
+
+from blockstep import ROOT, run
+from qmp_schema import COMMAND_LINES, Schema, differences, live
+
+PAGE = ROOT / "docs/qmp-differences.md"
+VERSION = "7.2"
+META_TYPES = {
+    "builtin": {"json-type"}, "enum": {"members", "values"}, "array": {"element-type"},
+    "object": {"members"}, "alternate": {"members"}, "command": {"arg-type", "ret-type"},
+    "event": {"arg-type"},
+}
+OPTIONAL = {"object": {"tag", "variants"}, "command": {"allow-oob"}}
+
+
+def listed():
+    """The indented lines: sign, place, names; deeper ones go on with the names."""
+    found = []
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        if line.startswith("     "):
+            found[-1] += line.split()
+        elif line.startswith("    "):
+            found.append(line.split())
+    return [(sign, place, name) for sign, place, *names in found for name in names]
+
+
+def show(items):
+    return "\n".join(f"    {sign} {place} {name}" for sign, place, name in sorted(items))
+
+
+def test_each_difference_from_qemu_is_listed_and_exists(daemons):
+    if any(f"version {VERSION}." not in run(words[0], "--version") for words in COMMAND_LINES):
+        pytest.skip(f"the list is of QEMU {VERSION}")
+    ours = Schema(daemons.start().qmp.cmd("query-qmp-schema"))
+    found, known = differences(ours, *live()), listed()
+    assert len(known) == len(set(known)), "listed twice"
+    assert found == set(known), (
+        f"not in {PAGE.name}:\n{show(found - set(known))}\n"
+        f"in {PAGE.name}, but not there any more:\n{show(set(known) - found)}")
+
+
+def test_each_difference_has_a_reason():
+    """Every block of lines follows a sentence."""
+    text = PAGE.read_text(encoding="utf-8")
+    for before in re.findall(r"(.*)\n\n    [+~-] ", text):
+        assert before.strip().endswith((".", ":")) and not before.startswith(" "), before
+
+
+def test_the_schema_is_whole_and_has_the_form_of_qemus(daemons):
+    entries = daemons.start().qmp.cmd("query-qmp-schema")
+    names = [entry["name"] for entry in entries]
+    assert len(names) == len(set(names))
+    schema = Schema(entries)
+    for entry in entries:
+        kind = entry["meta-type"]
+        keys = entry.keys() - {"name", "meta-type"}
+        assert META_TYPES[kind] <= keys <= META_TYPES[kind] | OPTIONAL.get(kind, set()), entry
+        used = [entry.get(key) for key in ("arg-type", "ret-type", "element-type")]
+        used += [part["type"] for key in ("members", "variants") if kind != "enum"
+                 for part in entry.get(key, [])]
+        assert all(name in schema.types for name in used if name is not None), entry
+        if "tag" in entry:
+            assert [variant["case"] for variant in entry["variants"]] == \
+                schema.cases(entry["name"], entry["tag"])
