@@ -169,6 +169,7 @@ class PairLoadCase:
     load: Load
     unit: str
     targets: dict
+    side: type = ours.Pair
 
     def measure(self, bench, side):
         pair = side(bench.lab)
@@ -185,9 +186,9 @@ class PairLoadCase:
         return rate * measured.seconds / (measured.seconds + checkpoint_s)
 
     def run(self, bench):
-        results = bench.alternate([ours.Pair, *self.targets],
+        results = bench.alternate([self.side, *self.targets],
                                   lambda side: self.measure(bench, side))
-        return compare(self.name, self.unit, lambda value: value, results, ours.Pair, self.targets)
+        return compare(self.name, self.unit, lambda value: value, results, self.side, self.targets)
 
 
 def fill(bench, pair):
@@ -359,6 +360,8 @@ CASES = [
     PairLoadCase("pair-write-4k-d1-p50", SINGLE_WRITE, "us", {peers.QemuPair: None}),
     PairLoadCase("pair-write-1m-d8", LARGE_WRITE, "B/s", {peers.QemuPair: None}),
     PairLoadCase("pair-read-4k-d32", RANDOM_READ, "/s", {peers.QemuPair: None}),
+    PairLoadCase("tls-1m-d8", LARGE_WRITE, "B/s", {ours.Pair: times_at_least(0.5)},
+                 side=ours.PairTls),
     CheckpointCase("checkpoint"),
     FailoverCase("failover-first-read", FAILOVER_LIMIT_MS),
     InstructionCase("instructions-4k"),

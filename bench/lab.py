@@ -22,6 +22,13 @@ DEADLINE_S = 20
 CHUNK_BYTES = 4 * MIB
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PR_SET_PDEATHSIG = 1
+# certtool's templates; the authority's is the first, and signs the others.
+CERTIFICATES = {
+    "ca": "cn = bench\nca\ncert_signing_key\nexpiration_days = 2\n",
+    "server": "cn = localhost\nip_address = 127.0.0.1\nsigning_key\ntls_www_server\n"
+              "expiration_days = 2\n",
+    "client": "cn = bench\nsigning_key\ntls_www_client\nexpiration_days = 2\n",
+}
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -195,6 +202,23 @@ class Lab:
             while chunk := file.read(CHUNK_BYTES):
                 value = zlib.crc32(chunk, value)
         return value
+
+    def make_credentials(self):
+        """A folder of certificates for both ends of a link on loopback."""
+        folder = self.path("credentials")
+        if not folder.exists():
+            folder.mkdir()
+            for name, text in CERTIFICATES.items():
+                folder.joinpath(f"{name}.info").write_text(text)
+                self.run(["certtool", "--generate-privkey", "--key-type=ecdsa",
+                          "--outfile", folder / f"{name}-key.pem"])
+                signer = "--load-privkey" if name == "ca" else "--load-ca-privkey"
+                self.run(["certtool", "--template", folder / f"{name}.info",
+                          "--outfile", folder / f"{name}-cert.pem", signer, folder / "ca-key.pem",
+                          *(["--generate-self-signed"] if name == "ca" else
+                            ["--generate-certificate", "--load-privkey", folder / f"{name}-key.pem",
+                             "--load-ca-certificate", folder / "ca-cert.pem"])])
+        return folder
 
     def fresh_folder(self, name):
         folder = self.path(name)

@@ -51,6 +51,10 @@ class Pair:
             "--peer", f"127.0.0.1:{link}", "--peer-control", f"127.0.0.1:{control}")
         self.uri = f"nbd+unix:///disk0?socket={self.primary_export[0]}"
 
+    def link_options(self):
+        """What both sides are told about the way between them."""
+        return []
+
     def fresh_overlays(self):
         folder = self.folder / "overlays"
         shutil.rmtree(folder, ignore_errors=True)
@@ -61,7 +65,8 @@ class Pair:
         export = self.folder / f"{role}.sock"
         process = self.lab.start(
             [self.lab.build / "src/bin/blockstep", role, "--name", role,
-             "--state", self.folder / f"{role}.state", "--export", f"unix:{export}", *options],
+             "--state", self.folder / f"{role}.state", "--export", f"unix:{export}",
+             *self.link_options(), *options],
             env={"BLOCKSTEP_RUNTIME_DIR": str(self.folder / "blockstep")})
         control = self.folder / f"blockstep/{role}.qmp"
         self.lab.wait_for_socket(control, process)
@@ -115,6 +120,14 @@ class Pair:
         self.secondary_qmp.close()
         self.primary.stop()
         self.secondary.stop()
+
+
+class PairTls(Pair):
+    """The same, with TLS and certificates of both sides on the link and on control."""
+    name = "blockstep pair, TLS"
+
+    def link_options(self):
+        return ["--tls-creds-dir", self.lab.make_credentials()]
 
 
 class SingleUnderCallgrind(Single):

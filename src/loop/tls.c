@@ -553,6 +553,14 @@ static void name_peer(struct tls *tls)
     gnutls_x509_crt_deinit(certificate);
 }
 
+static void log_session(const struct sock *sock)
+{
+    char *how = gnutls_session_get_desc(sock->tls->session);
+
+    log_debug("tls", "%s: '%s', %s", sock->peer_name, sock->tls->peer, how != NULL ? how : "?");
+    gnutls_free(how);
+}
+
 int sock_start_tls(struct sock *sock, struct tls_creds *creds, const char *hostname,
                    struct err *err)
 {
@@ -575,7 +583,7 @@ int sock_start_tls(struct sock *sock, struct tls_creds *creds, const char *hostn
     }
     sock->tls->established = true;
     name_peer(sock->tls);
-    log_debug("tls", "%s: %s", sock->peer_name, sock->tls->peer);
+    log_session(sock);
     return 0;
 }
 

@@ -3,6 +3,7 @@
 secrets stay where they are."""
 
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -84,6 +85,15 @@ def test_libnbd_works_with_certificates(daemons, folder, papers):
 def test_libnbd_works_with_a_shared_key(daemons, folder, papers):
     daemon, port = serve(daemons, psk(papers / "psk"), folder)
     write_and_read(connect(port, psk_file=papers / "psk/keys.psk"))
+
+
+@pytest.mark.parametrize("kind", ["x509", "psk"])
+def test_the_fastest_cipher_is_taken(daemons, folder, papers, kind):
+    creds = x509(papers / "good") if kind == "x509" else psk(papers / "psk")
+    daemon, port = serve(daemons, ["--log-level", "debug", *creds], folder)
+    write_and_read(connect(port, papers / "good" if kind == "x509" else None,
+                           papers / "psk/keys.psk" if kind == "psk" else None))
+    assert re.search(r"tls: 127.0.0.1:\d+: '.*', \(TLS1.3\).*\(AES-128-GCM\)", daemon.log_text())
 
 
 @pytest.mark.parametrize("kind", ["x509", "psk"])
