@@ -32,96 +32,88 @@ static const struct opt device_opts[] = {ID_OPT("device"), {0}};
 static const struct opt device_cancel_opts[] = {ID_OPT("device"), FORCE_OPT, {0}};
 static const struct opt device_speed_opts[] = {ID_OPT("device"), SPEED_OPT, {0}};
 
-static int find(struct qmp_call *call, const struct job_args *args, struct job **ret_job,
-                struct err *err)
+/* The families word it differently when there is no such job. */
+static int find_job(struct qmp_call *call, const struct job_args *args, struct job **ret_job,
+                    struct err *err)
 {
     struct daemon *daemon = call->context;
 
-    return job_get(&daemon->jobs, args->id, ret_job, err);
+    *ret_job = job_find(&daemon->jobs, args->id);
+    return *ret_job != NULL ? 0 : err_set(err, -ENOENT, "Job not found");
 }
 
-static int run_pause(struct qmp_call *call, void *args, struct err *err)
+static int find_block_job(struct qmp_call *call, const struct job_args *args, struct job **ret_job,
+                          struct err *err)
 {
-    struct job *job;
+    struct daemon *daemon = call->context;
 
-    return find(call, args, &job, err) < 0 ? err->code : job_pause(job, err);
+    *ret_job = job_find(&daemon->jobs, args->id);
+    if (*ret_job != NULL && !(*ret_job)->driver->not_block)
+        return 0;
+    return err_set_kind(err, ERR_DEVICE_NOT_ACTIVE, -ENOENT, "Block job '%s' not found", args->id);
 }
 
-static int run_resume(struct qmp_call *call, void *args, struct err *err)
+/* A verb of both families that needs no more than the job. */
+#define JOB_VERB(name)                                                                       \
+    static int name##_one(struct job *job, struct err *err) MAY_WAIT                         \
+    {                                                                                        \
+        job_ref(job);                                                                        \
+        int r = job_##name(job, err);                                                        \
+        job_unref(job);                                                                      \
+        return r;                                                                            \
+    }                                                                                        \
+    static int run_##name(struct qmp_call *call, void *args, struct err *err) MAY_WAIT       \
+    {                                                                                        \
+        struct job *job;                                                                     \
+        return find_job(call, args, &job, err) < 0 ? err->code : name##_one(job, err);       \
+    }                                                                                        \
+    static int run_block_##name(struct qmp_call *call, void *args, struct err *err) MAY_WAIT \
+    {                                                                                        \
+        struct job *job;                                                                     \
+        return find_block_job(call, args, &job, err) < 0 ? err->code : name##_one(job, err); \
+    }
+
+JOB_VERB(pause)
+JOB_VERB(resume)
+JOB_VERB(complete)
+JOB_VERB(finalize)
+JOB_VERB(dismiss)
+
+static int cancel(struct job *job, bool force, struct err *err) MAY_WAIT
 {
-    struct job *job;
-
-    return find(call, args, &job, err) < 0 ? err->code : job_resume(job, err);
-}
-
-static int cancel(struct qmp_call *call, const struct job_args *args, bool force, struct err *err)
-    MAY_WAIT
-{
-    struct job *job;
-    int r = find(call, args, &job, err);
-
-    if (r < 0)
-        return r;
     job_ref(job);
-    r = job_cancel(job, force, err);
+    int r = job_cancel(job, force, err);
     job_unref(job);
     return r;
 }
 
 /* job-cancel always gives up; block-job-cancel lets a ready job complete, unless forced. */
-static int run_job_cancel(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
+static int run_cancel(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
 {
-    return cancel(call, args, true, err);
+    struct job *job;
+
+    return find_job(call, args, &job, err) < 0 ? err->code : cancel(job, true, err);
 }
 
-static int run_block_job_cancel(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
+static int run_block_cancel(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
 {
     const struct job_args *wanted = args;
-
-    return cancel(call, wanted, wanted->force, err);
-}
-
-static int run_complete(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
-{
-    struct job *job;
-    int r = find(call, args, &job, err);
-
-    if (r < 0)
-        return r;
-    job_ref(job);
-    r = job_complete(job, err);
-    job_unref(job);
-    return r;
-}
-
-static int run_dismiss(struct qmp_call *call, void *args, struct err *err)
-{
     struct job *job;
 
-    return find(call, args, &job, err) < 0 ? err->code : job_dismiss(job, err);
+    return find_block_job(call, args, &job, err) < 0 ? err->code : cancel(job, wanted->force, err);
 }
 
-/* No job waits for it: all finalize by themselves. */
-static int run_finalize(struct qmp_call *call, void *args, struct err *err)
-{
-    struct job *job;
-
-    if (find(call, args, &job, err) < 0)
-        return err->code;
-    return err_set(err, -EINVAL, "Job '%s' in state '%s' cannot accept command verb 'finalize'",
-                   job->id, job_status_name(job->status));
-}
-
-static int run_set_speed(struct qmp_call *call, void *args, struct err *err)
+static int run_block_set_speed(struct qmp_call *call, void *args, struct err *err)
 {
     const struct job_args *limit = args;
     struct job *job;
 
-    return find(call, limit, &job, err) < 0 ? err->code : job_set_speed(job, limit->speed, err);
+    return find_block_job(call, limit, &job, err) < 0 ? err->code
+                                                      : job_set_speed(job, limit->speed, err);
 }
 
 static int query(struct qmp_call *call, struct json_object *(*describe)(const struct job *job),
-                 struct err *err)
+                 bool others, struct err *err)
 {
     struct daemon *daemon = call->context;
     struct job *job = NULL;
@@ -130,6 +122,8 @@ static int query(struct qmp_call *call, struct json_object *(*describe)(const st
     if (call->result == NULL)
         return err_no_memory(err);
     while ((job = job_next(&daemon->jobs, job)) != NULL) {
+        if (job->driver->not_block && !others)
+            continue;
         struct json_object *entry = describe(job);
 
         if (entry == NULL || json_object_array_add(call->result, entry) < 0) {
@@ -142,12 +136,12 @@ static int query(struct qmp_call *call, struct json_object *(*describe)(const st
 
 static int run_query_jobs(struct qmp_call *call, void *args, struct err *err)
 {
-    return query(call, job_query, err);
+    return query(call, job_query, true, err);
 }
 
 static int run_query_block_jobs(struct qmp_call *call, void *args, struct err *err)
 {
-    return query(call, job_query_block, err);
+    return query(call, job_query_block, false, err);
 }
 
 #define JOB_COMMAND(name_, opts_, run_)                                                       \
@@ -160,16 +154,16 @@ const struct qmp_command commands_jobs[] = {
     {.name = "query-block-jobs", .returns = QMP_RETURNS_LIST, .run = run_query_block_jobs},
     JOB_COMMAND("job-pause", id_opts, run_pause),
     JOB_COMMAND("job-resume", id_opts, run_resume),
-    JOB_COMMAND("job-cancel", id_opts, run_job_cancel),
+    JOB_COMMAND("job-cancel", id_opts, run_cancel),
     JOB_COMMAND("job-complete", id_opts, run_complete),
     JOB_COMMAND("job-dismiss", id_opts, run_dismiss),
     JOB_COMMAND("job-finalize", id_opts, run_finalize),
-    JOB_COMMAND("block-job-pause", device_opts, run_pause),
-    JOB_COMMAND("block-job-resume", device_opts, run_resume),
-    JOB_COMMAND("block-job-cancel", device_cancel_opts, run_block_job_cancel),
-    JOB_COMMAND("block-job-complete", device_opts, run_complete),
-    JOB_COMMAND("block-job-dismiss", id_opts, run_dismiss),
-    JOB_COMMAND("block-job-finalize", id_opts, run_finalize),
-    JOB_COMMAND("block-job-set-speed", device_speed_opts, run_set_speed),
+    JOB_COMMAND("block-job-pause", device_opts, run_block_pause),
+    JOB_COMMAND("block-job-resume", device_opts, run_block_resume),
+    JOB_COMMAND("block-job-cancel", device_cancel_opts, run_block_cancel),
+    JOB_COMMAND("block-job-complete", device_opts, run_block_complete),
+    JOB_COMMAND("block-job-dismiss", id_opts, run_block_dismiss),
+    JOB_COMMAND("block-job-finalize", id_opts, run_block_finalize),
+    JOB_COMMAND("block-job-set-speed", device_speed_opts, run_block_set_speed),
     {0},
 };

@@ -21,7 +21,6 @@ static const char *const sync_names[] = {"top", "full", "none", "incremental", "
 enum { MODE_EXISTING, MODE_ABSOLUTE_PATHS };
 static const char *const mode_names[] = {"existing", "absolute-paths", NULL};
 static const char *const copy_mode_names[] = {"background", "write-blocking", NULL};
-static const char *const on_error_names[] = {"report", "ignore", "enospc", "stop", "auto", NULL};
 
 #define MIRROR_OPT(name_, type_, field, ...)                                              \
     {                                                                                     \
@@ -42,14 +41,14 @@ static const char *const on_error_names[] = {"report", "ignore", "enospc", "stop
         MIRROR_OPT("buf-size", OPT_UINT, buf_size, .max = INT64_MAX,                            \
                    .help = "bytes in flight at most"),                                          \
         MIRROR_OPT("replaces", OPT_STRING, replaces, .help = "not supported yet"),              \
-        MIRROR_OPT("on-source-error", OPT_ENUM, on_source_error, .values = on_error_names,      \
+        MIRROR_OPT("on-source-error", OPT_ENUM, on_source_error, .values = job_on_error_names,  \
                    .help = "only 'report' yet: the job fails"),                                 \
-        MIRROR_OPT("on-target-error", OPT_ENUM, on_target_error, .values = on_error_names,      \
+        MIRROR_OPT("on-target-error", OPT_ENUM, on_target_error, .values = job_on_error_names,  \
                    .help = "only 'report' yet: the job fails"),                                 \
         MIRROR_OPT("copy-mode", OPT_ENUM, copy_mode, .values = copy_mode_names,                 \
                    .help = "only 'background' yet"),                                            \
         MIRROR_OPT("auto-finalize", OPT_BOOL, auto_finalize, .fallback = "on",                  \
-                   .help = "only true yet"),                                                    \
+                   .help = "whether it takes effect without job-finalize"),                     \
         MIRROR_OPT("auto-dismiss", OPT_BOOL, auto_dismiss, .fallback = "on",                    \
                    .help = "whether the job goes when it has ended")
 
@@ -86,8 +85,6 @@ static int check_supported(const struct mirror_args *args, struct err *err)
     if (args->on_source_error != 0 || args->on_target_error != 0)
         return err_set(err, -EOPNOTSUPP,
                        "on-source-error and on-target-error: only 'report' is supported yet");
-    if (!args->auto_finalize)
-        return err_set(err, -EOPNOTSUPP, "auto-finalize=false is not supported yet");
     return 0;
 }
 
@@ -114,6 +111,7 @@ static int start_mirror(struct daemon *daemon, const struct mirror_args *args, s
 
     if (r < 0)
         return r;
+    job->auto_finalize = args->auto_finalize;
     job->auto_dismiss = args->auto_dismiss;
     r = job_start(job, err);
     if (r < 0)

@@ -19,6 +19,43 @@ static const char *const job_status_names[] = {
     [JOB_CONCLUDED] = "concluded", [JOB_NULL] = "null",
 };
 
+const char *const job_on_error_names[] = {"report", "ignore", "enospc", "stop", "auto", NULL};
+
+enum job_verb {
+    JOB_VERB_CANCEL,
+    JOB_VERB_PAUSE,
+    JOB_VERB_RESUME,
+    JOB_VERB_SET_SPEED,
+    JOB_VERB_COMPLETE,
+    JOB_VERB_FINALIZE,
+    JOB_VERB_DISMISS,
+};
+
+#define IN(status) (1u << (status))
+#define WORKING \
+    (IN(JOB_CREATED) | IN(JOB_RUNNING) | IN(JOB_PAUSED) | IN(JOB_READY) | IN(JOB_STANDBY))
+
+static const struct {
+    const char *name;
+    unsigned allowed_in;
+} job_verbs[] = {
+    [JOB_VERB_CANCEL] = {"cancel", WORKING | IN(JOB_WAITING) | IN(JOB_PENDING)},
+    [JOB_VERB_PAUSE] = {"pause", WORKING},
+    [JOB_VERB_RESUME] = {"resume", WORKING},
+    [JOB_VERB_SET_SPEED] = {"set-speed", WORKING},
+    [JOB_VERB_COMPLETE] = {"complete", IN(JOB_READY) | IN(JOB_STANDBY)},
+    [JOB_VERB_FINALIZE] = {"finalize", IN(JOB_PENDING)},
+    [JOB_VERB_DISMISS] = {"dismiss", IN(JOB_CONCLUDED)},
+};
+
+static int job_check_verb(const struct job *job, enum job_verb verb, struct err *err)
+{
+    if ((job_verbs[verb].allowed_in & IN(job->status)) != 0)
+        return 0;
+    return err_set(err, -EINVAL, "Job '%s' in state '%s' cannot accept command verb '%s'", job->id,
+                   job_status_name(job->status), job_verbs[verb].name);
+}
+
 const char *job_status_name(enum job_status status)
 {
     return job_status_names[status];
@@ -48,6 +85,16 @@ static void job_set_status(struct job *job, enum job_status status)
     job_emit(job, "JOB_STATUS_CHANGE", TAKE_PTR(data));
 }
 
+static void job_emit_pending(struct job *job)
+{
+    CLEANUP(json_putp) struct json_object *data = json_object_new_object();
+    if (job->driver->not_block || data == NULL ||
+        json_add_string(data, "type", job->driver->type) < 0 ||
+        json_add_string(data, "id", job->id) < 0)
+        return;
+    job_emit(job, "BLOCK_JOB_PENDING", TAKE_PTR(data));
+}
+
 static int job_add_error(const struct job *job, struct json_object *object, const char *key)
 {
     if (job->result >= 0 || job->result == -ECANCELED)
@@ -57,6 +104,8 @@ static int job_add_error(const struct job *job, struct json_object *object, cons
 
 static void job_emit_block(struct job *job, const char *name)
 {
+    if (job->driver->not_block)
+        return;
     CLEANUP(json_putp) struct json_object *data = json_object_new_object();
     if (data == NULL || json_add_string(data, "type", job->driver->type) < 0 ||
         json_add_string(data, "device", job->id) < 0 ||
@@ -82,23 +131,13 @@ struct job *job_next(struct job_list *list, struct job *job)
     return next == &list->jobs.head ? NULL : LIST_ENTRY(next, struct job, link);
 }
 
-static struct job *job_find(struct job_list *list, const char *id)
+struct job *job_find(struct job_list *list, const char *id)
 {
     LIST_FOR_EACH(job, &list->jobs, struct job, link) {
         if (strcmp(job->id, id) == 0)
             return job;
     }
     return NULL;
-}
-
-int job_get(struct job_list *list, const char *id, struct job **ret_job, struct err *err)
-{
-    struct job *job = job_find(list, id);
-    if (job == NULL)
-        return err_set_kind(err, ERR_DEVICE_NOT_ACTIVE, -ENOENT,
-                            "there is no job '%s' (%u job(s) exist)", id, list->count);
-    *ret_job = job;
-    return 0;
 }
 
 struct job *job_ref(struct job *job)
@@ -158,7 +197,7 @@ static int job_pick_id(struct job_list *list, const char *id, char *text, struct
             return err_set(err, -EINVAL, "job id '%s': 1 to %u bytes are fine", id,
                            JOB_ID_BYTES - 1);
         if (job_find(list, id) != NULL)
-            return err_set(err, -EEXIST, "there is a job '%s' already", id);
+            return err_set(err, -EEXIST, "Job ID '%s' already in use", id);
         snprintf(text, JOB_ID_BYTES, "%s", id);
         return 0;
     }
@@ -189,7 +228,7 @@ int job_new(struct job_list *list, const struct job_driver *driver, const char *
     job->list = list;
     job->driver = driver;
     job->refs = 1;
-    job->auto_dismiss = true;
+    job->auto_finalize = job->auto_dismiss = true;
     memcpy(job->id, text, sizeof(job->id));
     co_queue_init(&job->changed);
     list_push_back(&list->jobs, &job->link);
@@ -231,9 +270,6 @@ static void job_conclude(struct job *job) MAY_WAIT
         if (!err_is_set(&job->err))
             err_set_errno(&job->err, job->result, "%s job '%s'", job->driver->type, job->id);
         job_set_status(job, JOB_ABORTING);
-    } else {
-        job_set_status(job, JOB_WAITING);
-        job_set_status(job, JOB_PENDING);
     }
     job_call_clean(job);
     if (job->result == -ECANCELED)
@@ -253,6 +289,8 @@ static void job_main(void *arg) MAY_WAIT
     job->result = job_pause_point(job);
     if (job->result == 0)
         job->result = job_call_run(job);
+    if (job->result == 0)
+        job->result = job_await_finalize(job);
     if (job->result < 0 && job_should_end(job))
         job->result = -ECANCELED;
     job_conclude(job);
@@ -288,55 +326,55 @@ int job_wait(struct job *job)
 
 /* --- verbs --- */
 
-static int job_check_active(const struct job *job, const char *verb, struct err *err)
-{
-    if (job->status == JOB_CONCLUDED || job->status == JOB_NULL || job->status == JOB_ABORTING)
-        return err_set(err, -EINVAL, "job '%s' is %s: it cannot %s", job->id,
-                       job_status_name(job->status), verb);
-    return 0;
-}
-
 int job_pause(struct job *job, struct err *err)
 {
-    int ret = job_check_active(job, "pause", err);
+    int ret = job_check_verb(job, JOB_VERB_PAUSE, err);
     if (ret < 0)
         return ret;
     if (job->user_paused)
-        return err_set(err, -EINVAL, "job '%s' is paused already", job->id);
+        return err_set(err, -EINVAL, "Job is already paused");
     job->user_paused = true;
     job->pauses++;
     co_queue_wake_all(&job->changed);
     return 0;
 }
 
-int job_resume(struct job *job, struct err *err)
+static void job_end_pause(struct job *job)
 {
-    int ret = job_check_active(job, "resume", err);
-    if (ret < 0)
-        return ret;
-    if (!job->user_paused)
-        return err_set(err, -EINVAL, "job '%s' is not paused", job->id);
     job->user_paused = false;
     job->pauses--;
+    job->io_error = 0;
+}
+
+int job_resume(struct job *job, struct err *err)
+{
+    if (!job->user_paused)
+        return err_set(err, -EINVAL, "Can't resume a job that was not paused");
+    int ret = job_check_verb(job, JOB_VERB_RESUME, err);
+    if (ret < 0)
+        return ret;
+    job_end_pause(job);
     co_queue_wake_all(&job->changed);
     return 0;
 }
 
 int job_cancel(struct job *job, bool force, struct err *err)
 {
-    int ret = job_check_active(job, "be cancelled", err);
+    if (!force && job->user_paused)
+        return err_set(err, -EBUSY, "The block job for device '%s' is currently paused", job->id);
+    int ret = job_check_verb(job, JOB_VERB_CANCEL, err);
     if (ret < 0)
         return ret;
     if (job->status == JOB_CREATED) {
         job_drop(job);
         return 0;
     }
-    if (!force && job->user_paused)
-        return err_set(err, -EBUSY, "job '%s' is paused: resume it first, or use force", job->id);
     if (!force && job->status == JOB_READY && job->driver->keeps_copy_on_cancel)
         job->kept = true;
     else
         job->cancelled = true;
+    if (job->user_paused)
+        job_end_pause(job);
     co_queue_wake_all(&job->changed);
     return 0;
 }
@@ -348,26 +386,38 @@ static int job_call_complete(struct job *job, struct err *err) MAY_WAIT
 
 int job_complete(struct job *job, struct err *err)
 {
-    if (job->status != JOB_READY)
-        return err_set(err, -EINVAL, "job '%s' is %s, not ready: it cannot be completed yet",
-                       job->id, job_status_name(job->status));
-    if (job->driver->complete == NULL)
-        return err_set(err, -EOPNOTSUPP, "a %s job completes by itself", job->driver->type);
+    int ret = job_check_verb(job, JOB_VERB_COMPLETE, err);
+    if (ret < 0)
+        return ret;
+    if (job->driver->complete == NULL || job->kept)
+        return err_set(err, -EOPNOTSUPP, "The active block job '%s' cannot be completed", job->id);
     return job_call_complete(job, err);
+}
+
+int job_finalize(struct job *job, struct err *err)
+{
+    int ret = job_check_verb(job, JOB_VERB_FINALIZE, err);
+    if (ret < 0)
+        return ret;
+    job->finalize = true;
+    co_queue_wake_all(&job->changed);
+    return 0;
 }
 
 int job_dismiss(struct job *job, struct err *err)
 {
-    if (job->status != JOB_CONCLUDED || job->running)
-        return err_set(err, -EINVAL, "job '%s' is %s: only concluded jobs can be dismissed",
-                       job->id, job_status_name(job->status));
+    int ret = job_check_verb(job, JOB_VERB_DISMISS, err);
+    if (ret < 0)
+        return ret;
+    if (job->running)
+        return err_set(err, -EBUSY, "job '%s' is about to end", job->id);
     job_forget(job);
     return 0;
 }
 
 int job_set_speed(struct job *job, uint64_t bytes_per_second, struct err *err)
 {
-    int ret = job_check_active(job, "change its speed", err);
+    int ret = job_check_verb(job, JOB_VERB_SET_SPEED, err);
     if (ret < 0)
         return ret;
     job->speed_bytes = bytes_per_second;
@@ -434,14 +484,51 @@ void job_set_ready(struct job *job)
     job_emit_block(job, "BLOCK_JOB_READY");
 }
 
-void job_report_error(struct job *job, bool reading)
+int job_await_finalize(struct job *job)
+{
+    if (job->finalized)
+        return 0;
+    job_set_status(job, JOB_WAITING);
+    job_set_status(job, JOB_PENDING);
+    if (!job->auto_finalize) {
+        job_emit_pending(job);
+        while (!job->finalize && !job_should_end(job))
+            co_queue_wait(&job->changed);
+        if (!job->finalize)
+            return -ECANCELED;
+    }
+    job->finalized = true;
+    return 0;
+}
+
+static void job_emit_error(struct job *job, bool reading, const char *action)
 {
     CLEANUP(json_putp) struct json_object *data = json_object_new_object();
     if (data == NULL || json_add_string(data, "device", job->id) < 0 ||
         json_add_string(data, "operation", reading ? "read" : "write") < 0 ||
-        json_add_string(data, "action", "report") < 0)
+        json_add_string(data, "action", action) < 0)
         return;
     job_emit(job, "BLOCK_JOB_ERROR", TAKE_PTR(data));
+}
+
+void job_report_error(struct job *job, bool reading)
+{
+    job_emit_error(job, reading, "report");
+}
+
+int job_handle_error(struct job *job, enum job_on_error on_error, bool reading, int code)
+{
+    if (on_error == JOB_ON_ERROR_ENOSPC || on_error == JOB_ON_ERROR_AUTO)
+        on_error = code == -ENOSPC ? JOB_ON_ERROR_STOP : JOB_ON_ERROR_REPORT;
+    job_emit_error(job, reading, job_on_error_names[on_error]);
+    if (on_error == JOB_ON_ERROR_REPORT)
+        return code;
+    if (on_error == JOB_ON_ERROR_STOP && !job->user_paused) {
+        job->user_paused = true;
+        job->pauses++;
+        job->io_error = code;
+    }
+    return 0;
 }
 
 uint64_t job_rate(const struct job *job)
@@ -467,6 +554,11 @@ struct json_object *job_query(const struct job *job)
     return TAKE_PTR(object);
 }
 
+static const char *job_io_status(const struct job *job)
+{
+    return job->io_error == 0 ? "ok" : job->io_error == -ENOSPC ? "nospace" : "failed";
+}
+
 struct json_object *job_query_block(const struct job *job)
 {
     CLEANUP(json_putp) struct json_object *object = json_object_new_object();
@@ -477,11 +569,11 @@ struct json_object *job_query_block(const struct job *job)
         json_add_bool(object, "busy", job->running && job->status != JOB_CONCLUDED) < 0 ||
         json_add_bool(object, "paused", job->pauses > 0) < 0 ||
         json_add_uint(object, "speed", job->speed_bytes) < 0 ||
-        json_add_string(object, "io-status", "ok") < 0 ||
+        json_add_string(object, "io-status", job_io_status(job)) < 0 ||
         json_add_bool(object, "ready", job->status == JOB_READY || job->status == JOB_STANDBY) <
             0 ||
         json_add_string(object, "status", job_status_name(job->status)) < 0 ||
-        json_add_bool(object, "auto-finalize", true) < 0 ||
+        json_add_bool(object, "auto-finalize", job->auto_finalize) < 0 ||
         json_add_bool(object, "auto-dismiss", job->auto_dismiss) < 0 ||
         job_add_error(job, object, "error") < 0)
         return NULL;

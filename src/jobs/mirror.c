@@ -446,8 +446,11 @@ static int mirror_finish(struct job *job) MAY_WAIT
 {
     struct mirror_state *s = job->state;
     struct graph_drain drain;
+    /* While it waits to be told, the guest goes on, and neither is held nor slowed. */
+    int ret = job->auto_finalize ? 0 : job_await_finalize(job);
     s->dirty.slow_ns = job->speed_bytes == 0 ? s->ready_slow_ns : 0;
-    int ret = mirror_catch_up(job);
+    if (ret == 0)
+        ret = mirror_catch_up(job);
     /* Flushed before the hold as well: little is left for the one inside. */
     if (ret == 0)
         ret = mirror_flush(job);

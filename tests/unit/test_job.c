@@ -258,6 +258,82 @@ TEST_LOOP(a_ready_job_is_completed_by_hand)
     world_close(&world);
 }
 
+TEST_LOOP(a_job_that_does_not_finalize_by_itself_waits_to_be_told)
+{
+    struct world world;
+    struct err err = ERR_INIT;
+    world_open(&world);
+    struct job *job = job_ref(counter_new(&world, "j", (struct counter){.stop_at = 9}));
+    job->auto_finalize = false;
+    assert_int_equal(job_start(job, &err), 0);
+    assert_int_equal(job_finalize(job, &err), -EINVAL);
+    test_wait_until(job->status == JOB_PENDING);
+    assert_int_equal(job_pause(job, &err), -EINVAL);
+    assert_int_equal(world.ended, 0);
+    assert_int_equal(job_finalize(job, &err), 0);
+    assert_int_equal(job_wait(job), 0);
+    co_sleep(NS_PER_MS);
+    expect_events(&world, (const char *const[]){
+                              "JOB_STATUS_CHANGE created", "JOB_STATUS_CHANGE running",
+                              "JOB_STATUS_CHANGE waiting", "JOB_STATUS_CHANGE pending",
+                              "BLOCK_JOB_PENDING", "BLOCK_JOB_COMPLETED",
+                              "JOB_STATUS_CHANGE concluded", "JOB_STATUS_CHANGE null", NULL});
+    job_unref(job);
+    world_close(&world);
+}
+
+TEST_LOOP(a_pending_job_can_be_cancelled)
+{
+    struct world world;
+    struct err err = ERR_INIT;
+    world_open(&world);
+    struct job *job = job_ref(counter_new(&world, "j", (struct counter){.stop_at = 9}));
+    job->auto_finalize = false;
+    assert_int_equal(job_start(job, &err), 0);
+    test_wait_until(job->status == JOB_PENDING);
+    assert_int_equal(job_cancel(job, true, &err), 0);
+    assert_int_equal(job_wait(job), -ECANCELED);
+    job_unref(job);
+    world_close(&world);
+}
+
+TEST_LOOP(errors_stop_a_job_or_end_it_as_told)
+{
+    static const struct {
+        enum job_on_error on_error;
+        int code, result;
+        bool stops;
+    } cases[] = {
+        {JOB_ON_ERROR_REPORT, -EIO, -EIO, false},   {JOB_ON_ERROR_IGNORE, -EIO, 0, false},
+        {JOB_ON_ERROR_STOP, -EIO, 0, true},         {JOB_ON_ERROR_ENOSPC, -EIO, -EIO, false},
+        {JOB_ON_ERROR_ENOSPC, -ENOSPC, 0, true},    {JOB_ON_ERROR_AUTO, -ENOSPC, 0, true},
+        {JOB_ON_ERROR_AUTO, -EROFS, -EROFS, false},
+    };
+    struct world world;
+    struct err err = ERR_INIT;
+    world_open(&world);
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct job *job = counter_start(&world, "j", (struct counter){.total = 1, .stop_at = 0});
+        test_wait_until(job->status == JOB_RUNNING);
+        world.event_count = 0;
+        assert_int_equal(job_handle_error(job, cases[i].on_error, true, cases[i].code),
+                         cases[i].result);
+        assert_string_equal(world.events[0], "BLOCK_JOB_ERROR");
+        assert_int_equal(job->user_paused, cases[i].stops);
+        assert_int_equal(job->io_error, cases[i].stops ? cases[i].code : 0);
+        if (cases[i].stops) {
+            assert_int_equal(job_resume(job, &err), 0);
+            assert_int_equal(job->io_error, 0);
+        }
+        assert_int_equal(job_cancel(job, true, &err), 0);
+        assert_int_equal(job_wait(job), -ECANCELED);
+        job_unref(job);
+        co_sleep(NS_PER_MS);
+        world.event_count = 0;
+    }
+    world_close(&world);
+}
+
 TEST_LOOP(ids_are_unique_made_up_when_missing_and_jobs_are_bounded)
 {
     struct world world;
@@ -267,8 +343,7 @@ TEST_LOOP(ids_are_unique_made_up_when_missing_and_jobs_are_bounded)
     counter_new(&world, "a", (struct counter){0});
     assert_int_equal(job_new(&world.list, &counter_driver, "a", &job, &err), -EEXIST);
     assert_int_equal(job_new(&world.list, &counter_driver, "", &job, &err), -EINVAL);
-    assert_int_equal(job_get(&world.list, "b", &job, &err), -ENOENT);
-    assert_int_equal(err.kind, ERR_DEVICE_NOT_ACTIVE);
+    assert_null(job_find(&world.list, "b"));
     world.event_count = 0;
     while (world.list.count < JOBS_MAX) {
         assert_int_equal(job_new(&world.list, &counter_driver, NULL, &job, &err), 0);
@@ -303,6 +378,9 @@ int main(void)
         cmocka_unit_test(a_cancelled_job_ends_also_while_paused),
         cmocka_unit_test(a_speed_limit_holds_and_can_be_lifted),
         cmocka_unit_test(a_ready_job_is_completed_by_hand),
+        cmocka_unit_test(a_job_that_does_not_finalize_by_itself_waits_to_be_told),
+        cmocka_unit_test(a_pending_job_can_be_cancelled),
+        cmocka_unit_test(errors_stop_a_job_or_end_it_as_told),
         cmocka_unit_test(ids_are_unique_made_up_when_missing_and_jobs_are_bounded),
         cmocka_unit_test(the_end_of_the_daemon_interrupts_jobs_and_they_know_it),
     };
