@@ -9,31 +9,9 @@
 #include <errno.h>
 
 const struct qmp_command *const commands_tables[] = {
-    commands_misc, commands_block,  commands_bitmaps,     commands_nbd, commands_objects,
-    commands_jobs, commands_mirror, commands_replication, NULL,
+    qmp_negotiation,  commands_misc, commands_block,  commands_bitmaps,     commands_nbd,
+    commands_objects, commands_jobs, commands_mirror, commands_replication, NULL,
 };
-
-struct capabilities_args {
-    struct opt_strings enable;
-};
-
-static const struct opt capabilities_opts[] = {
-    {.name = "enable",
-     .type = OPT_STRINGS,
-     .offset = OPT_FIELD(struct capabilities_args, enable),
-     .help = "capabilities of the greeting to switch on"},
-    {0},
-};
-
-/* The dispatcher notes the negotiation. */
-static int run_capabilities(struct qmp_call *call, void *args, struct err *err)
-{
-    const struct capabilities_args *wanted = args;
-
-    if (wanted != NULL && wanted->enable.count > 0)
-        return err_set(err, -EINVAL, "Capability %s not available", wanted->enable.items[0]);
-    return 0;
-}
 
 static int run_query_version(struct qmp_call *call, void *args, struct err *err)
 {
@@ -207,11 +185,6 @@ static int run_query_resources(struct qmp_call *call, void *args, struct err *er
 }
 
 const struct qmp_command commands_misc[] = {
-    {.name = "qmp_capabilities",
-     .flags = QMP_PEER,
-     .args = capabilities_opts,
-     .args_size = sizeof(struct capabilities_args),
-     .run = run_capabilities},
     {.name = "query-version",
      .flags = QMP_PEER,
      .returns = QMP_RETURNS_VALUE,

@@ -3,10 +3,12 @@
  * The QMP server: listeners, clients, and the dispatch of commands to tables of handlers. It knows
  * the protocol and nothing of what the commands do.
  *
- * Each client has one coroutine that reads and runs its commands, one after the other, and one that
- * sends. So a command that waits holds up its own client alone. Bounds: QMP_MAX_CLIENTS clients; a
- * client that does not read its answers is not read from either; one that lets events pile up
- * beyond QMP_OUT_MAX_BYTES is dropped, and the log says so.
+ * Each client has three coroutines: one reads, one runs the commands, one after the other, and one
+ * sends. So a command that waits holds up its own client alone. A client that has asked for it may
+ * overtake its own commands: what it sends by "exec-oob" runs as soon as it is read. Bounds:
+ * QMP_MAX_CLIENTS clients; commands that are read and have not ended; a client that does not read its
+ * answers is not read from either; one that lets events pile up beyond QMP_OUT_MAX_BYTES is dropped,
+ * and the log says so.
  */
 #ifndef BLOCKSTEP_CONTROL_QMP_H
 #define BLOCKSTEP_CONTROL_QMP_H
@@ -17,6 +19,9 @@
 
 #define QMP_MAX_CLIENTS      32u
 #define QMP_MAX_LISTENERS    16u
+/* Commands of one client under way or waiting for their turn, when it has asked for out-of-band
+ * execution: with one more it is not read from. Without, with the first. */
+#define QMP_MAX_IN_FLIGHT    8u
 /* Above the first no further command of the client is read; at the second it is dropped. */
 #define QMP_OUT_SOFT_BYTES   (64u * 1024)
 #define QMP_OUT_MAX_BYTES    (8u * 1024 * 1024)
@@ -45,6 +50,7 @@ struct qmp_call {
     enum qmp_role role;
     struct json_object *arguments; /* as they came; NULL: none. Borrowed */
     struct json_object *result; /* the handler's answer, owned by the call; NULL: an empty object */
+    bool oob; /* of qmp_capabilities: the client wants out-of-band execution */
 };
 
 enum qmp_command_flags {
@@ -73,6 +79,9 @@ struct qmp_command {
     /* May wait. `args` is filled by the table and released after the call. */
     int (*run)(struct qmp_call *call, void *args, struct err *err);
 };
+
+/* A table with qmp_capabilities alone, which is the protocol's own. */
+extern const struct qmp_command qmp_negotiation[];
 
 /* An event, as the schema tells of it. */
 struct qmp_event_type {

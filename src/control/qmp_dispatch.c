@@ -8,7 +8,10 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
+
+#define EXEC_OOB "exec-oob"
 
 const char *qmp_error_class(enum err_kind kind)
 {
@@ -50,6 +53,56 @@ struct json_object *qmp_version(void)
     return built(version, r);
 }
 
+/* What a client may switch on. */
+static const char *const capability_names[] = {"oob", NULL};
+
+struct capabilities_args {
+    struct opt_strings enable;
+};
+
+static const struct opt capabilities_opts[] = {
+    {.name = "enable",
+     .type = OPT_STRINGS,
+     .offset = OPT_FIELD(struct capabilities_args, enable),
+     .values = capability_names,
+     .help = "capabilities of the greeting to switch on"},
+    {0},
+};
+
+/* The dispatcher notes the negotiation. */
+static int run_capabilities(struct qmp_call *call, void *args, struct err *err)
+{
+    const struct capabilities_args *wanted = args;
+
+    call->oob = wanted->enable.count > 0; /* there is no other */
+    return 0;
+}
+
+const struct qmp_command qmp_negotiation[] = {
+    {.name = "qmp_capabilities",
+     .flags = QMP_PEER,
+     .args = capabilities_opts,
+     .args_size = sizeof(struct capabilities_args),
+     .run = run_capabilities},
+    {0},
+};
+
+static struct json_object *capabilities(void)
+{
+    struct json_object *list = json_object_new_array();
+    int r = list == NULL ? -ENOMEM : 0;
+
+    for (const char *const *name = capability_names; r == 0 && *name != NULL; name++) {
+        struct json_object *text = json_object_new_string(*name);
+
+        if (text == NULL || json_object_array_add(list, text) < 0) {
+            json_object_put(text);
+            r = -ENOMEM;
+        }
+    }
+    return built(list, r);
+}
+
 struct json_object *qmp_greeting(void)
 {
     struct json_object *greeting = json_object_new_object();
@@ -61,7 +114,7 @@ struct json_object *qmp_greeting(void)
         return built(greeting, -ENOMEM);
     }
     r |= json_add(body, "version", qmp_version());
-    r |= json_add(body, "capabilities", json_object_new_array());
+    r |= json_add(body, "capabilities", capabilities());
     r |= json_add(greeting, "QMP", body);
     return built(greeting, r);
 }
@@ -176,6 +229,26 @@ static int check_enum(const struct opt *opt, struct json_object *value, struct e
     return err_set(err, -EINVAL, "Parameter '%s' does not accept value '%s'", opt->name, text);
 }
 
+/* The words of a list, where only some will do. */
+static int check_words(const struct opt *opt, struct json_object *array, struct err *err)
+{
+    size_t count = json_object_array_length(array);
+
+    for (size_t i = 0; i < count; i++) {
+        struct json_object *item = json_object_array_get_idx(array, i);
+        struct opt word = {.values = opt->values};
+        char name[OPTS_MAX_NAME_BYTES + 32];
+
+        snprintf(name, sizeof(name), "%s[%zu]", opt->name, i);
+        word.name = name;
+        if (!json_object_is_type(item, json_type_string))
+            return err_set(err, -EINVAL, "Invalid parameter type for '%s', expected: string", name);
+        if (check_enum(&word, item, err) < 0)
+            return err->code;
+    }
+    return 0;
+}
+
 static bool table_has(const struct opt *table, const char *name)
 {
     for (; table != NULL && table->name != NULL; table++) {
@@ -200,6 +273,8 @@ int qmp_check_arguments(const struct opt *table, struct json_object *arguments, 
                            type_name(opt->type));
         if (opt->type == OPT_ENUM && check_enum(opt, value, err) < 0)
             return err->code;
+        if (opt->type == OPT_STRINGS && opt->values != NULL && check_words(opt, value, err) < 0)
+            return err->code;
     }
     if (arguments == NULL)
         return 0;
@@ -214,20 +289,33 @@ int qmp_check_arguments(const struct opt *table, struct json_object *arguments, 
 
 struct request {
     const char *name;
+    const char *how; /* the member that names the command */
     struct json_object *arguments;
 };
 
+static int read_name(const char *key, struct json_object *value, struct request *request,
+                     struct err *err)
+{
+    if (!json_object_is_type(value, json_type_string))
+        return err_set(err, -EINVAL, "QMP input member '%s' must be a string", key);
+    if (request->name != NULL)
+        return err_set(err, -EINVAL, "QMP input member '%s' clashes with '%s'", key, request->how);
+    request->name = json_object_get_string(value);
+    request->how = key;
+    return 0;
+}
+
 /* Checks the request's form. */
-static int read_request(struct json_object *object, struct request *request, struct err *err)
+static int read_request(const struct qmp_session *session, struct json_object *object,
+                        struct request *request, struct err *err)
 {
     if (!json_object_is_type(object, json_type_object))
         return err_set(err, -EINVAL, "QMP input must be a JSON object");
     json_object_object_foreach(object, key, value)
     {
-        if (strcmp(key, "execute") == 0) {
-            if (!json_object_is_type(value, json_type_string))
-                return err_set(err, -EINVAL, "QMP input member 'execute' must be a string");
-            request->name = json_object_get_string(value);
+        if (strcmp(key, "execute") == 0 || (session->oob && strcmp(key, EXEC_OOB) == 0)) {
+            if (read_name(key, value, request, err) < 0)
+                return err->code;
         } else if (strcmp(key, "arguments") == 0) {
             if (!json_object_is_type(value, json_type_object))
                 return err_set(err, -EINVAL, "QMP input member 'arguments' must be an object");
@@ -241,10 +329,17 @@ static int read_request(struct json_object *object, struct request *request, str
     return 0;
 }
 
+bool qmp_is_oob(const struct qmp_session *session, struct json_object *request)
+{
+    return session->oob && json_object_is_type(request, json_type_object) &&
+           json_object_object_get_ex(request, EXEC_OOB, NULL) &&
+           !json_object_object_get_ex(request, "execute", NULL);
+}
+
 static int find_command(struct qmp_session *session, const struct request *request,
                         const struct qmp_command **ret_command, struct err *err)
 {
-    bool negotiates = strcmp(request->name, "qmp_capabilities") == 0;
+    bool negotiates = strcmp(request->name, qmp_negotiation->name) == 0;
     const struct qmp_command *command;
 
     if (!session->negotiated && !negotiates)
@@ -257,6 +352,8 @@ static int find_command(struct qmp_session *session, const struct request *reque
     if (command == NULL)
         return err_set_kind(err, ERR_COMMAND_NOT_FOUND, -ENOENT,
                             "The command %s has not been found", request->name);
+    if (strcmp(request->how, EXEC_OOB) == 0 && !(command->flags & QMP_OOB))
+        return err_set(err, -EINVAL, "The command %s does not support OOB", request->name);
     *ret_command = command;
     return 0;
 }
@@ -326,7 +423,7 @@ struct json_object *qmp_dispatch(struct qmp_session *session, struct json_object
     const struct qmp_command *command = NULL;
     struct request parts = {0};
     struct err err = ERR_INIT;
-    int r = read_request(request, &parts, &err);
+    int r = read_request(session, request, &parts, &err);
     if (r == 0)
         r = find_command(session, &parts, &command, &err);
     if (r == 0) {
@@ -338,7 +435,9 @@ struct json_object *qmp_dispatch(struct qmp_session *session, struct json_object
         json_object_put(call.result);
         return answer_id(qmp_error(&err), request);
     }
-    if (strcmp(command->name, "qmp_capabilities") == 0)
+    if (command == qmp_negotiation) {
         session->negotiated = true;
+        session->oob = call.oob;
+    }
     return answer_id(answer_result(call.result), request);
 }

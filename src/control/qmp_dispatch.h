@@ -12,10 +12,14 @@ struct qmp_session {
     void *context;
     enum qmp_role role;
     bool negotiated; /* qmp_capabilities has been run */
+    bool oob;        /* and has switched on out-of-band execution */
 };
 
 /* Runs a request and returns the answer, with the request's id; NULL when memory is out. */
 struct json_object *qmp_dispatch(struct qmp_session *session, struct json_object *request) MAY_WAIT;
+
+/* The request is to be run at once, before those that were read earlier. */
+bool qmp_is_oob(const struct qmp_session *session, struct json_object *request);
 
 struct json_object *qmp_greeting(void);
 /* {"error": {"class", "desc"}} */

@@ -32,6 +32,13 @@ struct qmp_out {
     char bytes[];
 };
 
+/* One value that was read and waits for its turn. */
+struct qmp_in {
+    struct list_link link;
+    struct json_object *request;
+    struct json_object *refusal; /* the answer, when the value was no JSON */
+};
+
 struct qmp_client {
     struct list_link link;
     struct qmp_server *server;
@@ -39,10 +46,15 @@ struct qmp_client {
     struct qmp_session session;
     char peer[PEER_NAME_BYTES];
     struct json_reader *reader;
-    struct list out; /* struct qmp_out */
+    struct list in;            /* struct qmp_in */
+    size_t in_count;           /* of these, and the one that runs */
+    struct co_queue filled_in; /* the runner waits */
+    struct co_queue room;      /* the reader waits for the runner */
+    bool input_ended;          /* the runner ends when nothing waits for its turn */
+    struct list out;           /* struct qmp_out */
     size_t out_bytes;
     struct co_queue filled;  /* the sender waits */
-    struct co_queue drained; /* the reader waits for room */
+    struct co_queue drained; /* reader and runner wait for room */
     struct tls_creds *creds; /* until the handshake is done, which comes before all else; or NULL */
     bool gone;               /* no more to be sent */
     bool finishing;          /* the sender ends when nothing is queued */
@@ -104,6 +116,8 @@ static void client_drop(struct qmp_client *client)
     sock_shutdown(client->sock, 0);
     co_queue_wake_all(&client->filled);
     co_queue_wake_all(&client->drained);
+    co_queue_wake_all(&client->filled_in);
+    co_queue_wake_all(&client->room);
 }
 
 static void client_queue(struct qmp_client *client, const char *text, size_t length_bytes)
@@ -229,18 +243,114 @@ static void client_run(struct qmp_client *client, struct json_object *request) M
 {
     struct json_object *answer;
 
-    client->in_command = true;
     client->server->stats.commands++;
     answer = qmp_dispatch(&client->session, request);
-    client->in_command = false;
-    json_object_put(request);
     if (answer != NULL && json_object_object_get_ex(answer, "error", NULL))
         client->server->stats.errors++;
     client_answer(client, answer);
+}
+
+/* Waits until the client has taken enough of its answers to get further ones. */
+static void client_wait_drained(struct qmp_client *client) MAY_WAIT
+{
+    while (client->out_bytes > QMP_OUT_SOFT_BYTES && !client->gone && !client->server->closing)
+        co_queue_wait(&client->drained);
+}
+
+static void client_discard_input(struct qmp_client *client)
+{
+    struct qmp_in *in;
+
+    while ((in = LIST_POP_FRONT(&client->in, struct qmp_in, link)) != NULL) {
+        json_object_put(in->request);
+        json_object_put(in->refusal);
+        free(in);
+        client->in_count--;
+    }
+}
+
+static void client_take_turn(struct qmp_client *client) MAY_WAIT
+{
+    struct qmp_in *in = LIST_POP_FRONT(&client->in, struct qmp_in, link);
+
+    client->in_command = true;
+    if (in->refusal != NULL)
+        client_answer(client, TAKE_PTR(in->refusal));
+    else
+        client_run(client, in->request);
+    client->in_command = false;
+    json_object_put(in->request);
+    free(in);
+    client_wait_drained(client);
+    client->in_count--;
+    co_queue_wake_all(&client->room);
     co_queue_wake_all(&client->server->changed);
 }
 
-/* Runs what the bytes hold; stops early when the client is gone. */
+/* Runs what has been read, in turn. */
+static void client_runner(void *arg) MAY_WAIT
+{
+    struct qmp_client *client = arg;
+
+    for (;;) {
+        while (list_empty(&client->in) && !client->input_ended && !client->gone)
+            co_queue_wait(&client->filled_in);
+        if (client->gone || client->server->closing)
+            client_discard_input(client);
+        if (!list_empty(&client->in))
+            client_take_turn(client);
+        else if (client->input_ended || client->gone)
+            break;
+    }
+    /* A client may shut its sending side and still read: what is queued goes out first. */
+    client->finishing = true;
+    sock_deadline(client->sock, loop_now_ns(client->server->loop) + LINGER_NS);
+    co_queue_wake_all(&client->filled);
+    client_leave(client);
+}
+
+/* Takes both references, one of which is NULL; both: the value null. */
+static void client_queue_input(struct qmp_client *client, struct json_object *request,
+                               struct json_object *refusal) MAY_WAIT
+{
+    struct qmp_in *in = malloc(sizeof(*in));
+
+    if (in == NULL) {
+        json_object_put(request);
+        json_object_put(refusal);
+        client_answer(client, NULL);
+        return;
+    }
+    *in = (struct qmp_in){.request = request, .refusal = refusal};
+    list_push_back(&client->in, &in->link);
+    client->in_count++;
+    co_queue_wake_all(&client->filled_in);
+    while (client->in_count > (client->session.oob ? QMP_MAX_IN_FLIGHT : 0) && !client->gone)
+        co_queue_wait(&client->room);
+}
+
+static void client_take(struct qmp_client *client, struct json_object *request) MAY_WAIT
+{
+    if (!qmp_is_oob(&client->session, request)) {
+        client_queue_input(client, request, NULL);
+        return;
+    }
+    client_run(client, request);
+    json_object_put(request);
+    client_wait_drained(client);
+}
+
+static void client_refuse(struct qmp_client *client, const struct err *err) MAY_WAIT
+{
+    struct json_object *refusal = qmp_error(err);
+
+    if (refusal != NULL)
+        client_queue_input(client, NULL, refusal);
+    else
+        client_answer(client, NULL);
+}
+
+/* Takes what the bytes hold; stops early when the client is gone. */
 static void client_consume(struct qmp_client *client, const char *bytes, size_t length_bytes)
     MAY_WAIT
 {
@@ -253,15 +363,13 @@ static void client_consume(struct qmp_client *client, const char *bytes, size_t 
         bytes += used;
         length_bytes -= used;
         if (r > 0) {
-            client_run(client, value);
+            client_take(client, value);
         } else if (r < 0) {
             client->server->stats.errors++;
-            client_answer(client, qmp_error(&err));
+            client_refuse(client, &err);
         } else {
             assert(length_bytes == 0);
         }
-        while (client->out_bytes > QMP_OUT_SOFT_BYTES && !client->gone && !client->server->closing)
-            co_queue_wait(&client->drained);
     }
 }
 
@@ -296,10 +404,8 @@ static void client_reader(void *arg) MAY_WAIT
             break;
         client_consume(client, client->input, (size_t)got);
     }
-    /* A client may shut its sending side and still read: what is queued goes out first. */
-    client->finishing = true;
-    sock_deadline(client->sock, loop_now_ns(client->server->loop) + LINGER_NS);
-    co_queue_wake_all(&client->filled);
+    client->input_ended = true;
+    co_queue_wake_all(&client->filled_in);
     client_leave(client);
 }
 
@@ -315,6 +421,7 @@ static void client_leave(struct qmp_client *client)
     log_debug("qmp", "client %s has left", client->peer);
     list_remove(&client->link);
     server->client_count--;
+    client_discard_input(client);
     client_discard_output(client);
     json_reader_free(client->reader);
     sock_close(client->sock);
@@ -325,23 +432,25 @@ static void client_leave(struct qmp_client *client)
 
 static int client_start(struct qmp_client *client)
 {
+    static const struct {
+        const char *name;
+        void (*run)(void *arg);
+    } parts[] = {
+        {"qmp-send", client_sender}, {"qmp-run", client_runner}, {"qmp-read", client_reader}};
     struct qmp_server *server = client->server;
-    int r;
 
     list_push_back(&server->clients, &client->link);
     server->client_count++;
-    /* Counted for both before either runs, so that the first to end does not free the client. */
-    client->coroutines = 2;
-    r = co_spawn(server->loop, "qmp-send", client_sender, client);
-    if (r < 0) {
-        client->coroutines = 1;
-        client_leave(client);
-        return r;
-    }
-    r = co_spawn(server->loop, "qmp-read", client_reader, client);
-    if (r < 0) {
-        client->coroutines = 1;
+    /* Counted for all before one runs, so that the first to end does not free the client. */
+    client->coroutines = ARRAY_LEN(parts);
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
+        int r = co_spawn(server->loop, parts[i].name, parts[i].run, client);
+
+        if (r == 0)
+            continue;
+        client->coroutines = (unsigned)i + 1;
         client_drop(client);
+        client_leave(client);
         return r;
     }
     log_debug("qmp", "client %s is here", client->peer);
@@ -373,6 +482,9 @@ static int client_new(struct qmp_listener *listener, struct sock *sock)
     };
     snprintf(client->peer, sizeof(client->peer), "%s", sock_peer_name(sock));
     list_init(&client->out);
+    list_init(&client->in);
+    co_queue_init(&client->filled_in);
+    co_queue_init(&client->room);
     co_queue_init(&client->filled);
     co_queue_init(&client->drained);
     return client_start(client);

@@ -29,7 +29,7 @@ def test_the_greeting_is_as_the_specification_says(daemons):
     greeting = daemons.start().qmp.greeting["QMP"]
     assert set(greeting["version"]["qemu"]) == {"major", "minor", "micro"}
     assert greeting["version"]["package"].startswith("blockstep")
-    assert greeting["capabilities"] == []
+    assert greeting["capabilities"] == ["oob"]
 
 
 def test_version_status_and_commands_are_told(daemons):

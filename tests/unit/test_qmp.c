@@ -97,9 +97,9 @@ static int run_big(struct qmp_call *call, void *args, struct err *err)
 }
 
 static const struct qmp_command test_commands[] = {
-    {.name = "qmp_capabilities", .flags = QMP_PEER, .run = run_nothing},
     {.name = "echo", .args = echo_opts, .args_size = sizeof(struct echo_args), .run = run_echo},
     {.name = "nothing", .run = run_nothing},
+    {.name = "now", .flags = QMP_OOB, .run = run_nothing},
     {.name = "peers", .flags = QMP_PEER, .run = run_nothing},
     {.name = "fail", .run = run_fail},
     {.name = "wait", .run = run_wait},
@@ -107,7 +107,7 @@ static const struct qmp_command test_commands[] = {
     {0},
 };
 
-static const struct qmp_command *const test_tables[] = {test_commands, NULL};
+static const struct qmp_command *const test_tables[] = {qmp_negotiation, test_commands, NULL};
 
 /* --- a world with a server, and clients --- */
 
@@ -260,7 +260,7 @@ TEST_LOOP(a_client_is_greeted_and_negotiates_before_anything_else)
     client_open(&client, "full");
     expect(&client,
            "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 0, \"minor\": 2, \"major\": 7}, "
-           "\"package\": \"blockstep-" BLOCKSTEP_VERSION "\"}, \"capabilities\": []}}");
+           "\"package\": \"blockstep-" BLOCKSTEP_VERSION "\"}, \"capabilities\": [\"oob\"]}}");
     ask(&client, "{\"execute\": \"nothing\"}",
         NOT_FOUND("Expecting capabilities negotiation with 'qmp_capabilities'"));
     ask(&client, "{\"execute\": \"qmp_capabilities\"}", "{\"return\": {}}");
@@ -465,6 +465,94 @@ TEST_LOOP(a_command_that_waits_holds_up_its_own_client_alone)
     expect(&slow, "{\"return\": {}, \"id\": 2}");
     client_close(&slow);
     client_close(&quick);
+    world_close(&world);
+}
+
+/* As client_ready(), and it may overtake itself. */
+static void client_ready_oob(struct client *client) MAY_WAIT
+{
+    client_open(client, "full");
+    json_object_put(client_next(client));
+    ask(client, "{'execute': 'qmp_capabilities', 'arguments': {'enable': ['oob']}}",
+        "{\"return\": {}}");
+}
+
+TEST_LOOP(what_is_sent_out_of_band_overtakes_a_command_that_waits)
+{
+    struct world world;
+    struct client client;
+
+    world_open(&world);
+    client_ready_oob(&client);
+    client_send(&client, "{'execute': 'wait', 'id': 1}{'execute': 'nothing', 'id': 2}{]\n"
+                         "{'exec-oob': 'now', 'id': 3}");
+    expect(&client, "{\"return\": {}, \"id\": 3}");
+    ask(&client, "{'exec-oob': 'now', 'id': 4}", "{\"return\": {}, \"id\": 4}");
+    assert_int_equal(world.ended, 0);
+    world_release(&world);
+    expect(&client, "{\"return\": {}, \"id\": 1}");
+    expect(&client, "{\"return\": {}, \"id\": 2}");
+    json_object_put(client_next(&client)); /* the error, in its turn */
+    ask(&client, "{'execute': 'now', 'id': 5}", "{\"return\": {}, \"id\": 5}");
+    client_close(&client);
+    world_close(&world);
+}
+
+TEST_LOOP(out_of_band_is_for_those_who_ask_and_commands_that_allow_it)
+{
+    struct world world;
+    struct client plain, client;
+
+    world_open(&world);
+    client_ready(&plain, "full");
+    ask(&plain, "{'exec-oob': 'now'}", GENERIC("QMP input member 'exec-oob' is unexpected"));
+    client_open(&client, "full");
+    json_object_put(client_next(&client));
+    ask(&client, "{'execute': 'qmp_capabilities', 'arguments': {'enable': ['speed']}}",
+        GENERIC("Parameter 'enable[0]' does not accept value 'speed'"));
+    ask(&client, "{'execute': 'qmp_capabilities', 'arguments': {'enable': [1]}}",
+        GENERIC("Invalid parameter type for 'enable[0]', expected: string"));
+    ask(&client, "{'exec-oob': 'now'}", GENERIC("QMP input member 'exec-oob' is unexpected"));
+    ask(&client, "{'execute': 'qmp_capabilities', 'arguments': {'enable': ['oob', 'oob']}}",
+        "{\"return\": {}}");
+    ask(&client, "{'exec-oob': 'now', 'id': 1}", "{\"return\": {}, \"id\": 1}");
+    ask(&client, "{'exec-oob': 'nothing'}", GENERIC("The command nothing does not support OOB"));
+    ask(&client, "{'exec-oob': 'never'}", NOT_FOUND("The command never has not been found"));
+    ask(&client, "{'exec-oob': 1}", GENERIC("QMP input member 'exec-oob' must be a string"));
+    ask(&client, "{'exec-oob': 'now', 'execute': 'now'}",
+        GENERIC("QMP input member 'execute' clashes with 'exec-oob'"));
+    client_close(&client);
+    client_close(&plain);
+    world_close(&world);
+}
+
+TEST_LOOP(eight_commands_in_flight_leave_room_for_one_out_of_band)
+{
+    struct world world;
+    struct client client;
+    uint64_t before;
+
+    world_open(&world);
+    client_ready_oob(&client);
+    for (unsigned i = 0; i < QMP_MAX_IN_FLIGHT; i++)
+        client_send(&client, "{'execute': 'wait'}");
+    ask(&client, "{'exec-oob': 'now', 'id': 'a'}", "{\"return\": {}, \"id\": \"a\"}");
+    /* One more, and the client is not read from until some have ended. */
+    before = qmp_server_stats(world.server).commands;
+    client_send(&client, "{'execute': 'wait'}{'exec-oob': 'now', 'id': 'b'}");
+    for (int i = 0; i < 50; i++)
+        co_yield();
+    assert_int_equal(qmp_server_stats(world.server).commands, before);
+    world_release(&world);
+    for (unsigned i = 0, b = 0; i < QMP_MAX_IN_FLIGHT + 2; i++) {
+        struct json_object *answer = client_next(&client);
+
+        assert_non_null(answer);
+        b += json_object_object_get_ex(answer, "id", NULL);
+        assert_true(b <= 1 && (i < QMP_MAX_IN_FLIGHT + 1 || b == 1));
+        json_object_put(answer);
+    }
+    client_close(&client);
     world_close(&world);
 }
 
@@ -675,6 +763,9 @@ int main(void)
         cmocka_unit_test(a_reset_byte_forgets_a_value_that_was_cut_off),
         cmocka_unit_test(requests_back_to_back_or_byte_by_byte_are_answered_in_order),
         cmocka_unit_test(a_command_that_waits_holds_up_its_own_client_alone),
+        cmocka_unit_test(what_is_sent_out_of_band_overtakes_a_command_that_waits),
+        cmocka_unit_test(out_of_band_is_for_those_who_ask_and_commands_that_allow_it),
+        cmocka_unit_test(eight_commands_in_flight_leave_room_for_one_out_of_band),
         cmocka_unit_test(events_reach_all_who_have_negotiated_and_no_peer),
         cmocka_unit_test(a_peer_may_run_only_what_is_meant_for_it),
         cmocka_unit_test(a_client_that_reads_no_events_is_dropped_and_the_others_go_on),
