@@ -2,6 +2,7 @@
 /* blockstepd: the daemon. Its options are those of qemu-storage-daemon, and a few of its own. */
 #include "base/log.h"
 #include "bin/cli.h"
+#include "bin/privileges.h"
 #include "bin/process.h"
 #include "bin/service.h"
 #include "control/daemon.h"
@@ -16,6 +17,7 @@
 struct settings {
     struct config config;
     const char *pidfile;
+    const char *runas;
     const char *features_off;
     bool daemonize;
     int pidfile_fd;
@@ -44,6 +46,7 @@ static void print_help(void)
         "  --name NAME                            what status calls this group of disks\n"
         "  --pidfile PATH                         write the process id when all is up\n"
         "  --daemonize                            go to the background when all is up\n"
+        "  --runas USER[:GROUP]                   become that user before anything is opened\n"
         "  --log-level LEVEL                      error, warning, info (default), debug, trace\n"
         "  --trace PATTERN                        switch trace points on (--trace help lists)\n"
         "  --loop-features-off NAMES              do without kernel features, for tests\n"
@@ -63,6 +66,7 @@ enum {
     OBJECT,
     PIDFILE,
     DAEMONIZE,
+    RUNAS,
     LOG_LEVEL,
     TRACE_ON,
     FEATURES_OFF,
@@ -82,6 +86,7 @@ static const struct option long_options[] = {
     {"object", required_argument, NULL, OBJECT},
     {"pidfile", required_argument, NULL, PIDFILE},
     {"daemonize", no_argument, NULL, DAEMONIZE},
+    {"runas", required_argument, NULL, RUNAS},
     {"log-level", required_argument, NULL, LOG_LEVEL},
     {"trace", required_argument, NULL, TRACE_ON},
     {"loop-features-off", required_argument, NULL, FEATURES_OFF},
@@ -213,6 +218,9 @@ static int take_option(struct settings *settings, int option)
     case DAEMONIZE:
         settings->daemonize = true;
         return -1;
+    case RUNAS:
+        settings->runas = optarg;
+        return -1;
     case LOG_LEVEL:
         return take_log_level(optarg);
     case TRACE_ON:
@@ -285,18 +293,34 @@ static void stopping(void *arg)
     service_notify("STOPPING=1");
 }
 
+/* The loop of a process that has the rights it needs and no more; NULL after a message. */
+static struct loop *prepare(struct settings *settings, int *ret_exit)
+{
+    struct err err = ERR_INIT;
+    struct loop *loop;
+
+    *ret_exit = EXIT_FAILED;
+    if ((settings->runas != NULL && privileges_become(settings->runas, &err) < 0) ||
+        (settings->daemonize && daemonize(&settings->parent_fd, &err) < 0)) {
+        cli_error("%s", err.text);
+        return NULL;
+    }
+    loop = cli_loop_new(settings->features_off, ret_exit);
+    if (loop != NULL && privileges_limit(&err) < 0) {
+        cli_error("%s", err.text);
+        loop_free(loop);
+        return NULL;
+    }
+    return loop;
+}
+
 static int serve(struct settings *settings)
 {
     const struct daemon_hooks hooks = {.started = started, .stopping = stopping, .arg = settings};
     struct err err = ERR_INIT;
-    struct loop *loop;
     int code;
+    struct loop *loop = prepare(settings, &code);
 
-    if (settings->daemonize && daemonize(&settings->parent_fd, &err) < 0) {
-        cli_error("%s", err.text);
-        return EXIT_FAILED;
-    }
-    loop = cli_loop_new(settings->features_off, &code);
     if (loop == NULL)
         return code;
     code = daemon_run(loop, &settings->config, &hooks, &err);

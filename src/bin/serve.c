@@ -2,6 +2,7 @@
 #include "bin/serve.h"
 
 #include "base/log.h"
+#include "bin/privileges.h"
 #include "bin/runtime.h"
 #include "bin/service.h"
 #include "bin/sync.h"
@@ -77,6 +78,9 @@ int serve_take(struct serve *serve, int option)
         return -1;
     case 'I':
         serve->insecure = true;
+        return -1;
+    case 'u':
+        serve->runas = optarg;
         return -1;
     case 'F':
         serve->features_off = optarg;
@@ -413,9 +417,20 @@ static int check_synchronised(const struct serve *serve, struct err *err)
                    serve->name);
 }
 
+/* Where control sockets are is for the user to say who starts the daemon. */
+static int become(const char *user, struct err *err)
+{
+    char folder[RUNTIME_PATH_BYTES];
+    int r = runtime_folder(folder, sizeof(folder), err);
+
+    if (r == 0 && setenv("BLOCKSTEP_RUNTIME_DIR", folder, 1) < 0)
+        r = err_no_memory(err);
+    return r < 0 ? r : privileges_become(user, err);
+}
+
 static int prepare(struct serve *serve, enum replication_mode mode, struct err *err)
 {
-    int r = 0;
+    int r = serve->runas != NULL ? become(serve->runas, err) : 0;
 
     for (size_t i = 0; r == 0 && i < serve->disk_count; i++)
         r = check_format(&serve->disks[i], err);
@@ -462,7 +477,9 @@ int serve_run(struct serve *serve, enum replication_mode mode,
     loop = cli_loop_new(serve->features_off, &code);
     if (loop == NULL)
         return code;
-    code = daemon_run(loop, &config, &hooks, &err);
+    code = privileges_limit(&err);
+    if (code == 0)
+        code = daemon_run(loop, &config, &hooks, &err);
     log_flush_limit();
     if (code < 0)
         cli_error("%s", err.text);

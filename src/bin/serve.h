@@ -22,6 +22,7 @@ struct serve {
     const char *peer, *peer_control; /* primary */
     const char *export;
     const char *log_level, *features_off;
+    const char *runas;      /* NULL: stay who we are */
     struct tls_options tls; /* of TCP listeners, and towards the peer */
     bool insecure, json;
     bool sync;        /* the disks are not equal yet: the primary's are copied first */
@@ -56,7 +57,7 @@ int serve_take(struct serve *serve, int option);
         {"disk", required_argument, NULL, 'd'}, {"state", required_argument, NULL, 's'},       \
         {"export", required_argument, NULL, 'e'}, {"insecure", no_argument, NULL, 'I'},        \
         {"output", required_argument, NULL, 'o'}, {"log-level", required_argument, NULL, 'L'}, \
-        {"trace", required_argument, NULL, 'T'},                                               \
+        {"runas", required_argument, NULL, 'u'}, {"trace", required_argument, NULL, 'T'},      \
         {"loop-features-off", required_argument, NULL, 'F'},                                   \
     {                                                                                          \
         "help", no_argument, NULL, 'h'                                                         \
@@ -72,6 +73,7 @@ int serve_take(struct serve *serve, int option);
     "      --tls-username USER    whose key of keys.psk is used (default: qemu)\n"                 \
     "      --insecure             allow TCP listeners that other hosts can reach without TLS\n"    \
     "  -o, --output FORMAT        how to say that all is ready: text (default) or json\n"          \
+    "      --runas USER[:GROUP]   become that user before anything is opened\n"                    \
     "      --log-level LEVEL      error, warning, info (default), debug, trace\n"                  \
     "      --trace PATTERN        switch trace points on\n"
 

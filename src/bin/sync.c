@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "bin/sync.h"
 
+#include "bin/privileges.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -341,7 +343,11 @@ int sync_fork(struct serve *serve, struct err *err)
     fd_close(&serve->state_fd);
     if (serve->passed_fd > 0)
         close(serve->passed_fd);
-    code = synchronise(serve, parent);
+    code = EXIT_FAILED;
+    if (privileges_limit(err) == 0)
+        code = synchronise(serve, parent);
+    else
+        cli_error("%s", err->text);
     fflush(stdout);
     _exit(code);
 }

@@ -133,7 +133,7 @@ static const char *lock_perm_name(unsigned perm)
 static int lock_error(struct file *file, const char *filename, const struct lock_conflict *conflict,
                       struct err *err) MAY_WAIT
 {
-    char holder[96] = "another process", name[48];
+    char holder[96] = "another process (fuser tells which)", name[48];
     int64_t pid;
 
     if (file_lock_holder(file, &pid, name, sizeof(name)) == 0)
