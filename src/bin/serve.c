@@ -255,7 +255,7 @@ int serve_control(struct serve *serve, const char *text, enum qmp_role role, con
         return r;
     r = listener_creds(serve, &address, option, &creds, err);
     if (r == 0)
-        r = qmp_server_listen_tls(serve->daemon->qmp, &address, role, creds, err);
+        r = qmp_server_listen_tls(serve->daemon->qmp, NULL, &address, role, creds, err);
     tls_creds_unref(creds);
     sock_address_release(&address);
     return r;

@@ -103,6 +103,9 @@ struct driver {
      * own parents need and share in sum. Missing: perms_default(). Must not wait. */
     void (*child_perms)(struct node *node, struct edge *edge, unsigned parents_need,
                         unsigned parents_share, unsigned *ret_need, unsigned *ret_share);
+    /* Cuts the node's way to elsewhere (a network connection) at once: what hangs there ends with an
+     * error, and so does what comes. Missing: there is no such way. Must not wait. */
+    void (*yank)(struct node *node);
     /* Adds what only this driver knows to query-named-block-nodes' "driver-specific" object. Must
      * not wait. */
     int (*describe)(struct node *node, struct json_object *object);

@@ -14,6 +14,7 @@ extern const struct qmp_command commands_objects[];
 extern const struct qmp_command commands_jobs[];
 extern const struct qmp_command commands_mirror[];
 extern const struct qmp_command commands_replication[];
+extern const struct qmp_command commands_yank[];
 
 /* All of them, NULL-terminated. */
 extern const struct qmp_command *const commands_tables[];

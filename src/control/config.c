@@ -108,6 +108,13 @@ int config_export_copy(const struct config_export *from, struct config_export *r
     return 0;
 }
 
+static void monitor_release(struct config_monitor *monitor)
+{
+    free(monitor->id);
+    sock_address_release(&monitor->address);
+    free(monitor->tls_creds);
+}
+
 static void item_release(struct config_item *item)
 {
     switch (item->kind) {
@@ -122,8 +129,7 @@ static void item_release(struct config_item *item)
         opts_release(config_export_opts, &item->export);
         break;
     case CONFIG_MONITOR:
-        sock_address_release(&item->monitor.address);
-        free(item->monitor.tls_creds);
+        monitor_release(&item->monitor);
         break;
     }
 }
@@ -242,7 +248,8 @@ int config_add_export(struct config *config, const char *text, struct err *err)
 
 /* --- control listeners --- */
 
-static int add_listener(struct config *config, const struct sock_address *address,
+/* `id`: of the character device; NULL: none. */
+static int add_listener(struct config *config, const char *id, const struct sock_address *address,
                         enum qmp_role role, const char *tls_creds, struct err *err)
 {
     struct config_item *item = item_new(config, CONFIG_MONITOR, err);
@@ -250,10 +257,9 @@ static int add_listener(struct config *config, const struct sock_address *addres
     if (item == NULL)
         return err->code;
     item->monitor.role = role;
-    if (tls_creds != NULL && (item->monitor.tls_creds = strdup(tls_creds)) == NULL)
-        return err_no_memory(err);
-    if (sock_address_copy(address, &item->monitor.address) < 0) {
-        free(item->monitor.tls_creds);
+    if (!copy_text(id, &item->monitor.id) || !copy_text(tls_creds, &item->monitor.tls_creds) ||
+        sock_address_copy(address, &item->monitor.address) < 0) {
+        monitor_release(&item->monitor);
         return err_no_memory(err);
     }
     return item_keep(config, 0);
@@ -427,8 +433,8 @@ int config_add_monitor(struct config *config, const char *text, struct err *err)
                     "--monitor: there is no --chardev with id '%s' before it on the command line",
                     opts.chardev);
     else
-        r = add_listener(config, &chardev->address, (enum qmp_role)opts.role, chardev->tls_creds,
-                         err);
+        r = add_listener(config, chardev->id, &chardev->address, (enum qmp_role)opts.role,
+                         chardev->tls_creds, err);
     opts_release(monitor_opts, &opts);
     return r;
 }
@@ -482,7 +488,7 @@ static int add_qmp(struct config *config, const struct qmp_opts *opts, struct er
     r = sock_address_parse(text, "--qmp", &address, err);
     if (r < 0)
         return r;
-    r = add_listener(config, &address, (enum qmp_role)opts->role, opts->tls_creds, err);
+    r = add_listener(config, NULL, &address, (enum qmp_role)opts->role, opts->tls_creds, err);
     sock_address_release(&address);
     return r;
 }

@@ -35,6 +35,7 @@ extern const struct opt config_export_opts[];
 int config_export_copy(const struct config_export *from, struct config_export *ret_to);
 
 struct config_monitor {
+    char *id;                    /* of the character device; NULL: it has none of its own */
     struct sock_address address; /* owned */
     char *tls_creds;             /* id of an object; NULL: no TLS */
     enum qmp_role role;

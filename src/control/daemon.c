@@ -204,7 +204,8 @@ static int start_monitor(struct daemon *daemon, const struct config_monitor *mon
 
     if (r < 0)
         return r;
-    r = qmp_server_listen_tls(daemon->qmp, &monitor->address, monitor->role, creds, err);
+    r = qmp_server_listen_tls(daemon->qmp, monitor->id, &monitor->address, monitor->role, creds,
+                              err);
     tls_creds_unref(creds);
     return r;
 }

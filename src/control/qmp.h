@@ -50,7 +50,7 @@ struct qmp_call {
     enum qmp_role role;
     struct json_object *arguments; /* as they came; NULL: none. Borrowed */
     struct json_object *result; /* the handler's answer, owned by the call; NULL: an empty object */
-    bool oob; /* of qmp_capabilities: the client wants out-of-band execution */
+    bool oob;                   /* of qmp_capabilities: the client wants out-of-band execution */
 };
 
 enum qmp_command_flags {
@@ -99,9 +99,16 @@ void qmp_server_free(struct qmp_server *server);
 int qmp_server_listen(struct qmp_server *server, const struct sock_address *address,
                       enum qmp_role role, struct err *err) MAY_WAIT;
 /* As qmp_server_listen(); its clients speak TLS from the first byte. Takes a reference of its own on the
- * credentials (a server's); NULL: no TLS. */
-int qmp_server_listen_tls(struct qmp_server *server, const struct sock_address *address,
-                          enum qmp_role role, struct tls_creds *creds, struct err *err) MAY_WAIT;
+ * credentials (a server's); NULL: no TLS. `id`: what the listener is called; NULL: compat_monitor0,
+ * 1 and so on, as QEMU calls those that were given no name. */
+int qmp_server_listen_tls(struct qmp_server *server, const char *id,
+                          const struct sock_address *address, enum qmp_role role,
+                          struct tls_creds *creds, struct err *err) MAY_WAIT;
+/* The listener's id; NULL: there are fewer. */
+const char *qmp_server_listener(const struct qmp_server *server, size_t index);
+/* Cuts the connections of all clients of the listener; -ENOENT: there is none of that id. Does not
+ * wait. */
+int qmp_server_yank(struct qmp_server *server, const char *id);
 /* The address that the listener really has; NULL: there are fewer. */
 const char *qmp_server_address(const struct qmp_server *server, size_t index);
 

@@ -9,15 +9,18 @@
 #include <stdio.h>
 #include <string.h>
 
-#define RECV_BYTES      (16u * 1024)
-#define SEND_BATCH      64
-#define ACCEPT_RETRY_NS (100 * NS_PER_MS)
-#define LINGER_NS       (10 * NS_PER_S) /* for taking the last answers after the end of input */
-#define PEER_NAME_BYTES 128
+#define RECV_BYTES        (16u * 1024)
+#define SEND_BATCH        64
+#define ACCEPT_RETRY_NS   (100 * NS_PER_MS)
+#define LINGER_NS         (10 * NS_PER_S) /* for taking the last answers after the end of input */
+#define PEER_NAME_BYTES   128
+/* As long as a name may be in option tables. */
+#define LISTENER_ID_BYTES 128
 
 struct qmp_listener {
     struct list_link link;
     struct qmp_server *server;
+    char id[LISTENER_ID_BYTES];
     struct sock *sock;
     enum qmp_role role;
     struct tls_creds *creds; /* NULL: no TLS */
@@ -42,6 +45,7 @@ struct qmp_in {
 struct qmp_client {
     struct list_link link;
     struct qmp_server *server;
+    const struct qmp_listener *listener; /* may be gone, when the server closes: not looked into */
     struct sock *sock;
     struct qmp_session session;
     char peer[PEER_NAME_BYTES];
@@ -69,6 +73,7 @@ struct qmp_server {
     void *context;
     struct list listeners, clients;
     size_t client_count, listener_count;
+    unsigned unnamed; /* listeners that were given no id */
     bool closing;
     struct co_queue changed; /* a coroutine of ours has ended, a client's queue has run empty */
     struct qmp_stats stats;
@@ -472,6 +477,7 @@ static int client_new(struct qmp_listener *listener, struct sock *sock)
         return -ENOMEM;
     }
     client->server = server;
+    client->listener = listener;
     client->sock = sock;
     client->creds = listener->creds != NULL ? tls_creds_ref(listener->creds) : NULL;
     client->session = (struct qmp_session){
@@ -530,11 +536,46 @@ static void listener_run(void *arg) MAY_WAIT
 int qmp_server_listen(struct qmp_server *server, const struct sock_address *address,
                       enum qmp_role role, struct err *err)
 {
-    return qmp_server_listen_tls(server, address, role, NULL, err);
+    return qmp_server_listen_tls(server, NULL, address, role, NULL, err);
 }
 
-int qmp_server_listen_tls(struct qmp_server *server, const struct sock_address *address,
-                          enum qmp_role role, struct tls_creds *creds, struct err *err)
+const char *qmp_server_listener(const struct qmp_server *server, size_t index)
+{
+    LIST_FOR_EACH(listener, &server->listeners, struct qmp_listener, link) {
+        if (index-- == 0)
+            return listener->id;
+    }
+    return NULL;
+}
+
+int qmp_server_yank(struct qmp_server *server, const char *id)
+{
+    int r = -ENOENT;
+
+    LIST_FOR_EACH(listener, &server->listeners, struct qmp_listener, link) {
+        if (strcmp(listener->id, id) != 0)
+            continue;
+        r = 0;
+        LIST_FOR_EACH(client, &server->clients, struct qmp_client, link) {
+            if (client->listener == listener)
+                client_drop(client);
+        }
+    }
+    return r;
+}
+
+static void name_listener(struct qmp_listener *listener, const char *id)
+{
+    if (id != NULL)
+        snprintf(listener->id, sizeof(listener->id), "%s", id);
+    else
+        snprintf(listener->id, sizeof(listener->id), "compat_monitor%u",
+                 listener->server->unnamed++);
+}
+
+int qmp_server_listen_tls(struct qmp_server *server, const char *id,
+                          const struct sock_address *address, enum qmp_role role,
+                          struct tls_creds *creds, struct err *err)
 {
     CLEANUP(free_ptr) struct qmp_listener *listener = NULL;
     int r;
@@ -559,6 +600,7 @@ int qmp_server_listen_tls(struct qmp_server *server, const struct sock_address *
     }
     log_info("qmp", "listening on %s%s%s", sock_local_name(listener->sock),
              role == QMP_ROLE_PEER ? " for the peer" : "", creds != NULL ? ", with TLS" : "");
+    name_listener(listener, id);
     list_push_back(&server->listeners, &listener->link);
     server->listener_count++;
     (void)TAKE_PTR(listener);

@@ -181,6 +181,12 @@ static int nbd_describe(struct node *node, struct json_object *object)
     return result;
 }
 
+static void nbd_yank(struct node *node)
+{
+    log_warning("nbd", "node '%s': its connection is cut on request", node->name);
+    nbd_client_shutdown(client_of(node), -ECONNABORTED);
+}
+
 /* --- requests --- */
 
 static int nbd_read(struct node *node, struct io *io) MAY_WAIT
@@ -325,6 +331,7 @@ const struct driver driver_nbd = {
     .open = nbd_open,
     .close = nbd_close,
     .reopen = nbd_reopen,
+    .yank = nbd_yank,
     .describe = nbd_describe,
     .read = nbd_read,
     .write = nbd_write,
