@@ -15,6 +15,7 @@ extern const struct qmp_command commands_jobs[];
 extern const struct qmp_command commands_mirror[];
 extern const struct qmp_command commands_replication[];
 extern const struct qmp_command commands_yank[];
+extern const struct qmp_command commands_hmp[];
 
 /* All of them, NULL-terminated. */
 extern const struct qmp_command *const commands_tables[];

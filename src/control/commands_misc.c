@@ -11,7 +11,7 @@
 const struct qmp_command *const commands_tables[] = {
     qmp_negotiation,      commands_misc,    commands_block, commands_bitmaps,
     commands_nbd,         commands_objects, commands_jobs,  commands_mirror,
-    commands_replication, commands_yank,    NULL,
+    commands_replication, commands_yank,    commands_hmp,   NULL,
 };
 
 static int run_query_version(struct qmp_call *call, void *args, struct err *err)

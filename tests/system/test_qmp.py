@@ -264,6 +264,62 @@ def test_a_server_that_others_can_reach_needs_insecure(daemons):
     daemons.start("--insecure").qmp.cmd("nbd-server-start", addr=address)
 
 
+# --- lines of the monitor for people ---
+
+def say(qmp, line):
+    return qmp.cmd("human-monitor-command", {"command-line": line})
+
+
+def test_nodes_come_and_go_by_lines_for_people(daemons, folder):
+    make_file(folder / "far.raw", 1 << 20)
+    far = daemons.start("--blockdev", f"file,node-name=far,filename={folder}/far.raw",
+                        "--nbd-server", f"id=s,addr.type=unix,addr.path={folder}/far",
+                        "--export", "nbd,id=e,node-name=far,name=disk0,writable=on")
+    qmp = daemons.start().qmp
+    options = "driver=replication,mode=primary,file.driver=nbd,file.export=disk0," \
+        f"file.path={folder}/far,file.detect-zeroes=on,node-name=node0"
+    assert say(qmp, f"drive_add -n buddy {options}") == ""
+    nodes = {node["node-name"]: node for node in qmp.cmd("query-named-block-nodes")}
+    assert nodes["node0"]["drv"] == "replication"
+    assert [node["drv"] for name, node in nodes.items() if name != "node0"] == ["nbd"]
+    assert say(qmp, f'  drive_add -n "buddy" "{options}" ').endswith(
+        "there is a node 'node0' already\r\n")
+    assert say(qmp, "drive_del node0") == ""
+    assert qmp.cmd("query-named-block-nodes") == []
+    assert far.qmp.cmd("query-status")
+
+
+def test_other_lines_for_people_are_refused_in_qemus_words(daemons):
+    qmp = daemons.start().qmp
+    more = 'Try "help {}" for more information\r\n'
+    for line, text in [
+            ("", ""), ("  ", ""), ("info block", "unknown command: 'info'\r\n"),
+            ("drive_adds -n a b", "unknown command: 'drive_adds'\r\n"),
+            ("drive_add", "drive_add: string expected\r\n" + more.format("drive_add")),
+            ("drive_add -n", "drive_add: string expected\r\n" + more.format("drive_add")),
+            ("drive_add -n b", "drive_add: string expected\r\n" + more.format("drive_add")),
+            ("drive_add -x b c", "drive_add: unsupported option -x\r\n" + more.format("drive_add")),
+            ("drive_add -n b driver=null-co,node-name=z z",
+             "drive_add: extraneous characters at the end of line\r\n" + more.format("drive_add")),
+            ("drive_add -n b driver=null-co", "'node-name' needs to be specified\r\n"),
+            ("drive_del", "drive_del: block device name expected\r\n" + more.format("drive_del")),
+            ("drive_del z", "Device 'z' not found\r\n"),
+            ("drive_del 'z", "Device ''z' not found\r\n"),
+            ("drive_del a b", "drive_del: extraneous characters at the end of line\r\n"
+             + more.format("drive_del"))]:
+        assert say(qmp, line) == text, line
+    for line, part in [("drive_add b driver=null-co,node-name=z", "drive_add -n"),
+                       ("drive_add -n b driver=nothing,node-name=z", "nothing"),
+                       ("drive_add -n b driver=null-co,node-name=z,sice=1", "sice"),
+                       ('drive_add -n b "driver=null-co,node-name=z', "does not end"),
+                       ('drive_del "\\x"', "escape"), ("drive_add -\x01 b c", "-?")]:
+        assert part in say(qmp, line), line
+    assert refused(qmp, "human-monitor-command", {"command-line": "info", "cpu-index": 0}) == \
+        "Parameter 'cpu-index' expects a CPU number"
+    assert refused(qmp, "human-monitor-command") == "Parameter 'command-line' is missing"
+    assert qmp.cmd("query-named-block-nodes") == []
+
+
 # --- jobs and replication without any ---
 
 def test_jobs_that_are_not_there_are_named(daemons):
