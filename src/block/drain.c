@@ -40,6 +40,34 @@ static void drain_below(struct node *node, unsigned mark)
         drain_below(edge->child, mark);
 }
 
+void edge_close(struct edge *edge)
+{
+    if (edge->gate.closed == 0)
+        edge->closed_ns = loop_clock_ns(edge->graph->loop);
+    co_gate_close(&edge->gate);
+}
+
+void edge_open(struct edge *edge)
+{
+    struct graph_holds *holds = &edge->graph->holds;
+    uint64_t held_ns;
+
+    co_gate_open(&edge->gate);
+    /* Nobody waits at one that is being detached. */
+    if (edge->gate.closed > 0 || edge->detaching)
+        return;
+    held_ns = loop_clock_ns(edge->graph->loop) - edge->closed_ns;
+    holds->count++;
+    holds->total_ns += held_ns;
+    holds->longest_ns = MAX(holds->longest_ns, held_ns);
+    holds->long_count += held_ns > GRAPH_LONG_HOLD_NS;
+}
+
+struct graph_holds graph_holds(const struct graph *graph)
+{
+    return graph->holds;
+}
+
 void edge_wait_empty(struct edge *edge)
 {
     if (edge->gate.inside > 0)
@@ -65,7 +93,7 @@ static int drain_add_edge(struct graph_drain *drain, struct edge *edge)
     drain->edges = edges;
     edges[drain->count++] = edge;
     edge->refs++;
-    co_gate_close(&edge->gate);
+    edge_close(edge);
     return 0;
 }
 
@@ -94,7 +122,7 @@ static void drain_release(struct graph_drain *drain)
         return;
     list_remove(&drain->link);
     for (size_t i = 0; i < drain->count; i++) {
-        co_gate_open(&drain->edges[i]->gate);
+        edge_open(drain->edges[i]);
         edge_unref(drain->edges[i]);
     }
     free(drain->edges);
@@ -140,6 +168,32 @@ int graph_drain_begin_keeping(struct node *const *nodes, size_t count, const str
         edge_wait_empty(drain->edges[i]);
     for (size_t i = 0; i < count; i++)
         node_unpin(nodes[i]);
+    return ret;
+}
+
+static void collect_below(struct node *node, unsigned mark, struct node **nodes, size_t *count)
+{
+    if (node->mark == mark)
+        return;
+    node->mark = mark;
+    nodes[(*count)++] = node;
+    LIST_FOR_EACH(edge, &node->children, struct edge, in_parent)
+        collect_below(edge->child, mark, nodes, count);
+}
+
+int graph_drain_begin_subtree(struct node *node, struct graph_drain *drain)
+{
+    struct graph *graph = node_check(node)->graph;
+    struct node **nodes = calloc(graph->node_count, sizeof(struct node *));
+    size_t count = 0;
+    int ret;
+
+    memset(drain, 0, sizeof(*drain));
+    if (nodes == NULL)
+        return -ENOMEM;
+    collect_below(node, ++graph->mark, nodes, &count);
+    ret = graph_drain_begin(nodes, count, drain);
+    free(nodes);
     return ret;
 }
 

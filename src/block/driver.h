@@ -58,6 +58,9 @@ enum perm {
     PERM_RESIZE = 1u << 3,
     PERM_ALL = (1u << 4) - 1,
 };
+#define PERM_COUNT 4
+/* "consistent-read" of bit 0, and so on. */
+extern const char *const perm_texts[PERM_COUNT];
 
 /* Filters pass both on (and need consistent-read with any write: the gate may have to read). Others
  * need consistent-read, and write and resize when the node is not read-only, of "file"; only

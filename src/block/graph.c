@@ -97,7 +97,7 @@ void graph_change_end(struct graph *graph)
 struct node *graph_find(struct graph *graph, const char *node_name)
 {
     LIST_FOR_EACH(node, &graph->nodes, struct node, graph_link) {
-        if (node->opened && strcmp(node->name, node_name) == 0)
+        if (node_is_usable(node) && strcmp(node->name, node_name) == 0)
             return node;
     }
     return NULL;
@@ -108,7 +108,7 @@ struct node *graph_next(struct graph *graph, struct node *node)
     struct list_link *link = node != NULL ? node->graph_link.next : graph->nodes.head.next;
 
     for (; link != &graph->nodes.head; link = link->next) {
-        if (LIST_ENTRY(link, struct node, graph_link)->opened)
+        if (node_is_usable(LIST_ENTRY(link, struct node, graph_link)))
             return LIST_ENTRY(link, struct node, graph_link);
     }
     return NULL;
@@ -197,10 +197,10 @@ void edge_unref(struct edge *edge)
 
 static int check_usable(struct node *node, struct err *err)
 {
-    if (node_check(node)->opened)
+    if (node_is_usable(node_check(node)))
         return 0;
     return err_set(err, -ENODEV, "node '%s' is being %s", node->name,
-                   node->closing ? "closed" : "opened");
+                   node->closing || node->leaving ? "closed" : "opened");
 }
 
 /* The topmost of the filters that the program has put above the node. */
@@ -290,7 +290,7 @@ void edge_detach(struct edge *edge, struct node **ret_child)
     struct err err = ERR_INIT;
 
     edge->detaching = true;
-    co_gate_close(&edge->gate);
+    edge_close(edge);
     edge_wait_empty(edge);
     graph_change_begin(graph);
     assert(co_queue_empty(&edge->gate.outside));
@@ -301,7 +301,7 @@ void edge_detach(struct edge *edge, struct node **ret_child)
     if (perms_update(graph, &err) < 0)
         log_warning("graph", "after a detach: %s", err.text);
     graph_change_end(graph);
-    co_gate_open(&edge->gate);
+    edge_open(edge);
     edge_unref(edge);
 }
 
@@ -337,26 +337,50 @@ int graph_set_perms(struct edge *root, unsigned need, unsigned share, struct err
 
 /* --- deletion --- */
 
+/* Whoever wants the node gone learns of all whom to ask first. */
+static int check_unused(struct node *node, struct err *err)
+{
+    char users[sizeof(err->text) - 64] = "", user[EDGE_PARENT_TEXT_BYTES];
+    size_t length = 0;
+
+    if (list_empty(&node->parents))
+        return 0;
+    LIST_FOR_EACH(edge, &node->parents, struct edge, in_child) {
+        edge_describe_parent(edge, user, sizeof(user));
+        if (length + strlen(user) + sizeof(", ...") > sizeof(users)) {
+            snprintf(users + length, sizeof(users) - length, ", ...");
+            break;
+        }
+        length += (size_t)snprintf(users + length, sizeof(users) - length, "%s%s",
+                                   length > 0 ? ", " : "", user);
+    }
+    return err_set(err, -EBUSY, "node '%s' is in use by %s", node->name, users);
+}
+
 int graph_del(struct graph *graph, const char *node_name, struct err *err)
 {
     struct node *node = NULL;
-    char user[EDGE_PARENT_TEXT_BYTES];
+    bool waits;
     int ret;
 
     graph_change_begin(graph);
     ret = graph_get(graph, node_name, &node, err);
     if (ret == 0)
         ret = node_check_blocked(node, "delete", err);
-    if (ret == 0 && !list_empty(&node->parents)) {
-        struct edge *edge = LIST_ENTRY(list_first(&node->parents), struct edge, in_child);
-
-        ret = err_set(err, -EBUSY, "node '%s' is in use by %s", node_name,
-                      edge_describe_parent(edge, user, sizeof(user)));
-    }
     if (ret == 0)
+        ret = check_unused(node, err);
+    if (ret == 0) {
         node->named = false;
+        /* Nobody has a pin for long: they are of changes and drains. */
+        node->leaving = node->refs == 0 && node->pins > 0;
+    }
     graph_change_end(graph);
-    if (ret == 0)
-        node_close_if_unused(node);
-    return ret;
+    if (ret < 0)
+        return ret;
+    /* Who waits for the lock may be who keeps it. */
+    waits = node->leaving && graph->changer != co_self();
+    node_close_if_unused(node);
+    if (waits)
+        co_queue_wait(&node->gone);
+    return 0;
 }

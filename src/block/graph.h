@@ -44,7 +44,8 @@ int graph_add(struct graph *graph, struct json_object *options, enum opts_syntax
     MAY_WAIT;
 /* The options that every node has; which driver, and so which further ones, "driver" says. */
 extern const struct opt graph_node_opts[];
-/* Takes the name away and closes the node; refused while it has parents or a blocker. */
+/* Takes the name away and closes the node; refused while it has parents or a blocker. When it returns
+ * the node is gone, unless somebody has a reference, or the caller the change lock. */
 int graph_del(struct graph *graph, const char *node_name, struct err *err) MAY_WAIT;
 
 /* NULL when there is none. Nodes that are still being opened, or closed, are not found. */
@@ -103,6 +104,20 @@ int graph_drain_begin(struct node *const *nodes, size_t count, struct graph_drai
 int graph_drain_begin_keeping(struct node *const *nodes, size_t count, const struct edge *keep,
                               struct graph_drain *drain) MAY_WAIT;
 void graph_drain_end(struct graph_drain *drain);
+
+/* Drains `node` and all that lies below it: what users of these parts have under way ends too. */
+int graph_drain_begin_subtree(struct node *node, struct graph_drain *drain) MAY_WAIT;
+
+/* How long edges were closed, by changes of the graph and by drains; requests that came meanwhile
+ * waited at most so long. A hold counts when it has ended. */
+#define GRAPH_LONG_HOLD_NS (10 * NS_PER_MS)
+struct graph_holds {
+    uint64_t count;
+    uint64_t total_ns;
+    uint64_t longest_ns;
+    uint64_t long_count; /* those over GRAPH_LONG_HOLD_NS */
+};
+struct graph_holds graph_holds(const struct graph *graph);
 
 /* True when `node` is `ancestor`, or below it. */
 bool graph_is_below(struct node *node, struct node *ancestor);

@@ -31,7 +31,7 @@ static int edge_set_add(struct edge_set *set, struct edge *edge)
 static void edge_set_close(struct edge_set *set) MAY_WAIT
 {
     for (size_t i = 0; i < set->count; i++)
-        co_gate_close(&set->edges[i]->gate);
+        edge_close(set->edges[i]);
     for (size_t i = 0; i < set->count; i++)
         edge_wait_empty(set->edges[i]);
 }
@@ -39,7 +39,7 @@ static void edge_set_close(struct edge_set *set) MAY_WAIT
 static void edge_set_open(struct edge_set *set)
 {
     for (size_t i = 0; i < set->count; i++)
-        co_gate_open(&set->edges[i]->gate);
+        edge_open(set->edges[i]);
 }
 
 static void edge_set_release(struct edge_set *set)
@@ -62,7 +62,7 @@ static void edge_set_lead(struct edge_set *set, struct node *child)
 
 static int check_replacement(struct node *from, struct node *to, struct err *err)
 {
-    if (!node_check(to)->opened)
+    if (!node_is_usable(node_check(to)))
         return err_set(err, -ENODEV, "node '%s' is being opened or closed", to->name);
     if (from->length_bytes != to->length_bytes)
         return err_set(err, -EINVAL,

@@ -25,7 +25,14 @@ struct graph {
     unsigned object_count;
     void (*event)(void *arg, const char *name, struct json_object *data);
     void *event_arg;
+    struct graph_holds holds;
 };
+
+/* Open, and not on its way out. */
+static inline bool node_is_usable(const struct node *node)
+{
+    return node->opened && !node->leaving;
+}
 
 /* node.c: a node of the graph's list, not opened, without options; NULL when memory is out. */
 struct node *node_new(struct graph *graph, const struct driver *driver, const char *name);
@@ -55,6 +62,9 @@ int perms_update(struct graph *graph, struct err *err);
 void objects_free(struct graph *graph);
 
 /* drain.c */
+/* The gate of an edge that leads to a node: closed and opened, as a hold that is counted. */
+void edge_close(struct edge *edge);
+void edge_open(struct edge *edge);
 /* Waits until nobody is inside the closed edge, having told the drivers below not to hold requests
  * back. Of several edges all are closed before any is waited for. */
 void edge_wait_empty(struct edge *edge) MAY_WAIT;

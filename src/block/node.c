@@ -30,6 +30,7 @@ struct node *node_new(struct graph *graph, const struct driver *driver, const ch
     node->graph = graph;
     snprintf(node->name, sizeof(node->name), "%s", name);
     node->limits = (struct node_limits){.request_align_bytes = 1, .memory_align_bytes = 1};
+    co_queue_init(&node->gone);
     list_init(&node->children);
     list_init(&node->parents);
     list_init(&node->blockers);
@@ -60,6 +61,7 @@ void node_free(struct node *node)
     free(node->options);
     free(node->state);
     node->magic = 0;
+    co_queue_wake_all(&node->gone);
     free(node);
 }
 
@@ -188,4 +190,32 @@ int node_check_blocked(struct node *node, const char *operation, struct err *err
         return 0;
     return err_set(err, -EBUSY, "cannot %s node '%s': %s", operation, node->name,
                    LIST_ENTRY(link, struct node_blocker, link)->reason);
+}
+
+static struct node_blocker *blocker_above(struct node *node, unsigned mark)
+{
+    struct list_link *link = list_first(&node_check(node)->blockers);
+
+    if (node->mark == mark)
+        return NULL;
+    node->mark = mark;
+    if (link != NULL)
+        return LIST_ENTRY(link, struct node_blocker, link);
+    LIST_FOR_EACH(edge, &node->parents, struct edge, in_child) {
+        struct node_blocker *above = edge->parent != NULL ? blocker_above(edge->parent, mark)
+                                                          : NULL;
+
+        if (above != NULL)
+            return above;
+    }
+    return NULL;
+}
+
+int node_check_blocked_above(struct node *node, const char *operation, struct err *err)
+{
+    const struct node_blocker *blocker = blocker_above(node, ++node->graph->mark);
+
+    if (blocker == NULL)
+        return 0;
+    return err_set(err, -EBUSY, "cannot %s node '%s': %s", operation, node->name, blocker->reason);
 }

@@ -62,7 +62,9 @@ struct node {
     bool named;     /* by blockdev-add: stays until blockdev-del; else goes with its last parent */
     bool opened;    /* false while the open hook runs and from when it begins to close */
     bool stands_in; /* a filter that the program put above a node: who asks for that gets this */
+    bool leaving;   /* deleted: goes when its last pin goes, and nobody finds or uses it any more */
     bool closing;   /* the close hook runs, or has run */
+    struct co_queue gone; /* wait until it is freed */
     struct edge *file;    /* the child called "file", or NULL */
     struct list children; /* struct edge, link in_parent; in the order of attaching */
     struct list parents;  /* struct edge, link in_child */
@@ -89,8 +91,13 @@ struct node {
 
 #define NODE_MAGIC 0x6e6f6465u
 
+enum edge_user_kind { EDGE_USER_OTHER, EDGE_USER_EXPORT, EDGE_USER_JOB };
+
 /* How a user from outside learns what happens to what it uses. All optional; none may wait. */
 struct edge_user_ops {
+    /* What the user is, and by which id queries know it. All edges of one have the same `user`. */
+    enum edge_user_kind kind;
+    const char *(*id)(struct edge *edge);
     void (*resized)(struct edge *edge);
     /* A description for error messages and queries, into text: "export 'disk0'". */
     void (*describe)(struct edge *edge, char *text, size_t text_bytes);
@@ -106,6 +113,7 @@ struct edge {
     unsigned refs;
     bool detaching;
     struct co_gate gate;
+    uint64_t closed_ns;                   /* when the gate was closed */
     const struct edge_user_ops *user_ops; /* roots */
     void *user;
     struct list_link in_parent, in_child;
@@ -143,5 +151,7 @@ void node_block(struct node *node, struct node_blocker *blocker, const char *fmt
 void node_unblock(struct node_blocker *blocker);
 /* 0, or -EBUSY with the blocker's reason. `operation` says what was attempted. */
 int node_check_blocked(struct node *node, const char *operation, struct err *err);
+/* The same for the node and all above it: who relies on what these show relies on the node. */
+int node_check_blocked_above(struct node *node, const char *operation, struct err *err);
 
 #endif

@@ -13,16 +13,18 @@
 
 #define PERM_NAMES_BYTES 80
 
+const char *const perm_texts[PERM_COUNT] = {"consistent-read", "write", "write-unchanged",
+                                            "resize"};
+
 static const char *perm_names(unsigned perms, char *text, size_t text_bytes)
 {
-    static const char *const names[] = {"consistent-read", "write", "write-unchanged", "resize"};
     size_t length = 0;
 
     text[0] = '\0';
-    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+    for (size_t i = 0; i < PERM_COUNT; i++) {
         if ((perms & (1u << i)) != 0 && length < text_bytes)
             length += (size_t)snprintf(text + length, text_bytes - length, "%s%s",
-                                       length > 0 ? ", " : "", names[i]);
+                                       length > 0 ? ", " : "", perm_texts[i]);
     }
     return text;
 }

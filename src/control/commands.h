@@ -9,6 +9,7 @@
 extern const struct qmp_command commands_misc[];
 extern const struct qmp_command commands_block[];
 extern const struct qmp_command commands_bitmaps[];
+extern const struct qmp_command commands_graph[];
 extern const struct qmp_command commands_nbd[];
 extern const struct qmp_command commands_objects[];
 extern const struct qmp_command commands_jobs[];

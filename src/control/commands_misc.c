@@ -9,9 +9,9 @@
 #include <errno.h>
 
 const struct qmp_command *const commands_tables[] = {
-    qmp_negotiation,      commands_misc,    commands_block, commands_bitmaps,
-    commands_nbd,         commands_objects, commands_jobs,  commands_mirror,
-    commands_replication, commands_yank,    commands_hmp,   NULL,
+    qmp_negotiation, commands_misc,    commands_block, commands_graph,  commands_bitmaps,
+    commands_nbd,    commands_objects, commands_jobs,  commands_mirror, commands_replication,
+    commands_yank,   commands_hmp,     NULL,
 };
 
 static int run_query_version(struct qmp_call *call, void *args, struct err *err)
@@ -148,6 +148,7 @@ static int add_services(struct json_object *result, struct daemon *daemon)
 {
     const struct qmp_stats qmp = qmp_server_stats(daemon->qmp);
     const struct nbd_service_info nbd = nbd_service_info(daemon->nbd);
+    const struct graph_holds holds = graph_holds(daemon->graph);
     struct node *node = NULL;
     uint64_t nodes = 0;
     int r;
@@ -169,6 +170,10 @@ static int add_services(struct json_object *result, struct daemon *daemon)
         {"nodes-max", GRAPH_MAX_NODES},
         {"jobs", daemon->jobs.count},
         {"jobs-max", JOBS_MAX},
+        {"holds", holds.count},
+        {"holds-ns", holds.total_ns},
+        {"longest-hold-ns", holds.longest_ns},
+        {"long-holds", holds.long_count},
     };
     r = add_figures(result, "control", control, ARRAY_LEN(control));
     if (r == 0)

@@ -510,7 +510,16 @@ static void export_describe(struct edge *edge, char *text, size_t text_bytes)
     snprintf(text, text_bytes, "NBD export '%s'", export->id);
 }
 
+static const char *export_id(struct edge *edge)
+{
+    const struct nbd_export *export = edge->user;
+
+    return export->id;
+}
+
 static const struct edge_user_ops export_edge_ops = {
+    .kind = EDGE_USER_EXPORT,
+    .id = export_id,
     .describe = export_describe,
 };
 

@@ -538,14 +538,20 @@ static void mirror_resized(struct edge *edge)
     co_queue_wake_all(&s->job->changed);
 }
 
-static void mirror_describe(struct edge *edge, char *text, size_t text_bytes)
+static const char *mirror_id(struct edge *edge)
 {
     const struct mirror_state *s = edge->user;
-    snprintf(text, text_bytes, "the %s of mirror job '%s'", edge->name,
-             s->job != NULL ? s->job->id : "");
+    return s->job != NULL ? s->job->id : "";
+}
+
+static void mirror_describe(struct edge *edge, char *text, size_t text_bytes)
+{
+    snprintf(text, text_bytes, "the %s of mirror job '%s'", edge->name, mirror_id(edge));
 }
 
 static const struct edge_user_ops mirror_user_ops = {
+    .kind = EDGE_USER_JOB,
+    .id = mirror_id,
     .resized = mirror_resized,
     .describe = mirror_describe,
 };

@@ -331,19 +331,103 @@ static void lock_holder_run(void *arg) MAY_WAIT
 }
 
 /* One client deletes it while another's command waits to attach to it. */
-TEST_LOOP(a_node_that_is_deleted_while_a_call_waits_for_the_lock_stays_for_that_call)
+TEST_LOOP(a_node_that_is_deleted_while_a_call_waits_for_the_lock_is_not_attached_to)
 {
     struct graph *graph = blocks_graph();
     struct lock_holder holder = {graph, blocks_add(graph, "{'node-name':'disk','driver':'mem'}"),
                                  false};
-    struct edge *edge;
+    struct edge *edge = NULL;
+    struct err err = ERR_INIT;
 
     assert_int_equal(co_spawn(loop_current(), "holder", lock_holder_run, &holder), 0);
     test_wait_until(holder.ready);
-    edge = blocks_root(graph, holder.disk, "r");
-    assert_int_equal(blocks_write(edge, 0, 512, 1, 0), 0);
-    graph_detach(edge);
+    assert_int_equal(
+        graph_attach_root(graph, holder.disk, "r", PERM_WRITE, PERM_ALL, NULL, NULL, &edge, &err),
+        -ENODEV);
+    assert_string_equal(err.text, "node 'disk' is being closed");
     assert_int_equal(mem_open_count, 0);
+    graph_free(graph);
+}
+
+struct subtree_drain {
+    struct node *node;
+    bool done;
+};
+
+static void subtree_drain_run(void *arg) MAY_WAIT
+{
+    struct subtree_drain *task = arg;
+    struct graph_drain drain;
+
+    assert_int_equal(graph_drain_begin_subtree(task->node, &drain), 0);
+    graph_drain_end(&drain);
+    task->done = true;
+}
+
+struct deletion {
+    struct graph *graph;
+    bool done;
+};
+
+static void deletion_run(void *arg) MAY_WAIT
+{
+    struct deletion *deletion = arg;
+    struct err err = ERR_INIT;
+
+    assert_int_equal(graph_del(deletion->graph, "top", &err), 0);
+    deletion->done = true;
+}
+
+/* Else the name, and the nodes below, would still be taken. */
+TEST_LOOP(a_deletion_returns_when_the_node_is_gone_although_a_drain_waits_with_it_in_hand)
+{
+    struct graph *graph = blocks_graph();
+    struct node *disk = blocks_add(
+        graph, "{'node-name':'disk','driver':'blkdebug','file':{'driver':'mem'},"
+               "'inject':[{'kind':'write','hold':true}]}");
+    struct node *top = blocks_add(graph, "{'node-name':'top','driver':'pass','file':'disk'}");
+    struct edge *edge = blocks_root(graph, disk, "r");
+    struct deletion deletion = {.graph = graph};
+    struct subtree_drain drain = {.node = top};
+    struct blocks_task task;
+    struct err err = ERR_INIT;
+    struct node *node;
+
+    blocks_start_write(&task, edge, 0, 512, 1);
+    assert_int_equal(blkdebug_await_held(disk, 0, 1, DEADLINE_NEVER), 0);
+    assert_int_equal(co_spawn(loop_current(), "drain", subtree_drain_run, &drain), 0);
+    co_yield();
+    assert_int_equal(co_spawn(loop_current(), "deletion", deletion_run, &deletion), 0);
+    for (int i = 0; i < 20; i++)
+        co_yield();
+    assert_false(deletion.done);
+    assert_null(graph_find(graph, "top"));
+    assert_int_equal(graph_get(graph, "top", &node, &err), -ENOENT);
+    blkdebug_release(disk, 0);
+    test_wait_until(task.done && drain.done && deletion.done);
+    assert_ptr_equal(list_first(&disk->parents), &edge->in_child);
+    graph_detach(edge);
+    graph_free(graph);
+}
+
+TEST_LOOP(a_refusal_to_delete_names_all_who_use_the_node)
+{
+    struct graph *graph = blocks_graph();
+    struct node *disk = blocks_add(graph, "{'node-name':'disk','driver':'mem'}");
+    struct edge *roots[12];
+    struct err err = ERR_INIT;
+
+    blocks_add(graph, "{'node-name':'top','driver':'pass','file':'disk'}");
+    roots[0] = blocks_root(graph, disk, "export 'e'");
+    assert_int_equal(graph_del(graph, "disk", &err), -EBUSY);
+    assert_string_equal(err.text,
+                        "node 'disk' is in use by node 'top' (its child 'file'), export 'e'");
+    for (int i = 1; i < 12; i++)
+        roots[i] = blocks_root(graph, disk, "a name of more than sixty bytes that goes on and on");
+    assert_int_equal(graph_del(graph, "disk", &err), -EBUSY);
+    assert_string_equal(err.text + strlen(err.text) - 5, ", ...");
+    for (int i = 0; i < 12; i++)
+        graph_detach(roots[i]);
     graph_free(graph);
 }
 
@@ -507,8 +591,10 @@ int main(void)
         cmocka_unit_test(reopening_follows_inline_children_and_is_undone_when_refused),
         cmocka_unit_test(cycles_and_unequal_lengths_are_refused),
         cmocka_unit_test(children_come_and_go_by_the_parents_hooks),
+        cmocka_unit_test(a_node_that_is_deleted_while_a_call_waits_for_the_lock_is_not_attached_to),
         cmocka_unit_test(
-            a_node_that_is_deleted_while_a_call_waits_for_the_lock_stays_for_that_call),
+            a_deletion_returns_when_the_node_is_gone_although_a_drain_waits_with_it_in_hand),
+        cmocka_unit_test(a_refusal_to_delete_names_all_who_use_the_node),
         cmocka_unit_test(a_refused_attachment_leaves_a_fresh_node_to_its_owner),
         cmocka_unit_test(filters_come_and_go_under_live_requests_and_nothing_is_lost),
         cmocka_unit_test(children_come_and_go_under_live_requests),
