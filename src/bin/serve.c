@@ -156,24 +156,13 @@ struct json_object *serve_file_options(const char *path)
     return options;
 }
 
-static bool has_object(struct graph *graph, const char *id)
-{
-    struct object *object = NULL;
-
-    while ((object = object_next(graph, object)) != NULL) {
-        if (strcmp(object->id, id) == 0)
-            return true;
-    }
-    return false;
-}
-
 int serve_tls(struct serve *serve, enum tls_endpoint endpoint, const char **ret_id, struct err *err)
 {
     const char *id = endpoint == TLS_SERVER ? SERVE_TLS_SERVER : SERVE_TLS_CLIENT;
     bool psk = serve->tls.kind == TLS_PSK;
 
     *ret_id = serve->tls.folder != NULL ? id : NULL;
-    if (serve->tls.folder == NULL || has_object(serve->daemon->graph, id))
+    if (serve->tls.folder == NULL || object_find(serve->daemon->graph, id) != NULL)
         return 0;
     CLEANUP(json_putp) struct json_object *options = json_object_new_object();
     int r = options == NULL ? -ENOMEM : 0;

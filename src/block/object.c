@@ -41,7 +41,7 @@ struct object *object_next(struct graph *graph, struct object *object)
     return link != &graph->objects.head ? LIST_ENTRY(link, struct object, link) : NULL;
 }
 
-static struct object *find(struct graph *graph, const char *id)
+struct object *object_find(struct graph *graph, const char *id)
 {
     LIST_FOR_EACH(object, &graph->objects, struct object, link) {
         if (strcmp(object->id, id) == 0)
@@ -89,7 +89,7 @@ static int check_common(struct graph *graph, const struct object_common *common,
                        "%s: '%s' is no id: a letter, then letters, digits, '-', '.', '_', at most "
                        "%u in all",
                        where, common->id, OBJECT_ID_BYTES - 1);
-    if (find(graph, common->id) != NULL)
+    if (object_find(graph, common->id) != NULL)
         return err_set(err, -EEXIST, "%s: there is an object '%s' already", where, common->id);
     if (graph->object_count >= GRAPH_MAX_OBJECTS)
         return err_set(err, -ENOSPC, "%s: there are %u objects, which is the limit", where,
@@ -167,6 +167,24 @@ int object_add(struct graph *graph, struct json_object *options, enum opts_synta
     return ret;
 }
 
+/* The one place that calls the hook. */
+static int call_load(struct object *object, struct err *err) MAY_WAIT
+{
+    return object->type->load != NULL ? object->type->load(object, err) : 0;
+}
+
+int object_load(struct graph *graph, const char *id, struct err *err)
+{
+    struct object *object = object_find(graph, id);
+
+    if (object == NULL)
+        return err_set(err, -ENOENT, "there is no object '%s'", id);
+    object->users++;
+    int ret = call_load(object, err);
+    object_unuse(object);
+    return ret < 0 ? err_prefix(err, "object '%s'", id) : 0;
+}
+
 static void object_remove(struct object *object)
 {
     assert(object->users == 0);
@@ -178,7 +196,7 @@ static void object_remove(struct object *object)
 
 int object_del(struct graph *graph, const char *id, struct err *err)
 {
-    struct object *object = find(graph, id);
+    struct object *object = object_find(graph, id);
 
     if (object == NULL)
         return err_set(err, -ENOENT, "there is no object '%s'", id);
@@ -191,7 +209,7 @@ int object_del(struct graph *graph, const char *id, struct err *err)
 int object_use(struct graph *graph, const struct object_type *type, const char *id,
                struct object **ret_object, struct err *err)
 {
-    struct object *object = find(graph, id);
+    struct object *object = object_find(graph, id);
 
     if (object == NULL || object->type != type)
         return err_set(err, -ENOENT, "there is no %s '%s'", type->name, id);

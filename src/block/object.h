@@ -3,7 +3,8 @@
  * Objects: what several nodes share and somebody made by name, as QEMU's object-add and --object do
  * (throttle groups). They live beside the nodes of a graph, in a name space of their own.
  *
- * An object that is in use cannot be deleted. Nothing here waits.
+ * An object that is in use cannot be deleted. Making one does not wait; what takes longer (reading
+ * files) follows in object_load().
  */
 #ifndef BLOCKSTEP_BLOCK_OBJECT_H
 #define BLOCKSTEP_BLOCK_OBJECT_H
@@ -21,6 +22,8 @@ struct object_type {
     size_t options_size;
     const struct opt *opts; /* beyond qom-type and id */
     int (*create)(struct object *object, struct err *err);
+    /* NULL: it is complete when it has been made. May wait; the object stays meanwhile. */
+    int (*load)(struct object *object, struct err *err);
     void (*destroy)(struct object *object); /* after a successful create; nobody uses it any more */
 };
 
@@ -41,7 +44,11 @@ int object_add(struct graph *graph, struct json_object *options, enum opts_synta
                const char *where, struct err *err);
 /* The options that every object has; which type, and so which further ones, "qom-type" says. */
 extern const struct opt object_opts[];
+/* After object_add(), of the same id; who made it takes it back when this fails. */
+int object_load(struct graph *graph, const char *id, struct err *err) MAY_WAIT;
 int object_del(struct graph *graph, const char *id, struct err *err);
+/* NULL: there is none. */
+struct object *object_find(struct graph *graph, const char *id);
 /* In the order of making; NULL begins and ends. */
 struct object *object_next(struct graph *graph, struct object *object);
 

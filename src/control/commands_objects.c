@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Objects: what nodes and servers refer to by name. */
+#include "block/object.h"
 #include "control/commands.h"
 #include "control/daemon.h"
-#include "drivers/tls_object.h"
 
 #include <errno.h>
 
@@ -22,7 +22,7 @@ int daemon_add_object(struct daemon *daemon, struct json_object *options, enum o
 
     if (r < 0)
         return r;
-    r = tls_object_load(daemon->graph, id_of(options), err);
+    r = object_load(daemon->graph, id_of(options), err);
     if (r < 0) {
         struct err ignored = ERR_INIT;
 

@@ -31,23 +31,8 @@ static bool is_tls(const struct object *object)
     return object->type == &tls_creds_x509_type || object->type == &tls_creds_psk_type;
 }
 
-static struct object *find(struct graph *graph, const char *id)
+static int tls_load(struct object *object, struct err *err) MAY_WAIT
 {
-    struct object *object = NULL;
-
-    while ((object = object_next(graph, object)) != NULL) {
-        if (strcmp(object->id, id) == 0)
-            return object;
-    }
-    return NULL;
-}
-
-int tls_object_load(struct graph *graph, const char *id, struct err *err)
-{
-    struct object *object = find(graph, id);
-
-    if (object == NULL || !is_tls(object))
-        return 0;
     const struct tls_object_options *options = object->options;
     struct tls_object *self = object->state;
     const struct tls_creds_options wanted = {
@@ -57,21 +42,16 @@ int tls_object_load(struct graph *graph, const char *id, struct err *err)
         .verify_peer = options->verify_peer,
         .username = options->username,
     };
+
     if (wanted.endpoint == TLS_SERVER && options->username != NULL)
-        return err_set(err, -EINVAL, "object '%s': 'username' is of use with endpoint=client only",
-                       id);
-    int result = object_use(graph, object->type, id, &object, err);
-    if (result < 0)
-        return result;
-    result = tls_creds_load(graph_loop(graph), &wanted, &self->creds, err);
-    object_unuse(object);
-    return result < 0 ? err_prefix(err, "object '%s'", id) : 0;
+        return err_set(err, -EINVAL, "'username' is of use with endpoint=client only");
+    return tls_creds_load(graph_loop(object->graph), &wanted, &self->creds, err);
 }
 
 int tls_object_creds(struct graph *graph, const char *id, enum tls_endpoint endpoint,
                      struct tls_creds **ret_creds, struct err *err)
 {
-    struct object *object = find(graph, id);
+    struct object *object = object_find(graph, id);
 
     if (object == NULL || !is_tls(object))
         return err_set(
@@ -147,6 +127,7 @@ const struct object_type tls_creds_x509_type = {
     .options_size = sizeof(struct tls_object_options),
     .opts = x509_opts,
     .create = tls_create,
+    .load = tls_load,
     .destroy = tls_destroy,
 };
 
@@ -156,5 +137,6 @@ const struct object_type tls_creds_psk_type = {
     .options_size = sizeof(struct tls_object_options),
     .opts = psk_opts,
     .create = tls_create,
+    .load = tls_load,
     .destroy = tls_destroy,
 };

@@ -32,7 +32,7 @@ static int add_creds(struct tls_world *world, const char *id, const char *folder
     json_add_string(options, "dir", tls_fixture_path(folder));
     json_add_string(options, "endpoint", endpoint);
     int result = object_add(world->nbd.graph, options, OPTS_JSON, "object-add", err);
-    return result < 0 ? result : tls_object_load(world->nbd.graph, id, err);
+    return result < 0 ? result : object_load(world->nbd.graph, id, err);
 }
 
 static void world_begin(struct tls_world *world) MAY_WAIT;
