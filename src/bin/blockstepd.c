@@ -33,7 +33,7 @@ static void print_help(void)
         "  --blockdev DRIVER,node-name=NAME,...   make a node (--blockdev help lists drivers,\n"
         "                                         --blockdev DRIVER,help their options)\n"
         "  --object TYPE,id=ID,...                make an object: tls-creds-x509, tls-creds-psk,\n"
-        "                                         throttle-group\n"
+        "                                         secret, throttle-group\n"
         "  --nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT[,id=ID][,tls-creds=ID]\n"
         "  --nbd-server addr.type=unix,addr.path=PATH[,id=ID]\n"
         "  --export nbd,id=ID,node-name=NODE[,name=NAME][,server=ID][,writable=on]\n"

@@ -156,6 +156,20 @@ struct json_object *serve_file_options(const char *path)
     return options;
 }
 
+/* The password of both sides' private keys, as an object. */
+static int add_password(struct serve *serve, struct err *err) MAY_WAIT
+{
+    CLEANUP(json_putp) struct json_object *options = json_object_new_object();
+
+    if (object_find(serve->daemon->graph, SERVE_TLS_PASSWORD) != NULL)
+        return 0;
+    if (options == NULL || json_add_string(options, "qom-type", "secret") < 0 ||
+        json_add_string(options, "id", SERVE_TLS_PASSWORD) < 0 ||
+        json_add_string(options, "file", serve->tls.password_file) < 0)
+        return err_no_memory(err);
+    return daemon_add_object(serve->daemon, options, OPTS_JSON, "--tls-password-file", err);
+}
+
 int serve_tls(struct serve *serve, enum tls_endpoint endpoint, const char **ret_id, struct err *err)
 {
     const char *id = endpoint == TLS_SERVER ? SERVE_TLS_SERVER : SERVE_TLS_CLIENT;
@@ -164,9 +178,13 @@ int serve_tls(struct serve *serve, enum tls_endpoint endpoint, const char **ret_
     *ret_id = serve->tls.folder != NULL ? id : NULL;
     if (serve->tls.folder == NULL || object_find(serve->daemon->graph, id) != NULL)
         return 0;
+    if (serve->tls.password_file != NULL && add_password(serve, err) < 0)
+        return err->code;
     CLEANUP(json_putp) struct json_object *options = json_object_new_object();
     int r = options == NULL ? -ENOMEM : 0;
     if (r == 0) {
+        if (serve->tls.password_file != NULL)
+            r |= json_add_string(options, "passwordid", SERVE_TLS_PASSWORD);
         r |= json_add_string(options, "qom-type", psk ? "tls-creds-psk" : "tls-creds-x509");
         r |= json_add_string(options, "id", id);
         r |= json_add_string(options, "dir", serve->tls.folder);

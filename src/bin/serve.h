@@ -71,6 +71,8 @@ int serve_take(struct serve *serve, int option);
     "      --tls-creds-dir DIR    speak TLS on all TCP connections, with the credentials there\n"  \
     "      --tls KIND             what they are: x509 (default) or psk\n"                          \
     "      --tls-username USER    whose key of keys.psk is used (default: qemu)\n"                 \
+    "      --tls-password-file FILE\n"                                                             \
+    "                             holds the password of encrypted private keys, and no line end\n" \
     "      --insecure             allow TCP listeners that other hosts can reach without TLS\n"    \
     "  -o, --output FORMAT        how to say that all is ready: text (default) or json\n"          \
     "      --runas USER[:GROUP]   become that user before anything is opened\n"                    \
@@ -79,8 +81,9 @@ int serve_take(struct serve *serve, int option);
 
 /* --- steps --- */
 /* The credentials for an end of a TCP connection, made at the first use: their id; NULL: no TLS. */
-#define SERVE_TLS_SERVER "tls-server"
-#define SERVE_TLS_CLIENT "tls-client"
+#define SERVE_TLS_SERVER   "tls-server"
+#define SERVE_TLS_CLIENT   "tls-client"
+#define SERVE_TLS_PASSWORD "tls-password"
 int serve_tls(struct serve *serve, enum tls_endpoint endpoint, const char **ret_id, struct err *err)
     MAY_WAIT;
 /* Adds a node from the options; takes the reference. */

@@ -38,10 +38,13 @@ static int find_address(const struct target *target, char *address, size_t addre
     return r < 0 ? r : runtime_address(name, false, address, address_bytes, err);
 }
 
-int target_address(const struct target *target, char address[TARGET_ADDRESS_BYTES])
+int target_address(struct target *target, char address[TARGET_ADDRESS_BYTES])
 {
     struct err err = ERR_INIT;
-    int r;
+    int r = tls_options_check(&target->tls);
+
+    if (r >= 0)
+        return r;
 
     if (target->name != NULL && target->address != NULL)
         return cli_usage_error("--name and --qmp exclude each other");
@@ -57,7 +60,7 @@ int target_address(const struct target *target, char address[TARGET_ADDRESS_BYTE
     return r == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
 }
 
-int target_connect(const struct target *target, struct qmp_client **ret_client)
+int target_connect(struct target *target, struct qmp_client **ret_client)
 {
     char address[TARGET_ADDRESS_BYTES];
     struct err err = ERR_INIT;
@@ -65,9 +68,6 @@ int target_connect(const struct target *target, struct qmp_client **ret_client)
     int code = target_address(target, address);
 
     if (code != EXIT_OK)
-        return code;
-    code = tls_options_check(&target->tls);
-    if (code >= 0)
         return code;
     if (qmp_client_connect_tls(address, tls_options_client(&target->tls, &tls), ret_client, &err) <
         0) {

@@ -190,7 +190,7 @@ static int timed_out(const struct wait *wait)
 }
 
 /* A daemon that does not listen yet is waited for, too. */
-static int connect_patiently(const struct wait *wait, struct qmp_client **ret_client)
+static int connect_patiently(struct wait *wait, struct qmp_client **ret_client)
 {
     char address[TARGET_ADDRESS_BYTES];
     struct tls_creds_options tls;

@@ -45,15 +45,17 @@ struct target {
     "      --tls KIND         what they are: x509 (default) or psk\n"               \
     "      --tls-username USER\n"                                                   \
     "                         whose key of keys.psk is used (default: qemu)\n"      \
+    "      --tls-password-file FILE\n"                                              \
+    "                         holds the password of an encrypted private key\n"     \
     "  -o, --output FORMAT    text (default) or json\n"
 
 /* Takes one of the options above; -EINVAL after a message. 'h' is the verb's. */
 int target_take(struct target *target, int option);
 #define TARGET_ADDRESS_BYTES 512
-/* Where it is; EXIT_OK, or a message and another exit code. */
-int target_address(const struct target *target, char address[TARGET_ADDRESS_BYTES]);
+/* After all have been taken: where it is; EXIT_OK, or a message and another exit code. */
+int target_address(struct target *target, char address[TARGET_ADDRESS_BYTES]);
 /* Connects; EXIT_OK, or a message and another exit code. */
-int target_connect(const struct target *target, struct qmp_client **ret_client);
+int target_connect(struct target *target, struct qmp_client **ret_client);
 
 /* Runs a command; EXIT_OK, or a message that begins with `what`, and EXIT_FAILED. */
 int verb_run(struct qmp_client *client, const char *what, const char *command,

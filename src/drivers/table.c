@@ -5,6 +5,7 @@
 #include "drivers/overlay.h"
 #include "drivers/quorum.h"
 #include "drivers/replication.h"
+#include "drivers/secret_object.h"
 #include "drivers/throttle_group.h"
 #include "drivers/tls_object.h"
 
@@ -26,6 +27,7 @@ const struct driver *const drivers_table[] = {
 };
 
 const struct object_type *const object_types_table[] = {
+    &secret_type,
     &throttle_group_type,
     &tls_creds_psk_type,
     &tls_creds_x509_type,

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "drivers/tls_object.h"
 
+#include "drivers/secret_object.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -9,7 +11,7 @@ struct tls_object {
 };
 
 struct tls_object_options {
-    char *folder, *username;
+    char *folder, *username, *password_id;
     int endpoint;
     bool verify_peer;
 };
@@ -31,11 +33,25 @@ static bool is_tls(const struct object *object)
     return object->type == &tls_creds_x509_type || object->type == &tls_creds_psk_type;
 }
 
+static int password_find(struct graph *graph, const char *id, struct object **ret_object,
+                         const char **ret_password, struct err *err)
+{
+    const struct secret *secret;
+    int r = secret_object_use(graph, id, "'passwordid'", ret_object, &secret, err);
+
+    if (r < 0)
+        return r;
+    *ret_password = secret_text(secret);
+    return *ret_password != NULL
+               ? 0
+               : err_set(err, -EINVAL, "secret '%s' is no text, as a password is", id);
+}
+
 static int tls_load(struct object *object, struct err *err) MAY_WAIT
 {
     const struct tls_object_options *options = object->options;
     struct tls_object *self = object->state;
-    const struct tls_creds_options wanted = {
+    struct tls_creds_options wanted = {
         .kind = object->type == &tls_creds_x509_type ? TLS_X509 : TLS_PSK,
         .endpoint = (enum tls_endpoint)options->endpoint,
         .folder = options->folder,
@@ -45,7 +61,14 @@ static int tls_load(struct object *object, struct err *err) MAY_WAIT
 
     if (wanted.endpoint == TLS_SERVER && options->username != NULL)
         return err_set(err, -EINVAL, "'username' is of use with endpoint=client only");
-    return tls_creds_load(graph_loop(object->graph), &wanted, &self->creds, err);
+    struct object *password = NULL;
+    int r = 0;
+    if (options->password_id != NULL)
+        r = password_find(object->graph, options->password_id, &password, &wanted.password, err);
+    if (r == 0)
+        r = tls_creds_load(graph_loop(object->graph), &wanted, &self->creds, err);
+    object_unuse(password);
+    return r;
 }
 
 int tls_object_creds(struct graph *graph, const char *id, enum tls_endpoint endpoint,
@@ -94,6 +117,10 @@ static const struct opt x509_opts[] = {
      .offset = OPT_FIELD(struct tls_object_options, verify_peer),
      .fallback = "on",
      .help = "a server wants client certificates, a client checks the server's"},
+    {.name = "passwordid",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct tls_object_options, password_id),
+     .help = "secret that holds the password of an encrypted private key"},
     {0},
 };
 

@@ -36,7 +36,7 @@ struct load {
     struct err *err;
 };
 
-static void datum_wipe(gnutls_datum_t *datum)
+void tls_datum_wipe(gnutls_datum_t *datum)
 {
     if (datum->data != NULL)
         gnutls_memset(datum->data, 0, datum->size);
@@ -56,7 +56,7 @@ static void creds_free(struct tls_creds *creds)
         gnutls_priority_deinit(creds->priority);
     for (size_t i = 0; i < creds->key_count; i++) {
         free(creds->keys[i].username);
-        datum_wipe(&creds->keys[i].key);
+        tls_datum_wipe(&creds->keys[i].key);
     }
     free(creds->keys);
     free(creds);
@@ -86,9 +86,7 @@ bool tls_creds_prove_peer(const struct tls_creds *creds)
 
 /* --- files --- */
 
-enum file_kind { FILE_PUBLIC, FILE_SECRET };
-
-static int file_check(int fd, const char *path, enum file_kind kind, size_t *ret_bytes,
+static int file_check(int fd, const char *path, enum tls_file_kind kind, size_t *ret_bytes,
                       struct err *err)
 {
     struct stat st;
@@ -99,7 +97,7 @@ static int file_check(int fd, const char *path, enum file_kind kind, size_t *ret
         return err_set(err, -EINVAL, "'%s' is no file", path);
     if (st.st_size > (off_t)TLS_CREDENTIAL_MAX_BYTES)
         return err_set(err, -EFBIG, "'%s' is longer than 1 MiB: that is no such file", path);
-    if (kind == FILE_SECRET && (st.st_mode & 0007) != 0)
+    if (kind == TLS_FILE_SECRET && (st.st_mode & 0007) != 0)
         return err_set(
             err, -EPERM,
             "'%s' holds a secret and everybody may use it (mode %04o); chmod 600 it, and "
@@ -109,9 +107,8 @@ static int file_check(int fd, const char *path, enum file_kind kind, size_t *ret
     return 0;
 }
 
-/* -ENOENT without an error set when there is none. */
-static int file_load(const char *path, enum file_kind kind, gnutls_datum_t *ret_text,
-                     struct err *err)
+int tls_file_load(const char *path, enum tls_file_kind kind, gnutls_datum_t *ret_text,
+                  struct err *err)
 {
     CLEANUP(fd_close) int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     size_t bytes = 0, done = 0;
@@ -134,7 +131,7 @@ static int file_load(const char *path, enum file_kind kind, gnutls_datum_t *ret_
             continue;
         }
         result = got < 0 ? -errno : -EIO;
-        datum_wipe(&text);
+        tls_datum_wipe(&text);
         return err_set_errno(err, result, "cannot read '%s'", path);
     }
     text.data[bytes] = '\0';
@@ -149,10 +146,11 @@ struct pem {
 
 static void pem_release(struct pem *pem)
 {
-    datum_wipe(&pem->text);
+    tls_datum_wipe(&pem->text);
 }
 
-static int pem_load(const struct load *load, const char *name, enum file_kind kind, struct pem *pem)
+static int pem_load(const struct load *load, const char *name, enum tls_file_kind kind,
+                    struct pem *pem)
 {
     int length = snprintf(pem->path, sizeof(pem->path), "%s/%s", load->options->folder, name);
 
@@ -160,7 +158,7 @@ static int pem_load(const struct load *load, const char *name, enum file_kind ki
     if (length < 0 || (size_t)length >= sizeof(pem->path))
         return err_set(load->err, -ENAMETOOLONG, "the folder's path is too long: '%s'",
                        load->options->folder);
-    int result = file_load(pem->path, kind, &pem->text, load->err);
+    int result = tls_file_load(pem->path, kind, &pem->text, load->err);
     return result == -ENOENT && !err_is_set(load->err) ? 0 : result;
 }
 
@@ -233,7 +231,7 @@ static int certificates_check(const struct load *load, const struct pem *pem, bo
 static int load_authorities(struct load *load)
 {
     CLEANUP(pem_release) struct pem ca, crl = {.text = {NULL, 0}};
-    int result = pem_load(load, "ca-cert.pem", FILE_PUBLIC, &ca);
+    int result = pem_load(load, "ca-cert.pem", TLS_FILE_PUBLIC, &ca);
 
     if (result == 0 && ca.text.data == NULL)
         return pem_missing(
@@ -248,7 +246,7 @@ static int load_authorities(struct load *load)
                                                      GNUTLS_X509_FMT_PEM);
     if (code < 0)
         return pem_bad(load, &ca, "certificate", code);
-    result = pem_load(load, "ca-crl.pem", FILE_PUBLIC, &crl);
+    result = pem_load(load, "ca-crl.pem", TLS_FILE_PUBLIC, &crl);
     if (result < 0 || crl.text.data == NULL)
         return result;
     code = gnutls_certificate_set_x509_crl_mem(load->creds->x509, &crl.text, GNUTLS_X509_FMT_PEM);
@@ -265,8 +263,11 @@ static int set_key_pair(const struct load *load, const struct pem *cert, const s
         return err_set(load->err, -EINVAL, "the key in '%s' is not that of the certificate in '%s'",
                        key->path, cert->path);
     if (code == GNUTLS_E_DECRYPTION_FAILED)
-        return err_set(load->err, -EACCES,
-                       "the key in '%s' is encrypted: its password is missing or wrong", key->path);
+        return err_set(load->err, -EACCES, "the key in '%s' is encrypted, and %s", key->path,
+                       load->options->password == NULL
+                           ? "there is no password for it; tls-creds-x509 takes one as passwordid, "
+                             "the verbs in --tls-password-file"
+                           : "the password does not fit; does its file end with a line end?");
     return code < 0 ? pem_bad(load, key, "private key", code) : 0;
 }
 
@@ -275,10 +276,12 @@ static int load_identity(struct load *load)
 {
     bool server = load->options->endpoint == TLS_SERVER;
     CLEANUP(pem_release) struct pem cert, key = {.text = {NULL, 0}};
-    int result = pem_load(load, server ? "server-cert.pem" : "client-cert.pem", FILE_PUBLIC, &cert);
+    int result = pem_load(load, server ? "server-cert.pem" : "client-cert.pem", TLS_FILE_PUBLIC,
+                          &cert);
 
     if (result == 0)
-        result = pem_load(load, server ? "server-key.pem" : "client-key.pem", FILE_SECRET, &key);
+        result = pem_load(load, server ? "server-key.pem" : "client-key.pem", TLS_FILE_SECRET,
+                          &key);
     if (result < 0)
         return result;
     if (!server && cert.text.data == NULL && key.text.data == NULL)
@@ -423,7 +426,7 @@ static int set_psk_client(struct load *load, const struct pem *pem)
 static int load_psk(struct load *load)
 {
     CLEANUP(pem_release) struct pem pem;
-    int result = pem_load(load, "keys.psk", FILE_SECRET, &pem);
+    int result = pem_load(load, "keys.psk", TLS_FILE_SECRET, &pem);
 
     if (result < 0)
         return result;

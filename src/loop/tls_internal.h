@@ -27,6 +27,13 @@ struct tls_creds {
     size_t key_count;
 };
 
+enum tls_file_kind { TLS_FILE_PUBLIC, TLS_FILE_SECRET };
+/* The whole of a file, with a zero byte behind it that does not count. A secret that everybody may use is
+ * refused. -ENOENT without an error set when there is no such file. */
+int tls_file_load(const char *path, enum tls_file_kind kind, gnutls_datum_t *ret_text,
+                  struct err *err);
+void tls_datum_wipe(gnutls_datum_t *datum);
+
 /* Behind sock.c, once sock->tls is set. */
 ssize_t tls_recv(struct sock *sock, void *bytes, size_t length_bytes) MAY_WAIT;
 int tls_send(struct sock *sock, struct iovec *iov, int count) MAY_WAIT;

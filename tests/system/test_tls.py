@@ -2,6 +2,7 @@
 """TLS with stock counterparts on either side: who has the right papers gets in, nobody else does, and
 secrets stay where they are."""
 
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,10 @@ import tls_files
 from blockstep import DEADLINE_S, Qmp, QmpError, Stock, free_port, make_file, run
 
 MIB = 1 << 20
+# A key of the bytes 0 to 31, and tls_files.PASSWORD encrypted with it (openssl enc -aes-256-cbc).
+KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+IV = "ICEiIyQlJicoKSorLC0uLw=="
+ENCRYPTED = "iVH3atUv9ttAAgATWF0jTA=="
 DATA = bytes(range(256)) * 4096
 
 
@@ -475,7 +480,85 @@ def test_secrets_are_in_no_log_and_no_list_of_processes(daemons, folder, papers)
     assert secret not in told and secret[:16] not in told
 
 
+# --- secrets ---
+
+def test_an_encrypted_key_is_opened_with_its_password(daemons, folder, papers):
+    creds = ["--object", f"secret,id=pw,file={papers}/locked/password",
+             *x509(papers / "locked", "server", "t", "passwordid=pw")]
+    daemon, port = serve(daemons, creds, folder)
+    write_and_read(connect(port, papers / "good"))
+    # Nobody needs the secret any more, but whoever makes credentials anew.
+    daemon.qmp.cmd("object-del", id="pw")
+    add = {"qom-type": "tls-creds-x509", "id": "u", "dir": f"{papers}/locked", "endpoint": "server"}
+    for more, words in [({}, "there is no password for it; tls-creds-x509 takes one as passwordid"),
+                        ({"passwordid": "pw"}, "'passwordid': there is no secret 'pw'"),
+                        ({"passwordid": "t"}, "'passwordid': there is no secret 't'")]:
+        with pytest.raises(QmpError) as failure:
+            daemon.qmp.cmd("object-add", {**add, **more})
+        assert words in failure.value.desc
+    daemon.qmp.cmd("object-add", qom_type="secret", id="pw", file=f"{papers}/locked/wrong-password")
+    with pytest.raises(QmpError, match="does its file end with a line end"):
+        daemon.qmp.cmd("object-add", {**add, "passwordid": "pw"})
+    daemon.qmp.cmd("object-add", qom_type="secret", id="px", data="c3dvcmRmaXNo", format="base64")
+    daemon.qmp.cmd("object-add", {**add, "passwordid": "px"})
+
+
+def test_a_secret_means_what_it_means_to_qemu(daemons, papers):
+    """Encrypted as libvirt does it: the same options open the same key on both sides."""
+    objects = [f"secret,id=master,format=base64,data={KEY}",
+               f"secret,id=pw,format=base64,keyid=master,iv={IV},data={ENCRYPTED}",
+               f"tls-creds-x509,id=t,dir={papers}/locked,endpoint=client,passwordid=pw"]
+    words = [word for text in objects for word in ("--object", text)]
+    daemons.start(*words)
+    run("qemu-img", "create", "-q", "-f", "raw", papers / "img", "1M")
+    run("qemu-io", *words, "-f", "raw", "-c", "read 0 512", papers / "img")
+
+
+def test_secrets_are_told_to_nobody(daemons, folder, papers):
+    secret = tls_files.PASSWORD
+    daemon = daemons.start("--log-level", "trace", "--trace", "*", "--object",
+                           f"secret,id=file,file={papers}/locked/password",
+                           *x509(papers / "locked", "server", "t", "passwordid=file"))
+    told = []
+    for bad in [{"data": secret, "file": "x"}, {"data": secret, "format": "base64"},
+                {"data": [secret]}, {"data": secret, "nosuch": 1},
+                {"data": secret, "keyid": "file", "iv": "AAAAAAAAAAAAAAAAAAAAAA=="},
+                {"data": "c3dvcmRmaXNo", "format": "base64", "keyid": "nosuch", "iv": "AAAA"}]:
+        with pytest.raises(QmpError) as failure:
+            daemon.qmp.cmd("object-add", {"qom-type": "secret", "id": "bad", **bad})
+        told.append(failure.value.desc)
+    daemon.qmp.cmd("object-add", {"qom-type": "secret", "id": "good", "data": secret})
+    answer = daemon.qmp.raw('{"execute": "object-add", "arguments": {"qom-type": "secret", '
+                            f'"id": "g", "data": "{secret}" "x"}}}}\n')
+    told.append(json.dumps(answer))
+    for command in ["query-block", "query-named-block-nodes", "x-query-resources",
+                    "x-query-nbd-servers", "query-commands"]:
+        told.append(json.dumps(daemon.qmp.cmd(command)))
+    process = Path(f"/proc/{daemon.process.pid}")
+    told += [daemon.log_text(), (process / "cmdline").read_text(), (process / "environ").read_text()]
+    for text in told:
+        assert secret not in text and "c3dvcmRmaXNo" not in text
+
+
 # --- the verbs ---
+
+def test_the_verbs_take_the_password_of_an_encrypted_key(daemons, folder, papers):
+    tls = ["--tls-creds-dir", papers / "locked", "--tls-password-file", papers / "locked/password"]
+    control_port = free_port()
+    secondary = daemons.run("secondary", "s", "--disk", make_file(folder / "far", MIB),
+                            "--state", folder / "s", "--listen", "127.0.0.1:0",
+                            "--control", f"127.0.0.1:{control_port}", *tls)
+    assert "is ready" in secondary.line()
+    where = ["qmp", "--qmp", f"localhost:{control_port}"]
+    assert '"secondary"' in daemons.cli(*where, *tls, "query-replication").stdout
+    for more, words in [([], "the verbs in --tls-password-file"),
+                        (["--tls-password-file", papers / "locked/wrong-password"], "line end"),
+                        (["--tls-password-file", papers / "locked/nosuch"], "nosuch' is missing"),
+                        (["--tls-password-file", "/dev/null"], "'/dev/null' is no file")]:
+        done = daemons.cli(*where, "--tls-creds-dir", papers / "locked", *more, "query-replication",
+                           check=False)
+        assert done.returncode == 1 and words in done.stderr, done.stderr
+
 
 @pytest.mark.parametrize("kind", ["x509", "psk"])
 def test_a_replicated_pair_speaks_tls_on_all_its_connections(daemons, folder, papers, kind):
@@ -541,3 +624,8 @@ def test_a_verb_says_what_is_wrong_with_its_tls_options(daemons, folder, papers)
     assert "none of x509, psk" in usage("--tls", "ssl")
     assert "--tls-creds-dir only" in usage("--tls", "psk")
     assert "--tls psk only" in usage("--tls-creds-dir", papers / "good", "--tls-username", "me")
+    assert "--tls x509 only" in usage("--tls-creds-dir", papers / "psk", "--tls", "psk",
+                                      "--tls-password-file", "x")
+    # Also where the address is looked for again and again.
+    done = daemons.cli("wait", "--for", "running", "--qmp", "localhost:1", "--tls", "psk", check=False)
+    assert done.returncode == 2 and "--tls-creds-dir only" in done.stderr

@@ -3,12 +3,15 @@
 
 good, other: an authority, a server "localhost" and 127.0.0.1, a client, each; other's authority is
 another one. expired: good's authority, a client whose certificate has expired. nocert: good's
-authority alone. psk, psk2: keys of "qemu", which differ.
+authority alone. locked: good, with
+the client's key encrypted; PASSWORD is in locked/password. psk, psk2: keys of "qemu", which differ.
 """
 
 import shutil
 import subprocess
 from pathlib import Path
+
+PASSWORD = "swordfish"
 
 
 def certtool(*words):
@@ -47,6 +50,18 @@ def make_peer(folder, kind, authority, expired=False):
              "--template", template, "--outfile", folder / f"{kind}-cert.pem")
 
 
+def make_locked(good, folder):
+    shutil.copytree(good, folder)
+    for side in ("client", "server"):
+        certtool("--to-p8", "--load-privkey", good / f"{side}-key.pem", f"--password={PASSWORD}",
+                 "--outfile", folder / f"{side}-key.pem")
+    for name, text in [("client-key.pem", None), ("server-key.pem", None), ("password", PASSWORD),
+                       ("wrong-password", PASSWORD + "\n")]:
+        if text is not None:
+            (folder / name).write_text(text)
+        (folder / name).chmod(0o600)
+
+
 def make_psk(folder, user="qemu"):
     folder.mkdir()
     path = folder / "keys.psk"
@@ -65,6 +80,7 @@ def make_all(root):
         shutil.copy(root / "good/ca-cert.pem", root / name)
     make_peer(root / "expired", "client", root / "good", expired=True)
     make_peer(root / "expired", "server", root / "good", expired=True)
+    make_locked(root / "good", root / "locked")
     make_psk(root / "psk")
     make_psk(root / "psk2")
 
