@@ -18,6 +18,7 @@ static const struct verb {
     {"primary", verb_primary, "serve disks to a guest and forward its writes to a secondary"},
     {"secondary", verb_secondary, "keep the disks of a primary, ready to take over"},
     {"status", verb_status, "show role, stage, link, checkpoint, overlays, errors"},
+    {"graph", verb_graph, "show nodes, exports, jobs, and what they may do to each other"},
     {"checkpoint", verb_checkpoint, "make what the primary has written the state to fall back to"},
     {"failover", verb_failover, "on the secondary: take over at the last checkpoint"},
     {"stop", verb_stop, "stop replication without a failover"},

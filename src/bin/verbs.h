@@ -15,6 +15,7 @@ int verb_doctor(int argc, char **argv);
 int verb_events(int argc, char **argv);
 int verb_wait(int argc, char **argv);
 int verb_status(int argc, char **argv);
+int verb_graph(int argc, char **argv);
 int verb_checkpoint(int argc, char **argv);
 int verb_failover(int argc, char **argv);
 int verb_stop(int argc, char **argv);

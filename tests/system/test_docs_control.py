@@ -115,6 +115,7 @@ def test_the_shapes_of_a_whole_replication_are_as_written(daemons, folder):
     pair.io("p", "write -P 2 0 1M")
     for name in "ps":
         check_shape("### blockstep status", pair.status(name))
+        check_shape("### blockstep graph", answer_of(daemons, "graph", "--name", name))
     check_shape("### blockstep wait", answer_of(daemons, "wait", "--name", "s", "--for", "running"))
     check_shape("### blockstep doctor", answer_of(daemons, "doctor", folder / "p0.raw"))
     check_shape("### blockstep failover", answer_of(daemons, "failover", "--name", "s", "--wait"))

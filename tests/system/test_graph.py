@@ -26,8 +26,9 @@ ASK_PAUSE_S = 0.002
 GUEST_PER_S = 3000  # requests that leave the others of this test their share of the processors
 DISK_NS = 500_000
 # Of the holds, and of the guest's requests, so many may take over 10 ms for other reasons than the
-# graph: the machine has more to do than this test.
-MAX_SHARE = 0.001
+# graph: the machine may have much more to do than this test. Where nothing else takes time, in the
+# simulator, none does: see test_graph_live.
+MAX_SHARE = 0.01
 
 
 def run_before_others(pid):
@@ -330,3 +331,62 @@ def test_what_replication_relies_on_is_not_replaced(daemons, folder):
     pair.io("p", "write -P 6 2M 1M")
     pair.checkpoint()
     pair.io("s", "read -P 5 1M 1M", "read -P 6 2M 1M")
+
+
+# --- blockstep graph ---
+
+DOT = re.compile(r'digraph \w+ \{\n'
+                 r'(    n\d+( -> n\d+)? \[\w+=(\w+|"([^"\\]|\\.)*")(, \w+=(\w+|"([^"\\]|\\.)*"))*\];\n)*'
+                 r'\}\n')
+
+
+@pytest.fixture
+def pictured(daemons, folder):
+    """A daemon with users of every kind, and a file whose name wants quoting."""
+    path = make_file(folder / 'a "disk"\\\n.raw', 8 * MIB, pattern=1)
+    make_file(folder / "copy.raw", 8 * MIB)
+    daemon = daemons.start(
+        "--blockdev", json.dumps({"driver": "file", "node-name": "disk", "filename": str(path)}),
+        "--blockdev", f"file,node-name=copy,filename={folder}/copy.raw",
+        "--blockdev", "null-co,node-name=idle,size=1M,read-only=on",
+        "--blockdev", "quorum,node-name=top,children.0=disk,vote-threshold=1,read-pattern=fifo",
+        "--nbd-server", f"addr.type=unix,addr.path={folder}/nbd.sock",
+        "--export", "type=nbd,id=e,node-name=top,name=disk,writable=on",
+        "--export", "type=nbd,id=r,node-name=disk,name=below")
+    daemon.qmp.cmd("blockdev-mirror", job_id="m", device="top", target="copy", sync="full", speed=MIB)
+    return daemon
+
+
+def test_the_graph_reads_well(daemons, pictured):
+    text = daemons.cli("graph", "--qmp", f"unix:{pictured.socket_path}").stdout
+    lines = text.splitlines()
+    below = lines[lines.index("export 'e'"):]
+    assert re.match(r"   root: quorum 'top' \(8 MiB, [\d.]+ \w+ dirty\)", below[1])
+    assert below[1].endswith("  needs consistent-read, write; forbids others resize")
+    assert below[2].startswith("      children.0: file 'disk' (8 MiB, ") and "\\n.raw" in below[2]
+    assert below[2].endswith("forbids others write, resize")
+    below = lines[lines.index("job 'm'"):]
+    assert {line.split()[0] for line in below[1:3]} == {"source:", "target:"}
+    assert re.search(r"   source: quorum 'top' \(.*, see above\)", text)
+    assert lines[-1] == "null-co 'idle' (1 MiB, read-only, null-co://)"
+
+
+def test_graphviz_reads_the_graph(daemons, pictured):
+    text = daemons.cli("graph", "--qmp", f"unix:{pictured.socket_path}", "--dot").stdout
+    assert DOT.fullmatch(text), text
+    assert re.search(r'label="export \'e\'"', text) and len(re.findall(" -> ", text)) == 5
+    if shutil.which("dot"):
+        svg = subprocess.run(["dot", "-Tsvg"], input=text, capture_output=True, text=True, check=True)
+        assert "<svg" in svg.stdout and 'a "disk"' in svg.stdout.replace("&quot;", '"')
+
+
+def test_what_forbids_changes_is_in_the_graph(daemons, folder):
+    pair = Managed(daemons, folder)
+    pair.start_secondary()
+    text = daemons.cli("graph", "--qmp", f"unix:{pair.secondary.socket_path}").stdout
+    assert "\n      blocked: replication of node 'childs0' is running: stop it first\n" in text
+    assert "export 'view'" in text
+    for words, message in ((["--dot", "-o", "json"], "choose one"), (["x"], "not an option")):
+        wrong = daemons.cli("graph", *words, "--qmp", f"unix:{pair.secondary.socket_path}",
+                            check=False)
+        assert wrong.returncode == 2 and message in wrong.stderr
