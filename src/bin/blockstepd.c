@@ -36,6 +36,8 @@ static void print_help(void)
         "                                         secret, throttle-group\n"
         "  --nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT[,id=ID][,tls-creds=ID]\n"
         "  --nbd-server addr.type=unix,addr.path=PATH[,id=ID]\n"
+        "  --nbd-server addr.type=fd,addr.str=3[,id=ID][,tls-creds=ID]\n"
+        "                                         on the socket that systemd passes\n"
         "  --export nbd,id=ID,node-name=NODE[,name=NAME][,server=ID][,writable=on]\n"
         "  --qmp unix:PATH | inet:HOST:PORT[,role=full|peer][,tls-creds=ID]\n"
         "                                         control listener\n"

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 /* --- options --- */
@@ -227,10 +228,25 @@ int serve_listen(struct serve *serve, const char *id, const char *text, const ch
     return r;
 }
 
+/* As everywhere, TCP speaks TLS when there are credentials, and unix sockets do not. */
+static int listen_passed(struct serve *serve, struct err *err) MAY_WAIT
+{
+    const char *tls = NULL;
+    int family = AF_UNIX, r = 0;
+    socklen_t length = sizeof(family);
+
+    if (getsockopt(serve->passed_fd, SOL_SOCKET, SO_DOMAIN, &family, &length) == 0 &&
+        family != AF_UNIX)
+        r = serve_tls(serve, TLS_SERVER, &tls, err);
+    return r < 0
+               ? r
+               : daemon_adopt_nbd_server(serve->daemon, SERVER_USER, serve->passed_fd, tls, 0, err);
+}
+
 int serve_listen_user(struct serve *serve, struct err *err)
 {
     if (serve->passed_fd > 0)
-        return daemon_adopt_nbd_server(serve->daemon, SERVER_USER, serve->passed_fd, err);
+        return listen_passed(serve, err);
     return serve_listen(serve, SERVER_USER, serve->export, "--export", err);
 }
 

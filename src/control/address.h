@@ -9,9 +9,15 @@
 #include "base/opts.h"
 #include "loop/sock.h"
 
+enum address_type {
+    ADDRESS_UNIX = SOCK_FAMILY_UNIX,
+    ADDRESS_INET = SOCK_FAMILY_INET,
+    ADDRESS_FD, /* a descriptor that the process was started with */
+};
+
 struct address_opts {
-    int type; /* enum sock_family */
-    char *host, *port, *path;
+    int type; /* enum address_type */
+    char *host, *port, *path, *fd;
 };
 
 /* Entries of the table of a struct that begins with its struct address_opts. */
@@ -29,7 +35,7 @@ extern const struct opt address_type_opts[];
 extern const struct opt *const address_flat_variants[];
 extern const struct opt *const address_legacy_variants[];
 
-/* The address borrows the texts of the options. */
+/* Not of ADDRESS_FD. The address borrows the texts of the options. */
 struct sock_address address_of_opts(const struct address_opts *opts);
 
 /* Refuses, with what to do about it, an address that other hosts can reach, unless `allowed` (by TLS

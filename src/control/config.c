@@ -513,7 +513,7 @@ int config_check(const struct config *config, struct err *err)
         char what[160];
         int r = 0;
 
-        if (item->kind == CONFIG_NBD_SERVER) {
+        if (item->kind == CONFIG_NBD_SERVER && item->nbd_server.addr.type != ADDRESS_FD) {
             address = address_of_opts(&item->nbd_server.addr);
             snprintf(what, sizeof(what), "--nbd-server '%s'", item->nbd_server.id);
             r = address_check_local(

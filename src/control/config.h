@@ -73,8 +73,8 @@ struct config {
     char *name;                          /* may be NULL */
     char *peer_control; /* of a primary: where its secondary takes checkpoints; or NULL */
     bool insecure;
-    int passed_fd; /* a listening socket that the process was started with: the NBD server
-                    * "default"; 0: none */
+    int passed_fd; /* a listening socket that the process was started with; 0: none. The NBD server
+                    * "default", unless one with addr.type=fd takes it */
     struct config_item *items;
     size_t item_count;
     struct config_chardev *chardevs;

@@ -51,6 +51,7 @@ int daemon_new(struct loop *loop, const struct config *config, struct daemon **r
     daemon->loop = loop;
     daemon->config = config;
     daemon->insecure = config->insecure;
+    daemon->passed_fd = config->passed_fd;
     daemon->vm_running = true;
     co_queue_init(&daemon->quit);
     list_init(&daemon->promoted);
@@ -84,10 +85,64 @@ int daemon_listener_creds(struct daemon *daemon, const struct sock_address *addr
     return 0;
 }
 
+/* Who passed the socket decided where it listens, but not for how open this daemon is. Returns with the
+ * credentials of its clients. */
+static int check_passed(struct daemon *daemon, const struct sock *listener, const char *tls_creds,
+                        const char *what, struct tls_creds **ret_creds, struct err *err)
+{
+    const char *name = sock_local_name(listener);
+    struct sock_address address = {.family = SOCK_FAMILY_UNIX};
+    int r = 0;
+
+    /* One on unix may be abstract, and so without a path. */
+    if (strncmp(name, "unix:", 5) != 0)
+        r = sock_address_parse(name, what, &address, err);
+    if (r == 0)
+        r = daemon_listener_creds(daemon, &address, tls_creds, what, ret_creds, err);
+    sock_address_release(&address);
+    return r;
+}
+
+int daemon_adopt_nbd_server(struct daemon *daemon, const char *id, int fd, const char *tls_creds,
+                            unsigned max_connections, struct err *err)
+{
+    struct tls_creds *creds = NULL;
+    struct sock *listener = NULL;
+    char what[160];
+    int r = sock_adopt(daemon->loop, fd, true, &listener, err);
+
+    snprintf(what, sizeof(what), "NBD server '%s', passed socket", id);
+    if (r == 0)
+        r = check_passed(daemon, listener, tls_creds, what, &creds, err);
+    if (r == 0)
+        r = nbd_server_start_sock(daemon->nbd, id, listener, max_connections, creds, err);
+    if (r < 0 && listener != NULL)
+        sock_close(listener);
+    tls_creds_unref(creds);
+    return r;
+}
+
+/* addr.type=fd. There is one socket, and it can be used once. */
+static int add_passed_server(struct daemon *daemon, const struct config_nbd_server *server,
+                             const char *id, struct err *err) MAY_WAIT
+{
+    int fd = daemon->passed_fd;
+    char number[16];
+
+    snprintf(number, sizeof(number), "%d", fd);
+    if (fd <= 0 || strcmp(server->addr.fd, number) != 0)
+        return err_set(
+            err, -EBADF, "NBD server '%s': descriptor '%s' is no socket that was passed%s", id,
+            server->addr.fd,
+            fd > 0 ? "; the one that was is 3" : " (LISTEN_FDS), or it is in use already");
+    daemon->passed_fd = 0;
+    return daemon_adopt_nbd_server(daemon, id, fd, server->tls_creds,
+                                   (unsigned)server->max_connections, err);
+}
+
 int daemon_add_nbd_server(struct daemon *daemon, const struct config_nbd_server *server,
                           struct err *err)
 {
-    struct sock_address address = address_of_opts(&server->addr);
     const char *id = server->id != NULL ? server->id : NBD_SERVER_DEFAULT_ID;
     struct tls_creds *creds = NULL;
     char what[160];
@@ -98,6 +153,9 @@ int daemon_add_nbd_server(struct daemon *daemon, const struct config_nbd_server 
                        "NBD server '%s': tls-authz is not supported: who has a certificate of the "
                        "authority, or a key, may connect",
                        id);
+    if (server->addr.type == ADDRESS_FD)
+        return add_passed_server(daemon, server, id, err);
+    struct sock_address address = address_of_opts(&server->addr);
     snprintf(what, sizeof(what), "NBD server '%s'", id);
     r = daemon_listener_creds(daemon, &address, server->tls_creds, what, &creds, err);
     if (r < 0)
@@ -105,36 +163,6 @@ int daemon_add_nbd_server(struct daemon *daemon, const struct config_nbd_server 
     r = nbd_server_start_tls(daemon->nbd, id, &address, 1, (unsigned)server->max_connections, creds,
                              err);
     tls_creds_unref(creds);
-    return r;
-}
-
-/* Who passed the socket decided where it listens, but not for how open this daemon is. */
-static int check_passed(struct daemon *daemon, const struct sock *listener, struct err *err)
-{
-    const char *name = sock_local_name(listener);
-    struct sock_address address = {0};
-    int r;
-
-    if (strncmp(name, "unix:", 5) == 0)
-        return 0; /* it may be abstract, and so without a path */
-    r = sock_address_parse(name, "passed socket", &address, err);
-    if (r == 0)
-        r = address_check_local(&address, daemon->insecure, "passed socket", err);
-    sock_address_release(&address);
-    return r;
-}
-
-int daemon_adopt_nbd_server(struct daemon *daemon, const char *id, int fd, struct err *err)
-{
-    struct sock *listener = NULL;
-    int r = sock_adopt(daemon->loop, fd, true, &listener, err);
-
-    if (r == 0)
-        r = check_passed(daemon, listener, err);
-    if (r == 0)
-        r = nbd_server_start_sock(daemon->nbd, id, listener, 0, err);
-    if (r < 0 && listener != NULL)
-        sock_close(listener);
     return r;
 }
 
@@ -231,12 +259,26 @@ static int start_item(struct daemon *daemon, const struct config_item *item, str
     return 0;
 }
 
+/* Whether an option says what the passed socket is for. */
+static bool passed_is_named(const struct config *config)
+{
+    for (size_t i = 0; i < config->item_count; i++) {
+        const struct config_item *item = &config->items[i];
+
+        if (item->kind == CONFIG_NBD_SERVER && item->nbd_server.addr.type == ADDRESS_FD)
+            return true;
+    }
+    return false;
+}
+
 int daemon_start(struct daemon *daemon, struct err *err)
 {
     int r = config_check(daemon->config, err);
 
-    if (r == 0 && daemon->config->passed_fd > 0)
-        r = daemon_adopt_nbd_server(daemon, NBD_SERVER_DEFAULT_ID, daemon->config->passed_fd, err);
+    if (r == 0 && daemon->passed_fd > 0 && !passed_is_named(daemon->config)) {
+        r = daemon_adopt_nbd_server(daemon, NBD_SERVER_DEFAULT_ID, daemon->passed_fd, NULL, 0, err);
+        daemon->passed_fd = 0;
+    }
     for (size_t i = 0; r == 0 && i < daemon->config->item_count; i++)
         r = start_item(daemon, &daemon->config->items[i], err);
     return r;

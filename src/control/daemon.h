@@ -30,6 +30,7 @@ struct daemon {
     struct qmp_server *qmp;
     const struct config *config;
     char *name;      /* of the group of disks, for people; may be NULL */
+    int passed_fd;   /* a listening socket that nobody has taken yet; 0: none */
     bool insecure;   /* listeners may be reachable from other hosts */
     bool vm_running; /* what the manager told by stop and cont */
     bool ended;
@@ -77,9 +78,10 @@ int daemon_listener_creds(struct daemon *daemon, const struct sock_address *addr
                           const char *what, struct tls_creds **ret_creds, struct err *err);
 int daemon_add_nbd_server(struct daemon *daemon, const struct config_nbd_server *server,
                           struct err *err) MAY_WAIT;
-/* A server on a listening socket that the process was started with; takes the descriptor. */
-int daemon_adopt_nbd_server(struct daemon *daemon, const char *id, int fd, struct err *err)
-    MAY_WAIT;
+/* A server on a listening socket that the process was started with; takes the descriptor. `tls_creds`:
+ * id of an object, NULL: no TLS. */
+int daemon_adopt_nbd_server(struct daemon *daemon, const char *id, int fd, const char *tls_creds,
+                            unsigned max_connections, struct err *err) MAY_WAIT;
 /* Takes what it needs of `options`. */
 int daemon_add_export(struct daemon *daemon, const struct config_export *options, struct err *err)
     MAY_WAIT;

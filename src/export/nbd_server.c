@@ -287,13 +287,14 @@ int nbd_server_start_tls(struct nbd_service *service, const char *id,
 }
 
 int nbd_server_start_sock(struct nbd_service *service, const char *id, struct sock *listener,
-                          unsigned max_connections, struct err *err)
+                          unsigned max_connections, struct tls_creds *creds, struct err *err)
 {
     struct nbd_server *server = NULL;
     int result = server_new(service, id, max_connections, &server, err);
 
     if (result < 0)
         return result;
+    server->creds = creds != NULL ? tls_creds_ref(creds) : NULL;
     result = server_add_listener(server, listener, err);
     if (result == 0)
         result = server_listen(server, err);

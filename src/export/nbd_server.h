@@ -55,9 +55,11 @@ int nbd_server_start_tls(struct nbd_service *service, const char *id,
                          const struct sock_address *addresses, size_t count,
                          unsigned max_connections, struct tls_creds *creds, struct err *err)
     MAY_WAIT;
-/* Takes over a listening socket (socket activation, tests); on failure it stays the caller's. */
+/* Takes over a listening socket (socket activation, tests); on failure it stays the caller's. `creds` as
+ * above. */
 int nbd_server_start_sock(struct nbd_service *service, const char *id, struct sock *listener,
-                          unsigned max_connections, struct err *err) MAY_WAIT;
+                          unsigned max_connections, struct tls_creds *creds, struct err *err)
+    MAY_WAIT;
 
 /* Stops listening, cuts all connections, waits until every request taken has ended, then removes
  * the server's exports and the server. */

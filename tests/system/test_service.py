@@ -2,12 +2,16 @@
 """What systemd is to the daemons, played here: readiness, a passed socket, the journal."""
 
 import os
+import shutil
 import socket
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from blockstep import BLOCKSTEP, BLOCKSTEPD, DEADLINE_S, free_port, make_file, run
+import tls_files
+from blockstep import (BLOCKSTEP, BLOCKSTEPD, DEADLINE_S, Qmp, QmpError, free_port, make_file, run)
 
 MIB = 1 << 20
 
@@ -175,6 +179,85 @@ def test_a_passed_socket_that_other_hosts_can_reach_needs_a_word(manager):
     with socket.create_server(("127.0.0.1", 0)) as passed:
         process = manager.start(*words, passed=passed)
         assert manager.hear() == "READY=1"
+        process.terminate()
+        assert process.wait(DEADLINE_S) == 0
+
+
+@pytest.fixture(scope="module")
+def papers():
+    path = Path(tempfile.mkdtemp(prefix="bs-tls-"))
+    tls_files.make_all(path)
+    yield path
+    shutil.rmtree(path)
+
+
+def size_over_tls(passed, folder, check=True):
+    """What a client with certificates learns of the disk behind a passed socket."""
+    uri = f"nbds://localhost:{passed.getsockname()[1]}/disk0?tls-certificates={folder}"
+    return run("nbdinfo", "--size", uri, check=check).strip()
+
+
+def test_a_passed_socket_speaks_tls_when_told_and_may_then_be_open_to_others(manager, papers):
+    fd = "addr.type=fd,addr.str=3,id=outside,tls-creds=t"
+    words = [BLOCKSTEPD, *NODE, "--nbd-server", fd, "--export",
+             "nbd,id=e,node-name=n,name=disk0,server=outside"]
+    creds = f"tls-creds-x509,id=t,dir={papers}/good,endpoint=server"
+    with socket.create_server(("0.0.0.0", 0)) as passed:
+        process = manager.start(BLOCKSTEPD, "--object", creds, *words[1:], passed=passed)
+        assert manager.hear() == "READY=1"
+        assert int(size_over_tls(passed, papers / "good")) == MIB
+        assert size_over_tls(passed, papers / "nocert", check=False) == ""
+        assert run("nbdinfo", "--size", f"nbd://localhost:{passed.getsockname()[1]}/disk0",
+                   check=False) == ""
+        process.terminate()
+        assert process.wait(DEADLINE_S) == 0
+        assert manager.hear() == "STOPPING=1"
+        # Nobody would be known.
+        process = manager.start(BLOCKSTEPD, "--object", creds + ",verify-peer=off", *words[1:],
+                                passed=passed, stderr=subprocess.PIPE)
+        assert process.wait(DEADLINE_S) == 1
+        said = process.stderr.read()
+        process.stderr.close()
+        assert b"NBD server 'outside', passed socket" in said and b"verify-peer=on" in said
+
+
+@pytest.mark.parametrize("kind", ["inet", "unix"])
+def test_the_roles_speak_tls_on_a_passed_socket_as_on_their_own(manager, folder, papers, kind):
+    words = [BLOCKSTEP, "secondary", "--name", "s", "--disk", make_file(folder / "s.raw", MIB),
+             "--state", folder / "state", "--listen", "0.0.0.0:0", "--tls-creds-dir", papers / "good"]
+    with socket.create_server(("0.0.0.0", 0)) if kind == "inet" else listener(folder) as passed:
+        process = manager.start(*words, passed=passed)
+        assert manager.hear() == "READY=1"
+        if kind == "inet":
+            assert int(size_over_tls(passed, papers / "good")) == MIB
+            assert size_over_tls(passed, papers / "nocert", check=False) == ""
+        else:
+            assert int(run("nbdinfo", "--size",
+                           f"nbd+unix:///disk0?socket={folder}/passed.sock")) == MIB
+        process.terminate()
+        assert process.wait(DEADLINE_S) == 0
+
+
+@pytest.mark.parametrize("number, words", [("3", "(LISTEN_FDS)"), ("4", "'4'"), ("x", "'x'")])
+def test_a_descriptor_that_is_no_passed_socket_is_refused(folder, number, words):
+    code, said = refusal(folder, "", "--nbd-server", f"addr.type=fd,addr.str={number}")
+    assert code == 1 and "is no socket that was passed" in said and words in said
+
+
+def test_a_passed_socket_can_be_used_once(manager, folder):
+    fd = "addr.type=fd,addr.str=3"
+    with listener(folder) as passed:
+        process = manager.start(BLOCKSTEPD, *NODE, "--nbd-server", fd, "--nbd-server", f"{fd},id=b",
+                                passed=passed, stderr=subprocess.PIPE)
+        assert process.wait(DEADLINE_S) == 1
+        assert b"NBD server 'b': descriptor '3' is no socket" in process.stderr.read()
+        process.stderr.close()
+        # By a command it is refused as well, where an address would be taken.
+        process = manager.start(BLOCKSTEPD, *NODE, "--qmp", f"unix:{folder}/q", passed=passed)
+        assert manager.hear() == "READY=1"
+        with pytest.raises(QmpError, match="is no socket that was passed"):
+            Qmp(folder / "q").cmd("nbd-server-start", id="b",
+                                  addr={"type": "fd", "data": {"str": "3"}})
         process.terminate()
         assert process.wait(DEADLINE_S) == 0
 
