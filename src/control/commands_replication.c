@@ -111,7 +111,7 @@ static const struct opt stop_opts[] = {
 
 static int stop(struct daemon *daemon, bool failover, struct err *err) MAY_WAIT
 {
-    return failover ? daemon_failover(daemon, err) : replication_stop(daemon->group, false, err);
+    return failover ? daemon_failover(daemon, err) : daemon_stop_replication(daemon, err);
 }
 
 static int run_stop(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
@@ -209,6 +209,33 @@ static int run_lost_heartbeat(struct qmp_call *call, void *args, struct err *err
     return daemon_failover(call->context, err);
 }
 
+/* What of the stages COLO has words for. */
+static const char *colo_reason(bool ever, enum replication_stage stage)
+{
+    if (!ever || stage == REPLICATION_NONE || stage == REPLICATION_RUNNING)
+        return "none";
+    return stage == REPLICATION_FAILOVER_FAILED ? "error" : "request";
+}
+
+static int run_query_colo(struct qmp_call *call, void *args, struct err *err)
+{
+    struct daemon *daemon = call->context;
+    enum replication_mode mode = REPLICATION_PRIMARY;
+    enum replication_stage stage = REPLICATION_NONE;
+    bool ever = replication_state(daemon->group, &mode, &stage);
+    bool running = ever && stage == REPLICATION_RUNNING;
+    bool ended = ever && stage != REPLICATION_NONE && !running;
+    int r = 0;
+
+    call->result = json_object_new_object();
+    if (call->result == NULL)
+        return err_no_memory(err);
+    r |= json_add_string(call->result, "mode", running ? mode_names[mode] : "none");
+    r |= json_add_string(call->result, "last-mode", ended ? mode_names[mode] : "none");
+    r |= json_add_string(call->result, "reason", colo_reason(ever, stage));
+    return r == 0 ? 0 : err_no_memory(err);
+}
+
 const struct qmp_command commands_replication[] = {
     {.name = "replication-start",
      .args = start_opts,
@@ -238,5 +265,6 @@ const struct qmp_command commands_replication[] = {
      .run = run_xen_status},
     {.name = "xen-colo-do-checkpoint", .flags = QMP_PEER, .run = run_xen_checkpoint},
     {.name = "x-colo-lost-heartbeat", .run = run_lost_heartbeat},
+    {.name = "query-colo-status", .returns = QMP_RETURNS_VALUE, .run = run_query_colo},
     {0},
 };

@@ -27,7 +27,7 @@ static int make_parts(struct daemon *daemon, const struct config *config, struct
 
     daemon->owner = owner;
     daemon->graph = graph_new(daemon->loop, config->drivers);
-    daemon->qmp = qmp_server_new(daemon->loop, commands_tables, daemon);
+    daemon->qmp = qmp_server_new(daemon->loop, commands_tables, events_table, daemon);
     if (daemon->graph == NULL || daemon->qmp == NULL)
         return err_no_memory(err);
     graph_set_events(daemon->graph, daemon_event, daemon);
@@ -356,6 +356,7 @@ void daemon_end(struct daemon *daemon)
         return;
     daemon->ended = true;
     if (daemon->qmp != NULL) {
+        qmp_server_flush_events(daemon->qmp);
         if (daemon->quit_why != NULL)
             tell_clients(daemon);
         qmp_server_close(daemon->qmp);

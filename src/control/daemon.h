@@ -85,8 +85,11 @@ int daemon_adopt_nbd_server(struct daemon *daemon, const char *id, int fd, const
 /* Takes what it needs of `options`. */
 int daemon_add_export(struct daemon *daemon, const struct config_export *options, struct err *err)
     MAY_WAIT;
-/* Failover, and what follows from it: exports that wait for it become writable. */
+/* Failover, and what follows from it: exports that wait for it become writable. Tells of the end of
+ * replication (COLO_EXIT). */
 int daemon_failover(struct daemon *daemon, struct err *err) MAY_WAIT;
+/* The other way to end it. */
+int daemon_stop_replication(struct daemon *daemon, struct err *err) MAY_WAIT;
 /* The fence of struct replication_owner: no way of the peer leads to these edges any more. */
 int daemon_fence(void *daemon, struct edge *const *roots, size_t count, struct err *err) MAY_WAIT;
 

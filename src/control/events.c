@@ -18,6 +18,10 @@
     {                                                       \
         .name = (name_), .type = OPT_BOOL, .required = true \
     }
+#define FLAG_OR_NONE(name_)               \
+    {                                     \
+        .name = (name_), .type = OPT_BOOL \
+    }
 #define WORD(name_, values_)                                                     \
     {                                                                            \
         .name = (name_), .type = OPT_ENUM, .required = true, .values = (values_) \
@@ -31,11 +35,22 @@ static const char *const job_statuses[] = {"undefined", "created",   "running", 
                                            "aborting",  "concluded", "null",    NULL};
 static const char *const quorum_operations[] = {"read", "write", "flush", NULL};
 static const char *const shutdown_reasons[] = {"host-qmp-quit", "host-signal", NULL};
+static const char *const exit_reasons[] = {"request", NULL};
 static const char *const roles[] = {"primary", "secondary", NULL};
 static const char *const stages[] = {"none", "running", "failover", "failover-failed",
                                      "done", NULL};
 
 static const struct opt export_data[] = {TEXT("id"), {0}};
+
+static const struct opt io_error_data[] = {
+    TEXT("device"),
+    TEXT_OR_NONE("node-name"),
+    WORD("operation", directions),
+    WORD("action", actions),
+    FLAG_OR_NONE("nospace"),
+    TEXT("reason"),
+    {0},
+};
 
 static const struct opt job_data[] = {
     WORD("type", job_types), TEXT("device"), NUMBER("len"), NUMBER("offset"), NUMBER("speed"), {0},
@@ -52,6 +67,8 @@ static const struct opt job_error_data[] = {
     WORD("action", actions),
     {0},
 };
+
+static const struct opt job_pending_data[] = {WORD("type", job_types), TEXT("id"), {0}};
 
 static const struct opt job_status_data[] = {TEXT("id"), WORD("status", job_statuses), {0}};
 
@@ -73,6 +90,12 @@ static const struct opt quorum_bad_data[] = {
 
 static const struct opt shutdown_data[] = {FLAG("guest"), WORD("reason", shutdown_reasons), {0}};
 
+static const struct opt colo_exit_data[] = {
+    WORD("mode", roles),
+    WORD("reason", exit_reasons),
+    {0},
+};
+
 static const struct opt stage_data[] = {
     WORD("role", roles),
     WORD("stage", stages),
@@ -91,13 +114,19 @@ static const struct opt error_data[] = {
 
 const struct qmp_event_type events_table[] = {
     {.name = "BLOCK_EXPORT_DELETED", .data = export_data},
+    {.name = "BLOCK_IO_ERROR", .data = io_error_data, .interval_ns = NS_PER_S, .key = "device"},
     {.name = "BLOCK_JOB_COMPLETED", .data = job_end_data},
     {.name = "BLOCK_JOB_CANCELLED", .data = job_data},
     {.name = "BLOCK_JOB_READY", .data = job_data},
+    {.name = "BLOCK_JOB_PENDING", .data = job_pending_data},
     {.name = "BLOCK_JOB_ERROR", .data = job_error_data},
     {.name = "JOB_STATUS_CHANGE", .data = job_status_data},
-    {.name = "QUORUM_FAILURE", .data = quorum_failure_data},
-    {.name = "QUORUM_REPORT_BAD", .data = quorum_bad_data},
+    {.name = "QUORUM_FAILURE", .data = quorum_failure_data, .interval_ns = NS_PER_S},
+    {.name = "QUORUM_REPORT_BAD",
+     .data = quorum_bad_data,
+     .interval_ns = NS_PER_S,
+     .key = "node-name"},
+    {.name = "COLO_EXIT", .data = colo_exit_data},
     {.name = "SHUTDOWN", .data = shutdown_data},
     {.name = "REPLICATION_STAGE_CHANGE", .data = stage_data},
     {.name = "REPLICATION_CHECKPOINT", .data = checkpoint_data},

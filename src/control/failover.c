@@ -153,9 +153,39 @@ static int promote_all(struct daemon *daemon, struct err *err) MAY_WAIT
     return result;
 }
 
+/* --- the end of replication --- */
+
+/* Both sides' managers wait for it under this name. */
+static void tell_exit(struct daemon *daemon, enum replication_mode mode)
+{
+    CLEANUP(json_putp) struct json_object *data = json_object_new_object();
+
+    if (data != NULL && json_add_string(data, "mode", replication_mode_name(mode)) == 0 &&
+        json_add_string(data, "reason", "request") == 0)
+        qmp_server_event(daemon->qmp, "COLO_EXIT", TAKE_PTR(data));
+}
+
+static int stop(struct daemon *daemon, bool failover, struct err *err) MAY_WAIT
+{
+    enum replication_mode mode;
+    enum replication_stage stage;
+    bool running = replication_state(daemon->group, &mode, &stage) &&
+                   (stage == REPLICATION_RUNNING || stage == REPLICATION_FAILOVER_FAILED);
+    int r = replication_stop(daemon->group, failover, err);
+
+    if (r == 0 && running)
+        tell_exit(daemon, mode);
+    return r;
+}
+
+int daemon_stop_replication(struct daemon *daemon, struct err *err)
+{
+    return stop(daemon, false, err);
+}
+
 int daemon_failover(struct daemon *daemon, struct err *err)
 {
-    int r = replication_stop(daemon->group, true, err);
+    int r = stop(daemon, true, err);
 
     if (r < 0)
         return r;

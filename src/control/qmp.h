@@ -85,14 +85,18 @@ extern const struct qmp_command qmp_negotiation[];
 
 /* An event, as the schema tells of it. */
 struct qmp_event_type {
-    const char *name; /* last entry of a table: NULL */
-    const struct opt
-        *data; /* its members; only name, type, values and required count. NULL: none */
+    const char *name;       /* last entry of a table: NULL */
+    const struct opt *data; /* only name, type, values and required count. NULL: no members */
+    /* At most one in this time, of each value of the member `key` (NULL: of all); see qmp_rate.h. 0:
+     * as many as there are. */
+    uint64_t interval_ns;
+    const char *key;
 };
 
-/* `tables`: NULL-terminated; they outlive the server. NULL when memory is out. */
+/* `tables`: NULL-terminated; `events`: those that are limited at least, NULL: none is. They outlive the
+ * server. NULL when memory is out. */
 struct qmp_server *qmp_server_new(struct loop *loop, const struct qmp_command *const *tables,
-                                  void *context);
+                                  const struct qmp_event_type *events, void *context);
 /* After qmp_server_close(). NULL is fine. */
 void qmp_server_free(struct qmp_server *server);
 
@@ -112,9 +116,12 @@ int qmp_server_yank(struct qmp_server *server, const char *id);
 /* The address that the listener really has; NULL: there are fewer. */
 const char *qmp_server_address(const struct qmp_server *server, size_t index);
 
-/* Sends an event to all clients that have negotiated. Takes the reference on `data` (NULL: none).
- * Does not wait. */
+/* Sends an event to all clients that have negotiated, at once or when the limit of its type allows.
+ * Takes the reference on `data` (NULL: none). Does not wait. */
 void qmp_server_event(struct qmp_server *server, const char *name, struct json_object *data);
+
+/* Sends the events that were held back for a limit's sake. */
+void qmp_server_flush_events(struct qmp_server *server);
 
 /* Takes no new clients from now on. */
 void qmp_server_stop_accepting(struct qmp_server *server);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The QMP server's sockets: who listens, who is connected, what is queued for whom. */
 #include "control/qmp_dispatch.h"
+#include "control/qmp_rate.h"
 
 #include "base/log.h"
 #include "loop/co_sync.h"
@@ -70,7 +71,9 @@ struct qmp_client {
 struct qmp_server {
     struct loop *loop;
     const struct qmp_command *const *tables;
+    const struct qmp_event_type *events; /* may be NULL */
     void *context;
+    struct qmp_rates rates;
     struct list listeners, clients;
     size_t client_count, listener_count;
     unsigned unnamed; /* listeners that were given no id */
@@ -79,8 +82,10 @@ struct qmp_server {
     struct qmp_stats stats;
 };
 
+static void send_event(void *arg, const char *text, size_t length_bytes);
+
 struct qmp_server *qmp_server_new(struct loop *loop, const struct qmp_command *const *tables,
-                                  void *context)
+                                  const struct qmp_event_type *events, void *context)
 {
     struct qmp_server *server = calloc(1, sizeof(*server));
 
@@ -88,7 +93,10 @@ struct qmp_server *qmp_server_new(struct loop *loop, const struct qmp_command *c
         return NULL;
     server->loop = loop;
     server->tables = tables;
+    server->events = events;
     server->context = context;
+    server->rates = (struct qmp_rates){.loop = loop, .send = send_event, .arg = server};
+    qmp_rates_init(&server->rates);
     list_init(&server->listeners);
     list_init(&server->clients);
     co_queue_init(&server->changed);
@@ -224,22 +232,51 @@ static void client_sender(void *arg) MAY_WAIT
     client_leave(client);
 }
 
+static const struct qmp_event_type *event_type(const struct qmp_server *server, const char *name)
+{
+    for (const struct qmp_event_type *type = server->events; type != NULL && type->name != NULL;
+         type++) {
+        if (strcmp(type->name, name) == 0)
+            return type;
+    }
+    return NULL;
+}
+
 void qmp_server_event(struct qmp_server *server, const char *name, struct json_object *data)
 {
-    struct json_object *event = qmp_event(loop_wall_ns(server->loop), name, data);
+    const struct qmp_event_type *type = event_type(server, name);
+    struct json_object *event;
     size_t length_bytes;
-    CLEANUP(free_ptr) char *text = event != NULL ? qmp_text(event, &length_bytes) : NULL;
+    char *text;
 
-    json_object_put(event);
     TRACE("qmp.event", "%s", name);
+    event = qmp_event(loop_wall_ns(server->loop), name, json_object_get(data));
+    text = event != NULL ? qmp_text(event, &length_bytes) : NULL;
     if (text == NULL) {
         log_error("qmp", "out of memory: event %s is lost", name);
-        return;
+    } else if (type != NULL && type->interval_ns != 0 && !server->closing) {
+        qmp_rates_offer(&server->rates, type, data, text, length_bytes);
+    } else {
+        send_event(server, text, length_bytes);
+        free(text);
     }
+    json_object_put(event);
+    json_object_put(data);
+}
+
+static void send_event(void *arg, const char *text, size_t length_bytes)
+{
+    struct qmp_server *server = arg;
+
     LIST_FOR_EACH(client, &server->clients, struct qmp_client, link) {
         if (client->session.negotiated && client->session.role == QMP_ROLE_FULL)
             client_queue(client, text, length_bytes);
     }
+}
+
+void qmp_server_flush_events(struct qmp_server *server)
+{
+    qmp_rates_flush(&server->rates);
 }
 
 /* --- input --- */
@@ -655,6 +692,7 @@ void qmp_server_close(struct qmp_server *server)
     uint64_t deadline_ns = loop_now_ns(server->loop) + QMP_CLOSE_TIMEOUT_NS;
 
     server->closing = true;
+    qmp_server_flush_events(server);
     close_listeners(server);
     while (output_waits(server)) {
         if (co_queue_wait_until(&server->changed, deadline_ns) == -ETIMEDOUT)

@@ -5,6 +5,7 @@
  */
 #include "export/nbd_internal.h"
 
+#include "base/json.h"
 #include "base/log.h"
 
 #include <errno.h>
@@ -420,6 +421,29 @@ static void work_count(struct nbd_export *export, const struct nbd_work *work, i
         count->bytes += work->request.length_bytes;
 }
 
+/* BLOCK_IO_ERROR. An event that memory is too short for is lost: the client sees the error. */
+static void work_report(const struct nbd_export *export, const struct nbd_work *work, int result)
+{
+    bool reading = work->request.type == NBD_CMD_READ || work->request.type == NBD_CMD_CACHE;
+    CLEANUP(json_putp) struct json_object *data = json_object_new_object();
+
+    if (data == NULL || json_add_string(data, "device", export->id) < 0 ||
+        json_add_string(data, "node-name", export->edge->child->name) < 0 ||
+        json_add_string(data, "operation", reading ? "read" : "write") < 0 ||
+        json_add_string(data, "action", "report") < 0 ||
+        json_add_bool(data, "nospace", result == -ENOSPC) < 0 ||
+        json_add_string(data, "reason", strerror(-result)) < 0)
+        return;
+    graph_event(export->service->graph, "BLOCK_IO_ERROR", TAKE_PTR(data));
+}
+
+/* Neither a way that is not there nor a request that its client has left. */
+static bool is_io_error(const struct nbd_work *work, int result)
+{
+    return result < 0 && result != -EOPNOTSUPP && result != -ECANCELED &&
+           work->request.type != NBD_CMD_BLOCK_STATUS;
+}
+
 static void work_run(void *arg) MAY_WAIT
 {
     struct nbd_work *work = arg;
@@ -430,6 +454,8 @@ static void work_run(void *arg) MAY_WAIT
           nbd_command_name(work->request.type), work->request.offset_bytes,
           work->request.length_bytes, result);
     work_count(export, work, result);
+    if (unlikely(is_io_error(work, result)))
+        work_report(export, work, result);
     if (--export->requests == 0)
         co_queue_wake_all(&export->idle);
     work_reply(work, result);

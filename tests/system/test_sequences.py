@@ -101,7 +101,12 @@ def test_checkpoints_then_the_primary_dies_and_the_heartbeat_is_lost(pair):
     pair.io("p", "write -P 9 0 2M")
     pair.primary.kill()
     pair.secondary.qmp.cmd("nbd-server-stop")
+    assert pair.secondary.qmp.cmd("query-colo-status") == {
+        "mode": "secondary", "last-mode": "none", "reason": "none"}
     pair.secondary.qmp.cmd("x-colo-lost-heartbeat")
+    pair.secondary.qmp.event("COLO_EXIT", mode="secondary", reason="request")
+    assert pair.secondary.qmp.cmd("query-colo-status") == {
+        "mode": "none", "last-mode": "secondary", "reason": "request"}
     pair.io("s", "read -P 3 0 1M", "read -P 0 1M 1M", "write -P 4 512k 1M")
     pair.secondary.qmp.event("REPLICATION_STAGE_CHANGE", stage="done")
     pair.io("s", "read -P 3 0 512k", "read -P 4 512k 1M")
@@ -131,6 +136,7 @@ def test_teardown_and_the_secondary_lost_for_the_primary(pair):
     pair.secondary.qmp.cmd("xen-set-replication", enable=False, primary=False)
     pair.secondary.qmp.cmd("nbd-server-stop")
     pair.primary.qmp.cmd("xen-set-replication", enable=False, primary=True)
+    pair.primary.qmp.event("COLO_EXIT", mode="primary", reason="request")
     pair.primary.qmp.cmd("x-blockdev-change", parent="colo-disk0", child="children.1")
     pair.primary.qmp.cmd("blockdev-del", node_name="node0")
     pair.io("p", "read -P 1 0 1M", "write -P 2 0 1M")

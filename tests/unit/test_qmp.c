@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "control/qmp_dispatch.h"
+#include "control/qmp_rate.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -109,6 +110,15 @@ static const struct qmp_command test_commands[] = {
 
 static const struct qmp_command *const test_tables[] = {qmp_negotiation, test_commands, NULL};
 
+#define WHILE_NS (100 * NS_PER_MS)
+
+static const struct qmp_event_type test_events[] = {
+    {.name = "SOMETHING"},
+    {.name = "FAULT", .interval_ns = WHILE_NS, .key = "disk"},
+    {.name = "TROUBLE", .interval_ns = WHILE_NS},
+    {0},
+};
+
 /* --- a world with a server, and clients --- */
 
 struct client {
@@ -131,7 +141,7 @@ static void world_open(struct world *world) MAY_WAIT
     log_set_level(LOG_LEVEL_ERROR);
     *world = (struct world){0};
     co_queue_init(&world->held);
-    world->server = qmp_server_new(loop_current(), test_tables, world);
+    world->server = qmp_server_new(loop_current(), test_tables, test_events, world);
     assert_non_null(world->server);
     full = address_of("full");
     assert_int_equal(qmp_server_listen(world->server, &full, QMP_ROLE_FULL, &err), 0);
@@ -596,6 +606,112 @@ TEST_LOOP(events_reach_all_who_have_negotiated_and_no_peer)
     world_close(&world);
 }
 
+static void send_fault(struct world *world, const char *name, const char *disk, int number)
+{
+    struct json_object *data = json_object_new_object();
+
+    assert_int_equal(json_add_string(data, "disk", disk), 0);
+    assert_int_equal(json_add_int(data, "number", number), 0);
+    qmp_server_event(world->server, name, data);
+}
+
+static void expect_fault(struct client *client, const char *name, const char *disk, int number)
+    MAY_WAIT
+{
+    struct json_object *event = client_next(client);
+    struct json_object *data = NULL, *value = NULL;
+
+    assert_non_null(event);
+    assert_true(json_object_object_get_ex(event, "event", &value));
+    assert_string_equal(json_object_get_string(value), name);
+    assert_true(json_object_object_get_ex(event, "data", &data));
+    assert_true(json_object_object_get_ex(data, "disk", &value));
+    assert_string_equal(json_object_get_string(value), disk);
+    assert_true(json_object_object_get_ex(data, "number", &value));
+    assert_int_equal(json_object_get_int(value), number);
+    json_object_put(event);
+}
+
+TEST_LOOP(of_events_that_come_in_heaps_the_first_and_the_last_are_sent)
+{
+    uint64_t begin_ns = loop_now_ns(loop_current());
+    struct world world;
+    struct client client;
+
+    world_open(&world);
+    client_ready(&client, "full");
+    for (int i = 1; i <= 1000; i++) {
+        send_fault(&world, "FAULT", "a", i);
+        send_fault(&world, "TROUBLE", i % 2 ? "a" : "b", i);
+    }
+    send_fault(&world, "FAULT", "b", 1);
+    send_fault(&world, "SOMETHING", "a", 1);
+    send_fault(&world, "SOMETHING", "a", 2);
+    expect_fault(&client, "FAULT", "a", 1);
+    expect_fault(&client, "TROUBLE", "a", 1);
+    expect_fault(&client, "FAULT", "b", 1); /* another disk's */
+    expect_fault(&client, "SOMETHING", "a", 1);
+    expect_fault(&client, "SOMETHING", "a", 2);
+    assert_true(loop_clock_ns(loop_current()) - begin_ns < 20 * NS_PER_S);
+    expect_fault(&client, "FAULT", "a", 1000);
+    expect_fault(&client, "TROUBLE", "b", 1000);
+    assert_true(loop_clock_ns(loop_current()) - begin_ns >= WHILE_NS);
+    /* The last one has begun another while. */
+    send_fault(&world, "FAULT", "a", 1001);
+    expect_fault(&client, "FAULT", "a", 1001);
+    assert_true(loop_clock_ns(loop_current()) - begin_ns >= 2 * WHILE_NS);
+    /* After a quiet one all is as at first. */
+    co_sleep(3 * WHILE_NS);
+    begin_ns = loop_clock_ns(loop_current());
+    send_fault(&world, "FAULT", "a", 1002);
+    send_fault(&world, "SOMETHING", "a", 3);
+    expect_fault(&client, "FAULT", "a", 1002);
+    expect_fault(&client, "SOMETHING", "a", 3);
+    client_close(&client);
+    world_close(&world);
+}
+
+TEST_LOOP(what_was_held_back_is_sent_before_the_end)
+{
+    struct world world;
+    struct client client;
+
+    world_open(&world);
+    client_ready(&client, "full");
+    send_fault(&world, "FAULT", "a", 1);
+    send_fault(&world, "FAULT", "a", 2);
+    expect_fault(&client, "FAULT", "a", 1);
+    qmp_server_close(world.server);
+    expect_fault(&client, "FAULT", "a", 2);
+    expect_end(&client);
+    client_close(&client);
+    world_close(&world);
+}
+
+TEST_LOOP(more_kinds_of_events_than_are_remembered_are_not_held_back)
+{
+    struct world world;
+    struct client client;
+    char disk[16];
+
+    world_open(&world);
+    client_ready(&client, "full");
+    for (int number = 1; number <= 2; number++) {
+        for (unsigned i = 0; i <= QMP_MAX_RATES; i++) {
+            snprintf(disk, sizeof(disk), "d%u", i);
+            send_fault(&world, "FAULT", disk, number);
+        }
+    }
+    for (unsigned i = 0; i <= QMP_MAX_RATES; i++) {
+        snprintf(disk, sizeof(disk), "d%u", i);
+        expect_fault(&client, "FAULT", disk, 1);
+    }
+    expect_fault(&client, "FAULT", disk, 2); /* the one too many, at once */
+    expect_fault(&client, "FAULT", "d0", 2);
+    client_close(&client);
+    world_close(&world);
+}
+
 TEST_LOOP(a_peer_may_run_only_what_is_meant_for_it)
 {
     struct world world;
@@ -767,6 +883,9 @@ int main(void)
         cmocka_unit_test(out_of_band_is_for_those_who_ask_and_commands_that_allow_it),
         cmocka_unit_test(eight_commands_in_flight_leave_room_for_one_out_of_band),
         cmocka_unit_test(events_reach_all_who_have_negotiated_and_no_peer),
+        cmocka_unit_test(of_events_that_come_in_heaps_the_first_and_the_last_are_sent),
+        cmocka_unit_test(what_was_held_back_is_sent_before_the_end),
+        cmocka_unit_test(more_kinds_of_events_than_are_remembered_are_not_held_back),
         cmocka_unit_test(a_peer_may_run_only_what_is_meant_for_it),
         cmocka_unit_test(a_client_that_reads_no_events_is_dropped_and_the_others_go_on),
         cmocka_unit_test(a_client_that_does_not_read_its_answers_is_not_read_from),
