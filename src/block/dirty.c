@@ -41,6 +41,17 @@ void dirty_tracker_mark(struct dirty_tracker *tracker, uint64_t offset_bytes, ui
         tracker->marked(tracker->arg);
 }
 
+void dirty_tracker_unmark(struct dirty_tracker *tracker, uint64_t offset_bytes,
+                          uint64_t length_bytes)
+{
+    uint64_t region = tracker->region_bytes;
+    uint64_t first = offset_bytes / region,
+             end = (offset_bytes + length_bytes + region - 1) / region;
+
+    assert(offset_bytes % region == 0);
+    bitmap_clear_range(tracker->bits, first, end - first);
+}
+
 uint64_t dirty_tracker_bytes(const struct dirty_tracker *tracker)
 {
     uint64_t count = bitmap_count(tracker->bits), bits = bitmap_bits(tracker->bits);

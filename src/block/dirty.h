@@ -35,6 +35,9 @@ void dirty_tracker_remove(struct dirty_tracker *tracker); /* one that was never 
 /* Marks whole regions; a stretch past the end is cut. */
 void dirty_tracker_mark(struct dirty_tracker *tracker, uint64_t offset_bytes,
                         uint64_t length_bytes);
+/* Of whole regions; the last one may be short. */
+void dirty_tracker_unmark(struct dirty_tracker *tracker, uint64_t offset_bytes,
+                          uint64_t length_bytes);
 /* The bytes of all marked regions; the last one may be short. */
 uint64_t dirty_tracker_bytes(const struct dirty_tracker *tracker);
 /* Whether the gate marks in it: so it is from the beginning. */

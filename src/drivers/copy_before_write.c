@@ -9,6 +9,7 @@
 
 #include "base/json.h"
 #include "base/log.h"
+#include "block/dirty.h"
 #include "block/io.h"
 
 #include <errno.h>
@@ -17,8 +18,6 @@
 /* Of targets that do not say what their blocks are. Not less than their blocks: filling up the rest
  * of one would wait for a neighbour's copy, which may wait for this one. */
 #define DEFAULT_BLOCK_BYTES (64u * 1024)
-/* The most that is copied, and locked, at once. */
-#define COPY_MAX_BYTES      (1u << 20)
 
 struct cbw_options {
     struct json_object *file, *target, *bitmap;
@@ -34,9 +33,14 @@ struct cbw_state {
     struct node *node;
     struct edge *file, *target;
     uint32_t block_bytes;
+    /* Blocks that are not saved, where the target does not tell; bits NULL: it does. Never on: nobody
+     * marks but cbw_map()'s user. */
+    struct dirty_tracker unsaved;
+    int broken; /* break-snapshot: the failure after which nothing is copied any more */
     struct range_locks locks;
     struct access_state *access; /* the target's way to the disk, if any */
     struct cbw_error error;
+    bool last_reading; /* of the latest failed copy */
     struct cbw_stats stats;
     cbw_failed *failed;
     void *failed_arg;
@@ -67,12 +71,18 @@ static struct node *below_filters(struct node *node)
     return node;
 }
 
-/* Whether the target itself holds the stretch at the offset, and how far it is so. */
+/* Whether the stretch at the offset is saved, and how far it is so. */
 static int cbw_is_saved(struct cbw_state *cbw, uint64_t offset_bytes, uint64_t length_bytes,
                         bool *ret_saved, uint64_t *ret_length_bytes) MAY_WAIT
 {
-    struct edge *backing = node_child(below_filters(cbw->target->child), "backing");
+    struct edge *backing;
 
+    if (cbw->unsaved.bits != NULL) {
+        *ret_saved = !dirty_tracker_look(&cbw->unsaved, offset_bytes, length_bytes,
+                                         ret_length_bytes);
+        return 0;
+    }
+    backing = node_child(below_filters(cbw->target->child), "backing");
     return io_held(cbw->target, backing != NULL ? backing->child : NULL, offset_bytes, length_bytes,
                    ret_saved, ret_length_bytes);
 }
@@ -106,6 +116,7 @@ static void cbw_note_failure(struct cbw_state *cbw, bool reading, uint64_t offse
     struct edge *where = reading ? cbw->file : cbw->target;
 
     cbw->error.count++;
+    cbw->last_reading = reading;
     if (cbw->error.code == 0) {
         cbw->error.code = code;
         cbw->error.reading = reading;
@@ -128,14 +139,21 @@ static int cbw_note_disk(struct cbw_state *cbw, const char *operation, uint64_t 
 
 /* --- copying --- */
 
-static int save_zero(struct cbw_state *cbw, const struct io *io) MAY_WAIT
+/* Of a target that shows the disk's old content anyway, a save changes nothing that readers see. */
+static unsigned save_flags(const struct cbw_state *cbw)
 {
-    struct io zero = {
-        .offset_bytes = io->offset_bytes, .length_bytes = io->length_bytes, .flags = IO_UNCHANGED};
+    return cbw->unsaved.bits == NULL ? IO_UNCHANGED : 0;
+}
+
+static int save_zero(struct cbw_state *cbw, uint64_t offset_bytes, uint64_t length_bytes) MAY_WAIT
+{
+    struct io zero = {.offset_bytes = offset_bytes,
+                      .length_bytes = length_bytes,
+                      .flags = cbw->unsaved.bits == NULL ? IO_UNCHANGED : IO_MAY_UNMAP};
     int ret = io_zero(cbw->target, &zero);
 
     if (ret < 0)
-        cbw_note_failure(cbw, false, io->offset_bytes, io->length_bytes, ret);
+        cbw_note_failure(cbw, false, offset_bytes, length_bytes, ret);
     return ret;
 }
 
@@ -148,12 +166,20 @@ static int save_data(struct cbw_state *cbw, struct io *io) MAY_WAIT
         return ret;
     }
     if (bytes_are_zero(io->data.bytes, io->data.length_bytes))
-        return save_zero(cbw, io);
-    io->flags = IO_UNCHANGED;
+        return save_zero(cbw, io->offset_bytes, io->length_bytes);
+    io->flags = save_flags(cbw);
     ret = io_write(cbw->target, io);
     if (ret < 0)
         cbw_note_failure(cbw, false, io->offset_bytes, io->length_bytes, ret);
     return ret;
+}
+
+static void set_saved(struct cbw_state *cbw, uint64_t offset_bytes, uint64_t length_bytes)
+{
+    cbw->stats.copies++;
+    cbw->stats.copied_bytes += length_bytes;
+    if (cbw->unsaved.bits != NULL)
+        dirty_tracker_unmark(&cbw->unsaved, offset_bytes, length_bytes);
 }
 
 /* The range is locked; none of it is saved. Holes are read like data: asking a file where they are
@@ -171,10 +197,8 @@ static int save(struct cbw_state *cbw, uint64_t offset_bytes, uint64_t length_by
     io.data = buf_slice_of(buf, 0, length_bytes);
     ret = save_data(cbw, &io);
     buf_unref(buf);
-    if (ret == 0) {
-        cbw->stats.copies++;
-        cbw->stats.copied_bytes += length_bytes;
-    }
+    if (ret == 0)
+        set_saved(cbw, offset_bytes, length_bytes);
     return ret;
 }
 
@@ -208,6 +232,18 @@ static int save_range(struct cbw_state *cbw, uint64_t offset_bytes, uint64_t len
     return ret;
 }
 
+/* A copy for a guest's write has failed: either the write fails too, or there is no snapshot any more. */
+static int cbw_break(struct cbw_state *cbw, int code)
+{
+    const struct cbw_options *options = cbw->node->options;
+
+    if (options->on_error == ON_ERROR_BREAK_GUEST_WRITE)
+        return code;
+    if (cbw->broken == 0)
+        cbw->broken = code;
+    return 0;
+}
+
 /* After it every block of the range may be overwritten. */
 static int cbw_before(struct cbw_state *cbw, const struct io *io) MAY_WAIT
 {
@@ -216,21 +252,21 @@ static int cbw_before(struct cbw_state *cbw, const struct io *io) MAY_WAIT
                        cbw->node->length_bytes);
     uint64_t unsaved = 0;
 
-    if ((io->flags & IO_UNCHANGED) != 0)
+    if ((io->flags & IO_UNCHANGED) != 0 || cbw->broken < 0)
         return 0;
     for (;;) {
         int ret = cbw_next_unsaved(cbw, &offset, end, &unsaved);
 
         if (unlikely(ret < 0)) {
             cbw_note_failure(cbw, false, offset, end - offset, ret);
-            return ret;
+            return cbw_break(cbw, ret);
         }
         if (unsaved == 0)
             return 0;
-        unsaved = MIN(unsaved, COPY_MAX_BYTES);
+        unsaved = MIN(unsaved, CBW_COPY_MAX_BYTES);
         ret = save_range(cbw, offset, unsaved);
         if (ret < 0)
-            return ret;
+            return cbw_break(cbw, ret);
         offset += unsaved;
     }
 }
@@ -284,14 +320,22 @@ static int cbw_flush(struct node *node) MAY_WAIT
 /* What QEMU's filter has and this one does not yet. */
 static int check_supported(const struct cbw_options *options, struct err *err)
 {
-    if (options->on_error != ON_ERROR_BREAK_GUEST_WRITE)
-        return err_set(err, -ENOTSUP,
-                       "on-cbw-error=break-snapshot is not supported yet: a write whose copy fails "
-                       "fails (break-guest-write)");
     if (options->timeout_s != 0)
         return err_set(err, -ENOTSUP, "'cbw-timeout' is not supported yet: leave it out");
     if (options->bitmap != NULL)
         return err_set(err, -ENOTSUP, "'bitmap' is not supported yet: leave it out");
+    return 0;
+}
+
+/* Nothing is saved. */
+static int cbw_make_map(struct cbw_state *cbw, struct err *err)
+{
+    cbw->block_bytes = MAX(cbw->block_bytes, DEFAULT_BLOCK_BYTES);
+    int ret = dirty_tracker_add(&cbw->unsaved, cbw->node, cbw->block_bytes, err);
+    if (ret < 0)
+        return ret;
+    dirty_tracker_set_on(&cbw->unsaved, false);
+    dirty_tracker_mark(&cbw->unsaved, 0, cbw->file->child->length_bytes);
     return 0;
 }
 
@@ -309,10 +353,6 @@ static int cbw_open(struct node *node, struct err *err) MAY_WAIT
     cbw->target = node_child(node, "target");
     range_locks_init(&cbw->locks);
     target = below_filters(cbw->target->child);
-    if (target->driver->held == NULL && node_child(target, "backing") == NULL)
-        return err_set(err, -EINVAL,
-                       "target '%s' (driver '%s') cannot tell what it holds: use an overlay",
-                       target->name, target->driver->name);
     if (target->length_bytes != cbw->file->child->length_bytes)
         return err_set(err, -EINVAL,
                        "target '%s' has %" PRIu64 " bytes, and the disk '%s' %" PRIu64
@@ -322,6 +362,8 @@ static int cbw_open(struct node *node, struct err *err) MAY_WAIT
     cbw->block_bytes = target->limits.block_bytes;
     if (cbw->block_bytes == 0)
         cbw->block_bytes = DEFAULT_BLOCK_BYTES;
+    if (target->driver->held == NULL && node_child(target, "backing") == NULL)
+        return cbw_make_map(cbw, err);
     return 0;
 }
 
@@ -331,16 +373,24 @@ static void cbw_close(struct node *node)
 
     if (cbw->access != NULL)
         cbw->access->filter = NULL;
+    dirty_tracker_remove(&cbw->unsaved);
 }
 
 static void cbw_perms(struct node *node, struct edge *edge, unsigned parents_need,
                       unsigned parents_share, unsigned *ret_need, unsigned *ret_share)
 {
+    const struct cbw_state *cbw = node->state;
+
     *ret_share = PERM_ALL & ~(unsigned)PERM_RESIZE;
-    if (edge == node->file)
+    if (edge == node->file) {
         *ret_need = parents_need | PERM_CONSISTENT_READ;
-    else
-        *ret_need = PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED;
+        return;
+    }
+    *ret_need = PERM_CONSISTENT_READ;
+    *ret_need |= cbw->unsaved.bits == NULL ? PERM_WRITE_UNCHANGED : PERM_WRITE;
+    /* A disk below the target is the one that the guest writes to. */
+    if (node_child(below_filters(edge->child), "backing") == NULL)
+        *ret_share &= ~(unsigned)PERM_WRITE;
 }
 
 static int cbw_describe(struct node *node, struct json_object *object)
@@ -350,7 +400,8 @@ static int cbw_describe(struct node *node, struct json_object *object)
     if (json_add_uint(object, "block-size", cbw->block_bytes) < 0 ||
         json_add_uint(object, "copied-bytes", cbw->stats.copied_bytes) < 0 ||
         json_add_uint(object, "waits", cbw->stats.waits) < 0 ||
-        json_add_uint(object, "failed-copies", cbw->error.count) < 0)
+        json_add_uint(object, "failed-copies", cbw->error.count) < 0 ||
+        json_add_bool(object, "snapshot-broken", cbw->broken < 0) < 0)
         return -ENOMEM;
     return 0;
 }
@@ -377,6 +428,80 @@ void cbw_on_failure(struct cbw *cbw, cbw_failed *failed, void *arg)
 
     state->failed = failed;
     state->failed_arg = arg;
+}
+
+/* --- for who copies ahead of the guest --- */
+
+int cbw_use_map(struct node *filter, struct err *err)
+{
+    struct cbw_state *cbw = cbw_of(filter);
+
+    return cbw->unsaved.bits != NULL ? 0 : cbw_make_map(cbw, err);
+}
+
+struct dirty_tracker *cbw_map(struct node *filter)
+{
+    return &cbw_of(filter)->unsaved;
+}
+
+int cbw_broken(struct node *filter)
+{
+    return cbw_of(filter)->broken;
+}
+
+/* Of the first stretch of one kind; the range is locked. Zeroes go only to where they are not. */
+static int copy_ahead(struct cbw_state *cbw, uint64_t offset_bytes, uint64_t *length_bytes) MAY_WAIT
+{
+    struct extent extent, there;
+    int ret = io_extents(cbw->file, offset_bytes, *length_bytes, &extent);
+
+    if (ret < 0)
+        return save(cbw, offset_bytes, *length_bytes);
+    bool zero = (extent.flags & EXTENT_ZERO) != 0;
+    /* Whole blocks: with the zeroes behind data, not with the data behind zeroes. */
+    if (zero && extent.length_bytes < *length_bytes)
+        extent.length_bytes = align_down(extent.length_bytes, cbw->block_bytes);
+    zero = zero && extent.length_bytes > 0;
+    *length_bytes = MIN(*length_bytes, align_up(MAX(extent.length_bytes, 1u), cbw->block_bytes));
+    if (!zero)
+        return save(cbw, offset_bytes, *length_bytes);
+    ret = io_extents(cbw->target, offset_bytes, *length_bytes, &there);
+    if (ret < 0 || (there.flags & EXTENT_ZERO) == 0 || there.length_bytes < *length_bytes)
+        ret = save_zero(cbw, offset_bytes, *length_bytes);
+    if (ret == 0)
+        set_saved(cbw, offset_bytes, *length_bytes);
+    return ret;
+}
+
+int cbw_copy_ahead(struct node *filter, uint64_t offset_bytes, uint64_t length_bytes,
+                   uint64_t *ret_copied_bytes, bool *ret_reading)
+{
+    struct cbw_state *cbw = cbw_of(filter);
+    uint64_t end = MIN(offset_bytes + length_bytes, filter->length_bytes);
+    struct range_lock lock;
+    uint64_t length = 0;
+    int ret = cbw->broken;
+
+    assert(length_bytes <= CBW_COPY_MAX_BYTES);
+    *ret_copied_bytes = 0;
+    lock_range(cbw, &lock, offset_bytes, end - offset_bytes, true);
+    while (ret == 0) {
+        ret = cbw_next_unsaved(cbw, &offset_bytes, end, &length);
+        if (ret < 0 || length == 0)
+            break;
+        ret = copy_ahead(cbw, offset_bytes, &length);
+        if (ret == 0)
+            *ret_copied_bytes += length;
+        offset_bytes += length;
+    }
+    range_lock_release(&cbw->locks, &lock);
+    *ret_reading = cbw->last_reading;
+    return ret;
+}
+
+int cbw_flush_target(struct node *filter)
+{
+    return io_flush(cbw_of(filter)->target);
 }
 
 /* --- the locked read path --- */
@@ -425,6 +550,8 @@ static int read_locked(struct node *node, struct cbw_state *cbw, const struct io
 {
     uint64_t done = 0;
 
+    if (cbw->broken < 0)
+        return -EACCES;
     while (done < io->length_bytes) {
         struct io part = {.offset_bytes = io->offset_bytes + done};
         bool saved = false;
@@ -451,7 +578,7 @@ static int extents_locked(struct node *node, struct cbw_state *cbw, uint64_t off
     bool saved = false;
     int ret;
 
-    length_bytes = MIN(length_bytes, COPY_MAX_BYTES);
+    length_bytes = MIN(length_bytes, CBW_COPY_MAX_BYTES);
     lock_blocks(cbw, &lock, offset_bytes, length_bytes);
     ret = cbw_is_saved(cbw, offset_bytes, length_bytes, &saved, &length_bytes);
     if (ret == 0 && saved)
@@ -513,155 +640,6 @@ static void access_perms(struct node *node, struct edge *edge, unsigned parents_
     *ret_share = PERM_ALL & ~(unsigned)PERM_RESIZE;
 }
 
-/* --- putting in and taking out --- */
-
-static int add_node(struct graph *graph, const char *driver, const char *file, const char *key,
-                    const char *value, struct node **ret_node, struct err *err) MAY_WAIT
-{
-    struct json_object *options = json_object_new_object();
-    struct node *node = NULL;
-    int ret;
-
-    if (options == NULL)
-        return err_no_memory(err);
-    if (json_add_string(options, "driver", driver) < 0 ||
-        json_add_string(options, "file", file) < 0 || json_add_string(options, key, value) < 0)
-        ret = err_no_memory(err);
-    else
-        ret = graph_add(graph, options, OPTS_JSON, driver, false, &node, err);
-    json_object_put(options);
-    if (ret == 0)
-        *ret_node = node_ref(node);
-    return ret;
-}
-
-static struct edge *hidden_backing(struct node *hidden)
-{
-    return node_child(hidden, "backing");
-}
-
-static int insert_changed(struct graph *graph, struct cbw *cbw, struct err *err) MAY_WAIT
-{
-    struct err ignored = ERR_INIT;
-    int ret = add_node(graph, driver_copy_before_write.name, cbw->disk->name, "target",
-                       cbw->hidden->name, &cbw->filter, err);
-
-    if (ret == 0) {
-        cbw->filter->stands_in = true;
-        ret = add_node(graph, driver_copy_before_write_access.name, cbw->disk->name, "filter",
-                       cbw->filter->name, &cbw->access, err);
-    }
-    if (ret == 0)
-        ret = graph_replace(hidden_backing(cbw->hidden), cbw->access, err);
-    if (ret < 0)
-        return ret;
-    ret = graph_replace_node(graph, cbw->disk, cbw->filter, NULL, err);
-    if (ret < 0 && graph_replace(hidden_backing(cbw->hidden), cbw->disk, &ignored) < 0)
-        log_error("copy-before-write", "%s", ignored.text);
-    return ret;
-}
-
-int cbw_insert(struct graph *graph, struct node *disk, struct node *hidden, struct cbw *ret_cbw,
-               struct err *err)
-{
-    struct cbw cbw = {.disk = disk, .hidden = hidden};
-    struct edge *backing = hidden_backing(node_check(hidden));
-    int ret;
-
-    if (backing == NULL || backing->child != disk)
-        return err_set(err, -EINVAL, "the backing child of '%s' is not '%s'", hidden->name,
-                       node_check(disk)->name);
-    node_ref(disk);
-    node_ref(hidden);
-    graph_change_begin(graph);
-    ret = insert_changed(graph, &cbw, err);
-    graph_change_end(graph);
-    if (ret == 0) {
-        *ret_cbw = cbw;
-        return 0;
-    }
-    node_unref(cbw.access);
-    node_unref(cbw.filter);
-    node_unref(hidden);
-    node_unref(disk);
-    return ret;
-}
-
-/* The filter's parents, so that they can be led back to it and nobody else is. */
-struct parents {
-    struct edge **edges;
-    size_t count;
-};
-
-static int parents_collect(struct node *node, struct parents *parents)
-{
-    size_t count = 0;
-
-    LIST_FOR_EACH(edge, &node->parents, struct edge, in_child)
-        count++;
-    parents->edges = calloc(count + 1, sizeof(struct edge *));
-    if (parents->edges == NULL)
-        return -ENOMEM;
-    LIST_FOR_EACH(edge, &node->parents, struct edge, in_child)
-        parents->edges[parents->count++] = edge;
-    return 0;
-}
-
-/* Edges that were detached meanwhile are not there any more. */
-static void parents_lead_back(const struct parents *parents, struct node *from, struct node *to)
-    MAY_WAIT
-{
-    for (size_t i = 0; i < parents->count; i++) {
-        LIST_FOR_EACH(edge, &from->parents, struct edge, in_child) {
-            struct err err = ERR_INIT;
-
-            if (edge != parents->edges[i])
-                continue;
-            if (graph_replace(edge, to, &err) < 0)
-                log_error("copy-before-write", "%s", err.text);
-            break;
-        }
-    }
-}
-
-/* First nobody writes through the filter any more, then nobody reads through its locks. */
-static int remove_changed(struct graph *graph, struct cbw *cbw, struct err *err) MAY_WAIT
-{
-    struct parents parents = {0};
-    int ret;
-
-    if (parents_collect(cbw->filter, &parents) < 0)
-        return err_no_memory(err);
-    ret = graph_replace_node(graph, cbw->filter, cbw->disk, NULL, err);
-    if (ret == 0) {
-        ret = graph_replace(hidden_backing(cbw->hidden), cbw->disk, err);
-        if (ret < 0)
-            parents_lead_back(&parents, cbw->disk, cbw->filter);
-    }
-    free(parents.edges);
-    return ret;
-}
-
-int cbw_remove(struct graph *graph, struct cbw *cbw, struct err *err)
-{
-    struct cbw old = *cbw;
-    int ret;
-
-    if (cbw->filter == NULL)
-        return 0;
-    graph_change_begin(graph);
-    ret = remove_changed(graph, cbw, err);
-    graph_change_end(graph);
-    if (ret < 0)
-        return ret;
-    *cbw = (struct cbw){0};
-    node_unref(old.access);
-    node_unref(old.filter);
-    node_unref(old.hidden);
-    node_unref(old.disk);
-    return 0;
-}
-
 /* --- the drivers --- */
 
 static const char *const on_error_names[] = {"break-guest-write", "break-snapshot", NULL};
@@ -682,7 +660,7 @@ static const struct opt cbw_opts[] = {
      .offset = OPT_FIELD(struct cbw_options, on_error),
      .fallback = "break-guest-write",
      .values = on_error_names,
-     .help = "what fails when a copy fails (break-snapshot: not supported yet)"},
+     .help = "what fails when a copy fails: the write, or the snapshot for good"},
     {.name = "cbw-timeout",
      .type = OPT_UINT,
      .offset = OPT_FIELD(struct cbw_options, timeout_s),

@@ -11,6 +11,9 @@
  *
  *     export -> copy-before-write --file----------------------------> disk
  *                        \--target--> hidden --backing--> access ------^
+ *
+ * A target that cannot tell what it holds may be any disk of the same length: what is saved is then in a
+ * map in memory, of blocks of 64 KiB at least.
  */
 #ifndef BLOCKSTEP_DRIVERS_COPY_BEFORE_WRITE_H
 #define BLOCKSTEP_DRIVERS_COPY_BEFORE_WRITE_H
@@ -44,9 +47,16 @@ struct cbw {
  */
 int cbw_insert(struct graph *graph, struct node *disk, struct node *hidden, struct cbw *ret_cbw,
                struct err *err) MAY_WAIT;
+/* As above, with any target, a map in memory, and under on-cbw-error=break-snapshot. `name`: of the
+ * filter; NULL: one is made up. The target may be backed by the disk, and is led past the filter then. */
+int cbw_insert_with_map(struct graph *graph, struct node *disk, struct node *target,
+                        const char *name, struct cbw *ret_cbw, struct err *err) MAY_WAIT;
 /* Puts back what cbw_insert() changed; under live I/O. On failure the filter stays whole, `cbw` stays
  * valid, and it can be tried again. On success `cbw` is zeroed. A zeroed `cbw` is fine. */
 int cbw_remove(struct graph *graph, struct cbw *cbw, struct err *err) MAY_WAIT;
+
+/* Gives the nodes up as they stand: a filter in use stays until the graph ends. */
+void cbw_abandon(struct cbw *cbw) MAY_WAIT;
 
 /* Tells, as it happens, of every failed copy ("copy-before-write") and of every write, zero, discard or
  * flush that the disk below the filter failed ("write to the secondary disk", ...): `operation` is
@@ -60,6 +70,21 @@ void cbw_on_failure(struct cbw *cbw, cbw_failed *failed, void *arg);
 int cbw_first_error(struct node *filter, struct cbw_error *ret_error);
 void cbw_clear_error(struct node *filter);
 struct cbw_stats cbw_stats(struct node *filter);
+
+/* --- for who copies ahead of the guest, and saves what no write has saved yet --- */
+
+/* What is saved is told by the map from now on: nothing is. Before the filter has users. */
+int cbw_use_map(struct node *filter, struct err *err);
+/* The blocks that are not saved; who clears one says that it need not be. */
+struct dirty_tracker *cbw_map(struct node *filter);
+/* Why there is no snapshot any more; 0: there is. */
+int cbw_broken(struct node *filter);
+/* Saves what is not saved of whole blocks, at most CBW_COPY_MAX_BYTES; *ret_reading: it was the disk that
+ * failed, not the target. */
+#define CBW_COPY_MAX_BYTES (1u << 20)
+int cbw_copy_ahead(struct node *filter, uint64_t offset_bytes, uint64_t length_bytes,
+                   uint64_t *ret_copied_bytes, bool *ret_reading) MAY_WAIT;
+int cbw_flush_target(struct node *filter) MAY_WAIT;
 
 /* The disk as of when the filter came (or its target was emptied last), whatever is written meanwhile.
  * Through an edge to `filter`, whose gate the caller has entered. */

@@ -495,16 +495,61 @@ TEST_LOOP(the_user_sees_the_checkpoint_and_its_own_writes_whatever_the_peer_does
     tear_down(&f);
 }
 
-TEST_LOOP(a_target_that_cannot_tell_what_it_holds_is_refused)
+TEST_LOOP(a_target_that_cannot_tell_what_it_holds_may_be_any_disk_of_the_same_length)
 {
     struct graph *graph = blocks_graph();
+    struct node *disk = blocks_add(graph, "{'node-name':'disk','driver':'mem','size':262144}");
+    struct node *copy = blocks_add(graph, "{'node-name':'copy','driver':'mem','size':262144}");
+    struct node *filter = blocks_add(graph, "{'node-name':'filter','driver':'copy-before-write',"
+                                            "'file':'disk','target':'copy'}");
+    struct edge *edge = blocks_root(graph, filter, "guest");
 
-    blocks_add_fails(graph, "cannot tell what it holds",
-                     "{'driver':'copy-before-write','file':{'driver':'mem'},"
-                     "'target':{'driver':'mem'}}");
+    memset(mem_bytes(disk), 1, 262144);
+    memset(mem_bytes(copy), 9, 262144);
+    assert_int_equal(blocks_write(edge, 65536, 512, 2, 0), 0);
+    assert_int_equal(blocks_write(edge, 65536, 512, 3, 0), 0);
+    assert_int_equal(mem_bytes(copy)[65535], 9);
+    assert_int_equal(mem_bytes(copy)[65536], 1);
+    assert_int_equal(mem_bytes(copy)[131071], 1);
+    assert_int_equal(mem_bytes(copy)[131072], 9);
+    assert_int_equal(cbw_stats(filter).copied_bytes, 65536);
+    graph_detach(edge);
     blocks_add_fails(graph, "they must be equal",
                      "{'driver':'copy-before-write','file':{'driver':'mem','size':4096},"
                      "'target':{'driver':'cow','file':{'driver':'mem'}}}");
+    graph_free(graph);
+}
+
+TEST_LOOP(a_snapshot_that_breaks_leaves_the_guest_alone)
+{
+    const struct blkdebug_rule rule = {.kinds = BLKDEBUG_WRITE, .error = -EIO};
+    struct graph *graph = blocks_graph();
+    struct node *copy = blocks_add(
+        graph, "{'node-name':'copy','driver':'blkdebug','file':{'driver':'mem','size':262144}}");
+    struct node *filter = blocks_add(graph, "{'node-name':'filter','driver':'copy-before-write',"
+                                            "'file':{'driver':'mem','size':262144},"
+                                            "'target':'copy','on-cbw-error':'break-snapshot'}");
+    struct node *snapshot = blocks_add(graph, "{'driver':'snapshot-access','file':'filter',"
+                                              "'node-name':'snapshot'}");
+    struct edge *edge = blocks_root(graph, filter, "guest"), *reader;
+    struct err err = ERR_INIT;
+    uint8_t byte;
+
+    assert_int_equal(graph_attach_root(graph, snapshot, "reader", PERM_CONSISTENT_READ, PERM_ALL,
+                                       NULL, NULL, &reader, &err),
+                     0);
+    assert_int_equal(blocks_write(edge, 0, 512, 1, 0), 0);
+    assert_int_equal(blocks_read_bytes(reader, 0, &byte, 1, 0), 0);
+    assert_int_equal(byte, 0);
+    assert_int_equal(blkdebug_inject(copy, &rule, NULL), 0);
+    /* The copy of zeroes goes another way. */
+    memset(mem_bytes(filter->file->child), 7, 262144);
+    assert_int_equal(blocks_write(edge, 65536, 512, 1, 0), 0);
+    blocks_expect(edge, 65536, 512, 1);
+    assert_int_equal(cbw_broken(filter), -EIO);
+    assert_int_equal(blocks_read_bytes(reader, 0, &byte, 1, 0), -EACCES);
+    graph_detach(reader);
+    graph_detach(edge);
     graph_free(graph);
 }
 
@@ -523,7 +568,9 @@ int main(void)
         cmocka_unit_test(who_comes_to_the_disk_later_does_not_bypass_the_filter),
         cmocka_unit_test(the_filter_goes_in_and_out_while_the_disk_is_written),
         cmocka_unit_test(the_user_sees_the_checkpoint_and_its_own_writes_whatever_the_peer_does),
-        cmocka_unit_test(a_target_that_cannot_tell_what_it_holds_is_refused),
+        cmocka_unit_test(
+            a_target_that_cannot_tell_what_it_holds_may_be_any_disk_of_the_same_length),
+        cmocka_unit_test(a_snapshot_that_breaks_leaves_the_guest_alone),
     };
 
     return cmocka_run_group_tests_name("copy-before-write", tests, NULL, NULL);

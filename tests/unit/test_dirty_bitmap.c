@@ -20,9 +20,8 @@ struct world {
 static void world_open(struct world *world) MAY_WAIT
 {
     world->graph = blocks_graph();
-    world->disk = blocks_add(world->graph,
-                             "{'node-name':'disk','driver':'mem','size':%u,'grow':true}",
-                             SIZE_BYTES, SIZE_BYTES);
+    world->disk = blocks_add(
+        world->graph, "{'node-name':'disk','driver':'mem','size':%u,'grow':true}", SIZE_BYTES);
     world->guest = blocks_root(world->graph, world->disk, "guest");
 }
 
