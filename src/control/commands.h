@@ -8,6 +8,7 @@
 
 extern const struct qmp_command commands_misc[];
 extern const struct qmp_command commands_block[];
+extern const struct qmp_command commands_backup[];
 extern const struct qmp_command commands_bitmaps[];
 extern const struct qmp_command commands_graph[];
 extern const struct qmp_command commands_nbd[];
