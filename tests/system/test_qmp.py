@@ -326,9 +326,10 @@ def test_jobs_that_are_not_there_are_named(daemons):
     qmp = daemons.start().qmp
     assert qmp.cmd("query-jobs") == []
     assert qmp.cmd("query-block-jobs") == []
-    for command, key in [("job-cancel", "id"), ("job-pause", "id"), ("job-resume", "id"),
-                         ("job-dismiss", "id"), ("job-finalize", "id"), ("job-complete", "id"),
-                         ("block-job-cancel", "device"), ("block-job-pause", "device"),
+    for verb in ("cancel", "pause", "resume", "dismiss", "finalize", "complete"):
+        assert refused(qmp, f"job-{verb}", {"id": "j1"}) == "Job not found"
+        assert refused(qmp, f"job-{verb}") == "Parameter 'id' is missing"
+    for command, key in [("block-job-cancel", "device"), ("block-job-pause", "device"),
                          ("block-job-resume", "device"), ("block-job-complete", "device")]:
         assert "j1" in refused(qmp, command, {key: "j1"}, cls="DeviceNotActive")
         assert refused(qmp, command) == f"Parameter '{key}' is missing"
