@@ -28,6 +28,8 @@ static void try_superblock(const uint8_t *bytes)
     assert(overlay_superblock_decode(again, &second, &err) == 0);
     assert(second.virtual_bytes == sb.virtual_bytes && second.serial == sb.serial);
     assert(second.generation == sb.generation && second.flags == sb.flags);
+    assert(second.first_unit == sb.first_unit && second.first_sequence == sb.first_sequence);
+    assert(second.segment_bytes == sb.segment_bytes);
 }
 
 static void check_entries(const struct overlay_superblock *sb, const struct overlay_record *record,
@@ -50,16 +52,24 @@ static void check_entries(const struct overlay_superblock *sb, const struct over
 
 static void try_record(const uint8_t *bytes, size_t size)
 {
-    const struct overlay_superblock sb = {
-        .virtual_bytes = 1 << 20, .block_bytes = 4096, .unit_bytes = 512, .generation = 1};
+    const struct overlay_superblock sb = {.virtual_bytes = 1 << 20,
+                                          .block_bytes = 4096,
+                                          .unit_bytes = 512,
+                                          .segment_bytes = OVERLAY_MIN_SEGMENT_BYTES,
+                                          .generation = 1};
     struct overlay_record record;
     struct err err = ERR_INIT;
 
     if (overlay_record_decode(bytes, size, &record) < 0)
         return;
     assert(overlay_record_bytes(record.entry_count) <= size);
-    if (overlay_record_check(&sb, &record, bytes, &err) == 0)
-        check_entries(&sb, &record, bytes);
+    if (overlay_record_check(&sb, &record, bytes, &err) < 0)
+        return;
+    check_entries(&sb, &record, bytes);
+    assert(record.next_unit <= OVERLAY_MAX_UNITS + overlay_segment_units(&sb));
+    assert(record.next_unit == record.unit + record.group_units ||
+           overlay_segment_begin(&sb, overlay_segment_of(&sb, record.next_unit)) ==
+               record.next_unit);
 }
 
 static void put_crc(uint8_t *bytes, size_t crc_at, size_t length)

@@ -112,6 +112,13 @@ static const struct opt error_data[] = {
     TEXT("errno"),       TEXT("reason"), NUMBER("wall-time-ns"), NUMBER("count"),  {0},
 };
 
+static const struct opt overlay_data[] = {
+    TEXT("node-name"),
+    NUMBER("log-bytes"),
+    NUMBER("max-bytes"),
+    {0},
+};
+
 const struct qmp_event_type events_table[] = {
     {.name = "BLOCK_EXPORT_DELETED", .data = export_data},
     {.name = "BLOCK_IO_ERROR", .data = io_error_data, .interval_ns = NS_PER_S, .key = "device"},
@@ -131,5 +138,9 @@ const struct qmp_event_type events_table[] = {
     {.name = "REPLICATION_STAGE_CHANGE", .data = stage_data},
     {.name = "REPLICATION_CHECKPOINT", .data = checkpoint_data},
     {.name = "REPLICATION_ERROR", .data = error_data},
+    {.name = "OVERLAY_NEARLY_FULL",
+     .data = overlay_data,
+     .interval_ns = NS_PER_S,
+     .key = "node-name"},
     {0},
 };

@@ -17,6 +17,7 @@ enum { ON_DAMAGE_REFUSE, ON_DAMAGE_HOLD };
 
 struct overlay_options {
     struct json_object *file, *backing;
+    uint64_t max_bytes;
     int on_damage;
 };
 
@@ -55,6 +56,7 @@ static int check_backing(const struct overlay *overlay, struct err *err)
 
 static int overlay_load(struct overlay *overlay, struct err *err) MAY_WAIT
 {
+    const struct overlay_options *options = overlay->node->options;
     int ret = overlay_superblock_load(overlay->file, &overlay->sb, err);
 
     if (ret == 0)
@@ -63,10 +65,9 @@ static int overlay_load(struct overlay *overlay, struct err *err) MAY_WAIT
         return ret;
     overlay->units_per_block = overlay->sb.block_bytes / overlay->sb.unit_bytes;
     overlay->map = overlay_map_new(overlay->units_per_block);
-    if (overlay->map == NULL)
+    if (overlay->map == NULL || overlay_space_init(overlay, options->max_bytes) < 0)
         return err_no_memory(err);
     ret = overlay_scan(overlay, err);
-    const struct overlay_options *options = overlay->node->options;
     if (ret != -EUCLEAN || options->on_damage == ON_DAMAGE_REFUSE)
         return ret;
     overlay->damage = *err;
@@ -86,11 +87,14 @@ static int overlay_open(struct node *node, struct err *err) MAY_WAIT
     overlay->file = node->file;
     overlay->backing = node_child(node, "backing");
     range_locks_init(&overlay->locks);
+    co_queue_init(&overlay->worker.changed);
     list_init(&overlay->pending);
     overlay->reaper.fire = overlay_reap;
+    co_mutex_init(&overlay->sb_lock);
     ret = overlay_load(overlay, err);
     if (ret < 0) {
         overlay_map_free(overlay->map);
+        overlay_space_free(overlay);
         overlay->map = NULL;
         return err_prefix(err, "overlay image in node '%s'", node->file->child->name);
     }
@@ -105,9 +109,11 @@ static int overlay_open(struct node *node, struct err *err) MAY_WAIT
     node->limits = (struct node_limits){
         .request_align_bytes = 1,
         .memory_align_bytes = 1,
-        .max_transfer_bytes = OVERLAY_MAX_TRANSFER,
+        .max_transfer_bytes = overlay_max_transfer_bytes(overlay),
         .block_bytes = overlay->sb.block_bytes,
     };
+    if (!node->read_only)
+        overlay_space_find_spare(overlay);
     return 0;
 }
 
@@ -131,12 +137,14 @@ static void overlay_close(struct node *node) MAY_WAIT
 {
     struct overlay *overlay = overlay_of(node);
 
+    overlay_worker_stop(overlay);
     assert(list_empty(&overlay->pending));
     loop_timer_cancel(&overlay->reaper);
     if (!node->read_only && !overlay_is_damaged(overlay) &&
         ((overlay->sb.flags & OVERLAY_CLEAN) == 0 || overlay->sb_stale))
         mark_clean(overlay);
     overlay_map_free(overlay->map);
+    overlay_space_free(overlay);
     overlay->map = NULL;
 }
 
@@ -199,19 +207,22 @@ static int overlay_read(struct node *node, struct io *io) MAY_WAIT
 
 /* A change of bytes as a change of whole blocks: those at its ends that it does not cover are filled
  * up with what the image shows there. */
+#define CHANGE_RUNS 3u /* a part of a block, whole ones, a part */
+
 struct change {
     uint64_t offset_bytes, end_bytes;
     const uint8_t *bytes; /* NULL: zeroes */
     struct buf_slice data;
     struct buf *ends; /* two blocks */
+    struct overlay_run runs[CHANGE_RUNS];
     struct overlay_append append;
 };
 
 static void change_add(struct change *change, uint64_t block, uint64_t count, bool zero,
                        struct buf_slice data)
 {
-    assert(change->append.run_count < OVERLAY_APPEND_RUNS);
-    change->append.runs[change->append.run_count++] = (struct overlay_run){
+    assert(change->append.run_count < CHANGE_RUNS);
+    change->runs[change->append.run_count++] = (struct overlay_run){
         .block = block,
         .count = (uint32_t)count,
         .kind = zero ? OVERLAY_ENTRY_ZERO : OVERLAY_ENTRY_DATA,
@@ -289,6 +300,8 @@ static int overlay_change(struct overlay *overlay, struct change *change) MAY_WA
 
     if (overlay_is_damaged(overlay))
         return -EUCLEAN;
+    overlay_clean_wait(overlay);
+    change->append.runs = change->runs;
     range_lock_acquire(&overlay->locks, &lock, begin,
                        align_up(change->end_bytes, block_bytes) - begin, true);
     ret = change_split(overlay, change);
@@ -470,6 +483,12 @@ bool overlay_next_held(struct node *node, uint64_t from_bytes, struct overlay_st
     return false;
 }
 
+/* Writes that wait for room do so no longer. */
+static void overlay_drain(struct node *node)
+{
+    co_queue_wake_all(&overlay_of(node)->worker.changed);
+}
+
 /* --- telling --- */
 
 struct overlay_stats overlay_stats(struct node *node)
@@ -481,7 +500,11 @@ struct overlay_stats overlay_stats(struct node *node)
         .held_blocks = blocks,
         .held_bytes = MIN(blocks * overlay->sb.block_bytes, node->length_bytes),
         .zero_run_bytes = overlay_map_long_blocks(overlay->map) * overlay->sb.block_bytes,
-        .log_bytes = overlay->end_unit * overlay->sb.unit_bytes,
+        .log_bytes = overlay_space_log_bytes(overlay),
+        .spare_bytes = overlay_space_spare_bytes(overlay),
+        .max_bytes = overlay->space.max_bytes,
+        .given_back_bytes = overlay->space.given_back_bytes,
+        .cleaned_bytes = overlay->space.cleaned_segments * overlay->sb.segment_bytes,
         .index_bytes = overlay_map_bytes(overlay->map),
         .generation = overlay->sb.generation,
         .epoch = overlay->epoch,
@@ -505,6 +528,10 @@ static int overlay_describe(struct node *node, struct json_object *object)
         json_add_uint(object, "held-bytes", stats.held_bytes) < 0 ||
         json_add_uint(object, "zero-run-bytes", stats.zero_run_bytes) < 0 ||
         json_add_uint(object, "log-bytes", stats.log_bytes) < 0 ||
+        json_add_uint(object, "spare-bytes", stats.spare_bytes) < 0 ||
+        json_add_uint(object, "max-bytes", stats.max_bytes) < 0 ||
+        json_add_uint(object, "given-back-bytes", stats.given_back_bytes) < 0 ||
+        json_add_uint(object, "cleaned-bytes", stats.cleaned_bytes) < 0 ||
         json_add_uint(object, "index-bytes", stats.index_bytes) < 0 ||
         json_add_uint(object, "generation", stats.generation) < 0 ||
         json_add_uint(object, "epoch", stats.epoch) < 0 ||
@@ -527,6 +554,11 @@ static const struct opt overlay_opts[] = {
      .type = OPT_CHILD,
      .offset = OPT_FIELD(struct overlay_options, backing),
      .help = "the node that shows what the image does not hold; without it: zeroes"},
+    {.name = "max-bytes",
+     .type = OPT_SIZE,
+     .offset = OPT_FIELD(struct overlay_options, max_bytes),
+     .help = "how long the log may be: writes beyond it fail with ENOSPC until it is emptied, and "
+             "from 90 % on there is an event; 0 (default): no limit"},
     {.name = "on-damage",
      .type = OPT_ENUM,
      .offset = OPT_FIELD(struct overlay_options, on_damage),
@@ -544,6 +576,7 @@ const struct driver driver_overlay = {
     .opts = overlay_opts,
     .open = overlay_open,
     .close = overlay_close,
+    .drain = overlay_drain,
     .describe = overlay_describe,
     .read = overlay_read,
     .write = overlay_write,

@@ -12,8 +12,9 @@
 
 struct overlay_create {
     uint64_t virtual_bytes;
-    uint32_t block_bytes; /* 0: 4 KiB */
-    uint32_t unit_bytes;  /* 0: 512 up to 512 GiB, else 4 KiB. What log positions count in */
+    uint32_t block_bytes;   /* 0: 4 KiB */
+    uint32_t unit_bytes;    /* 0: 512 up to 512 GiB, else 4 KiB. What log positions count in */
+    uint32_t segment_bytes; /* 0: 16 MiB. In what pieces the log's room is used again */
     uint8_t disk_id[OVERLAY_ID_BYTES]; /* all zero: not bound to a disk */
 };
 
@@ -26,8 +27,11 @@ struct overlay_stats {
     uint64_t held_blocks; /* data, and zeroes in short runs */
     uint64_t held_bytes;
     uint64_t zero_run_bytes; /* zeroed in long runs */
-    uint64_t log_bytes;      /* of the file, from its begin to the log's end */
-    uint64_t index_bytes;    /* memory */
+    uint64_t log_bytes;      /* of the file, from its begin to the log's end, without gaps */
+    uint64_t spare_bytes;    /* of the file, free, and perhaps not given back yet; at most */
+    uint64_t max_bytes;      /* of log_bytes; 0: no limit */
+    uint64_t given_back_bytes, cleaned_bytes; /* since open */
+    uint64_t index_bytes;                     /* memory */
     uint64_t generation;
     uint64_t epoch;
     uint64_t records; /* of this generation */
@@ -83,7 +87,7 @@ bool overlay_next_held(struct node *node, uint64_t from_bytes, struct overlay_st
  * For `blockstep image info`: what superblocks and log of the file at the edge say, without opening
  * it as a node. The object is for the caller; image and damage found are described in it:
  * { "format", "version", "image-id", "disk-id", "virtual-size", "block-size", "unit-size",
- *   "generation", "epoch", "clean" }.
+ *   "segment-size", "generation", "epoch", "clean" }.
  */
 int overlay_info(struct edge *file, struct json_object **ret_info, struct err *err) MAY_WAIT;
 

@@ -24,21 +24,26 @@ static void begin_generation(struct overlay *overlay, struct overlay_superblock 
     sb->previous_generation = sb->generation;
     sb->generation = generation;
     sb->epoch = overlay->epoch;
+    sb->first_unit = overlay_log_begin(sb);
+    sb->first_sequence = 1;
     sb->flags &= ~(uint32_t)OVERLAY_CLEAN;
     sb->clean_sequence = sb->clean_end_unit = 0;
 }
 
-/* Forgets what the log held, in constant time. */
+/* Forgets what the log held, at once. */
 static void drop(struct overlay *overlay)
 {
     struct loop *loop = graph_loop(overlay->node->graph);
 
     overlay_map_drop(overlay->map);
-    overlay->end_unit = overlay_log_begin(&overlay->sb);
+    overlay_space_drop(overlay);
+    overlay->end_unit = overlay->sb.first_unit;
     overlay->sequence = overlay->flushed_sequence = 0;
+    overlay->log_blocks = 0;
     overlay->newest_generation = 0;
     err_clear(&overlay->damage);
     loop_timer_arm(loop, &overlay->reaper, loop_now_ns(loop) + OVERLAY_REAP_PAUSE_NS);
+    overlay_worker_wake(overlay, overlay->sb_stale ? OVERLAY_SUPERBLOCK_DUE_NS : OVERLAY_KEEP_NS);
 }
 
 /* --- the driver's hooks --- */
@@ -46,19 +51,22 @@ static void drop(struct overlay *overlay)
 int overlay_empty_prepare(struct node *node, struct err *err)
 {
     struct overlay *overlay = node->state;
-    struct overlay_superblock sb = overlay->sb;
+    struct overlay_superblock sb;
     int ret;
 
     assert(!overlay->empty_prepared);
-    assert(list_empty(&overlay->pending) && overlay->leader == NULL);
     if (node->read_only)
         return err_set(err, -EROFS, "overlay '%s' is read-only and cannot be emptied", node->name);
-    overlay->before_empty = overlay->sb;
+    overlay_worker_pause(overlay);
+    assert(list_empty(&overlay->pending));
+    assert(overlay->leader == NULL);
+    overlay->before_empty = sb = overlay->sb;
     if (!overlay->recorded) {
         begin_generation(overlay, &sb, next_generation(overlay));
         ret = overlay_superblock_store(overlay, &sb);
         if (ret < 0) {
             overlay->sb_stale = true; /* it may have been written nevertheless */
+            overlay_worker_resume(overlay);
             return err_set_errno(err, ret, "overlay '%s' cannot be emptied", node->name);
         }
     }
@@ -77,20 +85,22 @@ void overlay_empty_commit(struct node *node)
         overlay->sb_stale = true;
     }
     drop(overlay);
+    overlay_worker_resume(overlay);
 }
 
 void overlay_empty_abort(struct node *node)
 {
     struct overlay *overlay = node->state;
     struct overlay_superblock sb = overlay->before_empty;
-    int ret;
+    int ret = 0;
 
     assert(overlay->empty_prepared);
     overlay->empty_prepared = false;
-    if (overlay->sb.generation == sb.generation)
-        return;
-    sb.serial = overlay->sb.serial;
-    ret = overlay_superblock_store(overlay, &sb);
+    if (overlay->sb.generation != sb.generation) {
+        sb.serial = overlay->sb.serial;
+        ret = overlay_superblock_store(overlay, &sb);
+    }
+    overlay_worker_resume(overlay);
     if (ret == 0)
         return;
     overlay->sb = sb;
@@ -150,11 +160,13 @@ static int empty_again(struct overlay *overlay, uint64_t generation, struct err 
     uint64_t before = sb.generation;
     int ret = overlay->node->read_only ? -EROFS : 0;
 
+    overlay_worker_pause(overlay);
     begin_generation(overlay, &sb, generation);
     if (ret == 0)
         ret = overlay_superblock_store(overlay, &sb);
     if (ret == 0)
         ret = io_flush(overlay->file);
+    overlay_worker_resume(overlay);
     if (ret < 0) {
         overlay->sb_stale = true;
         return err_set_errno(err, ret,

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define DEFAULT_BLOCK_BYTES   4096u
+#define DEFAULT_SEGMENT_BYTES (16u << 20)
 #define SMALL_UNITS_MAX_BYTES (UINT64_C(512) << 30)
 
 static uint64_t superblock_offset(uint64_t serial)
@@ -113,6 +114,22 @@ int overlay_superblock_store(struct overlay *overlay, const struct overlay_super
     return 0;
 }
 
+int overlay_superblock_refresh(struct overlay *overlay)
+{
+    int ret = 0;
+
+    co_mutex_lock(&overlay->sb_lock);
+    if ((overlay->sb.flags & OVERLAY_CLEAN) != 0 || overlay->sb_stale) {
+        struct overlay_superblock sb = overlay->sb;
+
+        sb.flags &= ~(uint32_t)OVERLAY_CLEAN;
+        sb.clean_sequence = sb.clean_end_unit = 0;
+        ret = overlay_superblock_store(overlay, &sb);
+    }
+    co_mutex_unlock(&overlay->sb_lock);
+    return ret;
+}
+
 static void random_id(struct loop *loop, uint8_t id[OVERLAY_ID_BYTES])
 {
     for (unsigned i = 0; i < OVERLAY_ID_BYTES; i += 8) {
@@ -130,6 +147,8 @@ static int create_superblock(struct loop *loop, const struct overlay_create *cre
         .virtual_bytes = create->virtual_bytes,
         .block_bytes = create->block_bytes != 0 ? create->block_bytes : DEFAULT_BLOCK_BYTES,
         .unit_bytes = create->unit_bytes,
+        .segment_bytes = create->segment_bytes != 0 ? create->segment_bytes : DEFAULT_SEGMENT_BYTES,
+        .first_sequence = 1,
         .serial = 2,
         .generation = 1,
         .flags = OVERLAY_CLEAN,
@@ -138,10 +157,13 @@ static int create_superblock(struct loop *loop, const struct overlay_create *cre
         sb->unit_bytes = MIN(sb->block_bytes, sb->virtual_bytes <= SMALL_UNITS_MAX_BYTES
                                                   ? OVERLAY_MIN_UNIT_BYTES
                                                   : OVERLAY_MAX_UNIT_BYTES);
-    sb->clean_end_unit = overlay_log_begin(sb);
+    int ret = overlay_geometry_check(sb, err);
+    if (ret < 0)
+        return ret;
+    sb->first_unit = sb->clean_end_unit = overlay_log_begin(sb);
     memcpy(sb->disk_id, create->disk_id, OVERLAY_ID_BYTES);
     random_id(loop, sb->image_id);
-    return overlay_geometry_check(sb->virtual_bytes, sb->block_bytes, sb->unit_bytes, err);
+    return 0;
 }
 
 static int create_write(struct loop *loop, const char *path, const struct overlay_superblock *sb,
@@ -228,6 +250,7 @@ int overlay_info(struct edge *file, struct json_object **ret_info, struct err *e
         json_add_uint(info, "virtual-size", sb.virtual_bytes) < 0 ||
         json_add_uint(info, "block-size", sb.block_bytes) < 0 ||
         json_add_uint(info, "unit-size", sb.unit_bytes) < 0 ||
+        json_add_uint(info, "segment-size", sb.segment_bytes) < 0 ||
         json_add_uint(info, "generation", sb.generation) < 0 ||
         json_add_uint(info, "epoch", sb.epoch) < 0 ||
         json_add_bool(info, "clean", (sb.flags & OVERLAY_CLEAN) != 0) < 0) {

@@ -19,6 +19,7 @@ struct group {
     uint64_t data_bytes, blocks; /* blocks: zeroed ones too */
     struct buf *buf;             /* record and small runs, as they lie in the file */
     size_t buf_bytes;
+    uint64_t segment; /* taken for what comes behind; BITMAP_NONE: it stays in its own */
 };
 
 static uint64_t run_data_bytes(const struct overlay *overlay, const struct overlay_run *run)
@@ -40,7 +41,7 @@ static bool group_has_room(const struct overlay *overlay, const struct group *gr
         return true;
     for (unsigned i = 0; i < append->run_count; i++)
         data_bytes += run_data_bytes(overlay, &append->runs[i]);
-    return data_bytes <= OVERLAY_GROUP_SOFT_BYTES &&
+    return data_bytes <= overlay_max_transfer_bytes(overlay) &&
            group->record.entry_count + append->run_count <= OVERLAY_RECORD_MAX_ENTRIES;
 }
 
@@ -65,6 +66,7 @@ static void group_take(struct overlay *overlay, struct group *group)
     group->record = (struct overlay_record){0};
     group->data_bytes = group->blocks = 0;
     group->buf = NULL;
+    group->segment = BITMAP_NONE;
     while (!list_empty(&overlay->pending)) {
         struct overlay_append *append = LIST_ENTRY(list_first(&overlay->pending),
                                                    struct overlay_append, link);
@@ -99,6 +101,24 @@ static uint64_t group_place(struct overlay *overlay, struct group *group, bool d
     return unit;
 }
 
+/* Where the next group goes is said now, when its size is not known: behind this one, unless the rest
+ * of the segment is too short for some. */
+static int group_choose_next(struct overlay *overlay, struct group *group)
+{
+    const struct overlay_superblock *sb = &overlay->sb;
+    struct overlay_record *record = &group->record;
+    uint64_t segment = overlay_segment_of(sb, record->unit);
+
+    record->next_unit = record->unit + record->group_units;
+    if (overlay_segment_begin(sb, segment + 1) - record->next_unit >= overlay_group_max_units(sb))
+        return 0;
+    group->segment = overlay_space_take(overlay);
+    if (group->segment == BITMAP_NONE)
+        return -ENOSPC;
+    record->next_unit = overlay_segment_begin(sb, group->segment);
+    return 0;
+}
+
 static int group_build(struct overlay *overlay, struct group *group)
 {
     const struct overlay_superblock *sb = &overlay->sb;
@@ -106,6 +126,7 @@ static int group_build(struct overlay *overlay, struct group *group)
     size_t record_bytes = overlay_record_bytes(record->entry_count);
     size_t padded_bytes = align_up(record_bytes, sb->unit_bytes);
     uint64_t direct_bytes = 0, end;
+    int ret;
 
     LIST_FOR_EACH(append, &group->members, struct overlay_append, link) {
         for (unsigned i = 0; i < append->run_count; i++) {
@@ -116,13 +137,17 @@ static int group_build(struct overlay *overlay, struct group *group)
     group->buf_bytes = padded_bytes + (group->data_bytes - direct_bytes);
     record->group_units = (uint32_t)((padded_bytes + group->data_bytes) / sb->unit_bytes);
     record->unit = overlay->end_unit;
-    if (overlay->end_unit + record->group_units > OVERLAY_MAX_UNITS)
+    assert(record->group_units <= overlay_group_max_units(sb));
+    if (!overlay_space_has_room(overlay, record->group_units))
         return -ENOSPC;
     if (overlay_map_reserve(overlay->map, record->entry_count, group->blocks) < 0)
         return -ENOMEM;
     group->buf = buf_alloc(loop_bufs(graph_loop(overlay->node->graph)), group->buf_bytes);
     if (group->buf == NULL)
         return -ENOMEM;
+    ret = group_choose_next(overlay, group);
+    if (ret < 0)
+        return ret;
 
     end = group_place(overlay, group, false, record->unit + padded_bytes / sb->unit_bytes);
     end = group_place(overlay, group, true, end);
@@ -174,22 +199,29 @@ static void group_count(struct overlay *overlay, const struct group *group)
                             (uint32_t)entry->data_unit);
         else
             overlay_map_put_zero(overlay->map, (uint32_t)entry->block, entry->count);
+        overlay->log_blocks += overlay_entry_weight(entry);
     }
-    overlay->end_unit += group->record.group_units;
+    overlay->end_unit = group->record.next_unit;
     overlay->sequence = group->record.sequence;
     overlay->written_blocks += group->blocks;
+    overlay_space_watch(overlay);
+    if (group->segment != BITMAP_NONE && overlay_clean_wanted(overlay))
+        overlay_worker_wake(overlay, 0);
+}
+
+static void group_failed(struct overlay *overlay, const struct group *group)
+{
+    overlay->failed_groups++;
+    if (group->segment != BITMAP_NONE)
+        overlay_space_give(overlay, group->segment);
 }
 
 /* A file that says "clean" tells where the log ends, which the next record makes untrue. */
 static int prepare_superblock(struct overlay *overlay) MAY_WAIT
 {
-    struct overlay_superblock sb = overlay->sb;
-
-    if (likely((sb.flags & OVERLAY_CLEAN) == 0 && !overlay->sb_stale))
+    if (likely((overlay->sb.flags & OVERLAY_CLEAN) == 0 && !overlay->sb_stale))
         return 0;
-    sb.flags &= ~(uint32_t)OVERLAY_CLEAN;
-    sb.clean_sequence = sb.clean_end_unit = 0;
-    return overlay_superblock_store(overlay, &sb);
+    return overlay_superblock_refresh(overlay);
 }
 
 static void group_commit(struct overlay *overlay) MAY_WAIT
@@ -205,7 +237,7 @@ static void group_commit(struct overlay *overlay) MAY_WAIT
     if (ret == 0)
         group_count(overlay, &group);
     else
-        overlay->failed_groups++;
+        group_failed(overlay, &group);
     buf_unref(group.buf);
     for (struct overlay_append *append;
          (append = LIST_POP_FRONT(&group.members, struct overlay_append, link)) != NULL;) {

@@ -17,6 +17,7 @@ struct scan {
     struct buf *buf; /* a window on the file */
     uint64_t offset_bytes;
     size_t length_bytes;
+    size_t window_bytes; /* how much is read at once */
     uint64_t file_bytes;
 };
 
@@ -33,7 +34,7 @@ static int scan_read(struct scan *scan, uint64_t offset_bytes, size_t length_byt
         !range_fits(offset_bytes - scan->offset_bytes, length_bytes, scan->length_bytes)) {
         struct io io = {
             .offset_bytes = offset_bytes,
-            .length_bytes = MIN(OVERLAY_SCAN_WINDOW_BYTES, scan->file_bytes - offset_bytes),
+            .length_bytes = MIN(scan->window_bytes, scan->file_bytes - offset_bytes),
         };
         io.data = buf_slice_of(scan->buf, 0, io.length_bytes);
         scan->length_bytes = 0;
@@ -91,6 +92,7 @@ static int put_entry(struct overlay *overlay, const struct overlay_entry *entry,
                         (uint32_t)entry->data_unit);
     else
         overlay_map_put_zero(overlay->map, (uint32_t)entry->block, entry->count);
+    overlay->log_blocks += overlay_entry_weight(entry);
     return 0;
 }
 
@@ -118,6 +120,35 @@ static int scan_group(struct scan *scan, const struct overlay_record *record, co
     return 0;
 }
 
+static int newer_generation(struct overlay *overlay, const struct overlay_record *record,
+                            struct err *err)
+{
+    overlay->newest_generation = MAX(overlay->newest_generation, record->generation);
+    return err_set(err, -EUCLEAN,
+                   "it is damaged: a record of generation %" PRIu64 " at byte %" PRIu64
+                   " of an image of generation %" PRIu64,
+                   record->generation, record->unit * overlay->sb.unit_bytes,
+                   overlay->sb.generation);
+}
+
+/* Goes on to where the record says. The log never comes to a segment twice. */
+static int scan_advance(struct overlay *overlay, const struct overlay_record *record,
+                        struct err *err)
+{
+    const struct overlay_superblock *sb = &overlay->sb;
+    uint64_t segment = overlay_segment_of(sb, record->next_unit);
+
+    if (segment != overlay_segment_of(sb, record->unit) && bitmap_set(overlay->space.used, segment))
+        return err_set(err, -EUCLEAN,
+                       "it is damaged: record %" PRIu64 " leads to segment %" PRIu64
+                       ", which the log has already",
+                       record->sequence, segment);
+    overlay->sequence = record->sequence;
+    overlay->end_unit = record->next_unit;
+    overlay->epoch = MAX(overlay->epoch, record->epoch);
+    return 0;
+}
+
 /* The record that should come next: good, or the end (or damage). */
 static int scan_next(struct scan *scan, bool *ret_good, struct err *err) MAY_WAIT
 {
@@ -135,13 +166,8 @@ static int scan_next(struct scan *scan, bool *ret_good, struct err *err) MAY_WAI
     if (overlay_record_decode(bytes, length, &record) < 0 ||
         !record_is_ours(overlay, &record, overlay->end_unit))
         return 0;
-    if (record.generation > sb->generation) {
-        overlay->newest_generation = MAX(overlay->newest_generation, record.generation);
-        return err_set(err, -EUCLEAN,
-                       "it is damaged: a record of generation %" PRIu64
-                       " in an image of generation %" PRIu64,
-                       record.generation, sb->generation);
-    }
+    if (record.generation > sb->generation)
+        return newer_generation(overlay, &record, err);
     if (record.generation != sb->generation || record.sequence != overlay->sequence + 1)
         return 0;
     ret = overlay_record_check(sb, &record, bytes, err);
@@ -150,47 +176,71 @@ static int scan_next(struct scan *scan, bool *ret_good, struct err *err) MAY_WAI
     ret = scan_group(scan, &record, bytes, ret_good, err);
     if (ret < 0 || !*ret_good)
         return ret;
-    overlay->sequence = record.sequence;
-    overlay->end_unit += record.group_units;
-    overlay->epoch = MAX(overlay->epoch, record.epoch);
-    return 0;
+    return scan_advance(overlay, &record, err);
 }
 
-/* Is there a later record of this generation behind the end? */
-static int scan_behind(struct scan *scan, struct err *err) MAY_WAIT
+/* --- what lies behind the end --- */
+
+/* A record that is newer than the last good one, of this image and at its place. *ret_length 0: the
+ * file ends before. */
+static int check_behind(struct scan *scan, uint64_t unit, size_t *ret_length, struct err *err)
+    MAY_WAIT
 {
     struct overlay *overlay = scan->overlay;
     uint32_t unit_bytes = overlay->sb.unit_bytes;
-    uint64_t last = overlay->end_unit + OVERLAY_SEARCH_BYTES / unit_bytes;
+    struct overlay_record record;
+    const uint8_t *bytes = NULL;
+    int ret = scan_read(scan, unit * unit_bytes, OVERLAY_RECORD_MAX_BYTES, &bytes, ret_length);
 
-    for (uint64_t unit = overlay->end_unit + 1; unit < last; unit++) {
-        struct overlay_record record;
-        const uint8_t *bytes = NULL;
-        size_t length;
-        int ret = scan_read(scan, unit * unit_bytes, OVERLAY_RECORD_MAX_BYTES, &bytes, &length);
-
-        if (ret < 0)
-            return err_set_errno(err, ret, "its log cannot be read");
-        if (length == 0)
-            return 0;
-        if (overlay_record_decode(bytes, length, &record) == 0 &&
-            record_is_ours(overlay, &record, unit) && record.generation == overlay->sb.generation &&
-            record.sequence > overlay->sequence)
-            return err_set(err, -EUCLEAN,
-                           "it is damaged: record %" PRIu64 " at byte %" PRIu64
-                           " is bad, and record %" PRIu64 " follows",
-                           overlay->sequence + 1, overlay->end_unit * unit_bytes, record.sequence);
-    }
+    if (ret < 0)
+        return err_set_errno(err, ret, "its log cannot be read");
+    if (overlay_record_decode(bytes, *ret_length, &record) < 0 ||
+        !record_is_ours(overlay, &record, unit))
+        return 0;
+    if (record.generation > overlay->sb.generation)
+        return newer_generation(overlay, &record, err);
+    if (record.generation == overlay->sb.generation && record.sequence > overlay->sequence &&
+        unit != overlay->end_unit)
+        return err_set(err, -EUCLEAN,
+                       "it is damaged: record %" PRIu64 " at byte %" PRIu64
+                       " is bad, and record %" PRIu64 " at byte %" PRIu64 " follows",
+                       overlay->sequence + 1, overlay->end_unit * unit_bytes, record.sequence,
+                       unit * unit_bytes);
     return 0;
+}
+
+/* Is there a later record of this generation? It would lie in the same segment, or at the begin of
+ * another. */
+static int scan_behind(struct scan *scan, struct err *err) MAY_WAIT
+{
+    const struct overlay *overlay = scan->overlay;
+    const struct overlay_superblock *sb = &overlay->sb;
+    uint64_t segment = overlay_segment_of(sb, overlay->end_unit);
+    uint64_t last = overlay_segment_begin(sb, segment + 1);
+    size_t length = 1;
+    int ret = 0;
+
+    for (uint64_t unit = overlay->end_unit + 1; ret == 0 && length > 0 && unit < last; unit++)
+        ret = check_behind(scan, unit, &length, err);
+    length = 1;
+    scan->window_bytes = OVERLAY_RECORD_MAX_BYTES;
+    for (segment = 0; ret == 0 && length > 0; segment++)
+        ret = check_behind(scan, overlay_segment_begin(sb, segment), &length, err);
+    return ret;
 }
 
 static int scan_end(struct scan *scan, struct err *err) MAY_WAIT
 {
     const struct overlay *overlay = scan->overlay;
     const struct overlay_superblock *sb = &overlay->sb;
+    size_t length;
 
     if ((sb->flags & OVERLAY_CLEAN) == 0)
         return scan_behind(scan, err);
+    /* Every generation begins there. */
+    int ret = check_behind(scan, overlay_log_begin(sb), &length, err);
+    if (ret < 0)
+        return ret;
     if (overlay->sequence != sb->clean_sequence || overlay->end_unit != sb->clean_end_unit)
         return err_set(err, -EUCLEAN,
                        "it is damaged or truncated: %" PRIu64 " of %" PRIu64
@@ -201,16 +251,19 @@ static int scan_end(struct scan *scan, struct err *err) MAY_WAIT
 
 int overlay_scan(struct overlay *overlay, struct err *err)
 {
-    struct scan scan = {.overlay = overlay, .file_bytes = overlay->file->child->length_bytes};
+    struct scan scan = {.overlay = overlay,
+                        .window_bytes = OVERLAY_SCAN_WINDOW_BYTES,
+                        .file_bytes = overlay->file->child->length_bytes};
     bool good = true;
     int ret = 0;
 
     scan.buf = buf_alloc(loop_bufs(graph_loop(overlay->node->graph)), OVERLAY_SCAN_WINDOW_BYTES);
     if (scan.buf == NULL)
         return err_no_memory(err);
-    overlay->end_unit = overlay_log_begin(&overlay->sb);
-    overlay->sequence = 0;
+    overlay->end_unit = overlay->sb.first_unit;
+    overlay->sequence = overlay->sb.first_sequence - 1;
     overlay->epoch = overlay->sb.epoch;
+    bitmap_set(overlay->space.used, overlay_segment_of(&overlay->sb, overlay->end_unit));
     while (ret == 0 && good)
         ret = scan_next(&scan, &good, err);
     if (ret == 0)

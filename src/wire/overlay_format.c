@@ -26,6 +26,9 @@ enum superblock_at {
     SB_CLEAN_END = 96,
     SB_FLAGS = 104,
     SB_UNIT_BYTES = 108,
+    SB_FIRST_UNIT = 112,
+    SB_FIRST_SEQUENCE = 120,
+    SB_SEGMENT_BYTES = 128,
     SB_CRC = 508,
 };
 _Static_assert(SB_CRC + 4 == OVERLAY_SUPERBLOCK_BYTES, "the CRC ends the superblock");
@@ -40,7 +43,8 @@ enum record_at {
     REC_UNIT = 56,
     REC_GROUP_UNITS = 64,
     REC_ENTRY_COUNT = 68,
-    REC_RESERVED = 72,
+    REC_NEXT_UNIT = 72,
+    REC_RESERVED = 80,
     REC_CRC = 92,
 };
 _Static_assert(REC_CRC + 4 == OVERLAY_RECORD_HEADER_BYTES, "the CRC ends the header");
@@ -83,12 +87,16 @@ void overlay_superblock_encode(const struct overlay_superblock *superblock,
     le64_put(bytes + SB_CLEAN_END, superblock->clean_end_unit);
     le32_put(bytes + SB_FLAGS, superblock->flags);
     le32_put(bytes + SB_UNIT_BYTES, superblock->unit_bytes);
+    le64_put(bytes + SB_FIRST_UNIT, superblock->first_unit);
+    le64_put(bytes + SB_FIRST_SEQUENCE, superblock->first_sequence);
+    le32_put(bytes + SB_SEGMENT_BYTES, superblock->segment_bytes);
     le32_put(bytes + SB_CRC, crc_without_field(bytes, SB_CRC, OVERLAY_SUPERBLOCK_BYTES));
 }
 
-int overlay_geometry_check(uint64_t virtual_bytes, uint32_t block_bytes, uint32_t unit_bytes,
-                           struct err *err)
+int overlay_geometry_check(const struct overlay_superblock *superblock, struct err *err)
 {
+    uint32_t block_bytes = superblock->block_bytes, unit_bytes = superblock->unit_bytes;
+
     if (!is_power_of_two(block_bytes) || block_bytes < OVERLAY_MIN_BLOCK_BYTES ||
         block_bytes > OVERLAY_MAX_BLOCK_BYTES)
         return err_set(err, -EINVAL, "block size %u is not a power of two from %u to %u",
@@ -99,13 +107,19 @@ int overlay_geometry_check(uint64_t virtual_bytes, uint32_t block_bytes, uint32_
             err, -EINVAL,
             "unit size %u is not a power of two from %u to %u, and at most the block size",
             unit_bytes, OVERLAY_MIN_UNIT_BYTES, OVERLAY_MAX_UNIT_BYTES);
-    if (virtual_bytes == 0)
+    if (!is_power_of_two(superblock->segment_bytes) ||
+        superblock->segment_bytes < OVERLAY_MIN_SEGMENT_BYTES ||
+        superblock->segment_bytes > OVERLAY_MAX_SEGMENT_BYTES)
+        return err_set(err, -EINVAL, "segment size %u is not a power of two from %u to %u",
+                       superblock->segment_bytes, OVERLAY_MIN_SEGMENT_BYTES,
+                       OVERLAY_MAX_SEGMENT_BYTES);
+    if (superblock->virtual_bytes == 0)
         return err_set(err, -EINVAL, "a disk of no bytes");
-    if ((virtual_bytes - 1) / block_bytes >= OVERLAY_MAX_BLOCKS)
+    if ((superblock->virtual_bytes - 1) / block_bytes >= OVERLAY_MAX_BLOCKS)
         return err_set(err, -EFBIG,
                        "a disk of %" PRIu64 " bytes has more than 2^32 blocks of %u: choose larger "
                        "blocks",
-                       virtual_bytes, block_bytes);
+                       superblock->virtual_bytes, block_bytes);
     return 0;
 }
 
@@ -114,8 +128,7 @@ static int superblock_check(const struct overlay_superblock *superblock, struct 
 {
     struct err geometry = ERR_INIT;
 
-    if (overlay_geometry_check(superblock->virtual_bytes, superblock->block_bytes,
-                               superblock->unit_bytes, &geometry) < 0)
+    if (overlay_geometry_check(superblock, &geometry) < 0)
         return err_set(err, -EUCLEAN, "its superblock is damaged: %s", geometry.text);
     if (superblock->generation == 0 || superblock->serial == 0)
         return err_set(err, -EUCLEAN,
@@ -124,6 +137,12 @@ static int superblock_check(const struct overlay_superblock *superblock, struct 
     if ((superblock->flags & ~(uint32_t)OVERLAY_CLEAN) != 0)
         return err_set(err, -ENOTSUP, "it uses features 0x%x that this program does not know",
                        superblock->flags & ~(uint32_t)OVERLAY_CLEAN);
+    if (superblock->first_sequence == 0 || superblock->first_unit > OVERLAY_MAX_UNITS ||
+        superblock->first_unit < overlay_log_begin(superblock))
+        return err_set(err, -EUCLEAN,
+                       "its superblock is damaged: the log begins at unit %" PRIu64
+                       " with record %" PRIu64,
+                       superblock->first_unit, superblock->first_sequence);
     if (superblock->clean_end_unit > OVERLAY_MAX_UNITS)
         return err_set(err, -EUCLEAN, "its superblock is damaged: the log ends at unit %" PRIu64,
                        superblock->clean_end_unit);
@@ -142,10 +161,11 @@ int overlay_superblock_decode(const uint8_t bytes[OVERLAY_SUPERBLOCK_BYTES],
         return err_set(err, -EUCLEAN, "its superblock is damaged (wrong CRC)");
     sb.version = le32_get(bytes + SB_VERSION);
     if (sb.version != OVERLAY_VERSION)
-        return err_set(err, -ENOTSUP,
-                       "it has format version %u, this program knows version %u: use a newer "
-                       "blockstep",
-                       sb.version, OVERLAY_VERSION);
+        return err_set(
+            err, -ENOTSUP, "it has format version %u, this program knows version %u: use %s",
+            sb.version, OVERLAY_VERSION,
+            sb.version > OVERLAY_VERSION ? "a newer blockstep"
+                                         : "the blockstep that wrote it, or create a new image");
     memcpy(sb.image_id, bytes + SB_IMAGE_ID, OVERLAY_ID_BYTES);
     memcpy(sb.disk_id, bytes + SB_DISK_ID, OVERLAY_ID_BYTES);
     sb.block_bytes = le32_get(bytes + SB_BLOCK_BYTES);
@@ -158,6 +178,9 @@ int overlay_superblock_decode(const uint8_t bytes[OVERLAY_SUPERBLOCK_BYTES],
     sb.clean_sequence = le64_get(bytes + SB_CLEAN_SEQUENCE);
     sb.clean_end_unit = le64_get(bytes + SB_CLEAN_END);
     sb.flags = le32_get(bytes + SB_FLAGS);
+    sb.first_unit = le64_get(bytes + SB_FIRST_UNIT);
+    sb.first_sequence = le64_get(bytes + SB_FIRST_SEQUENCE);
+    sb.segment_bytes = le32_get(bytes + SB_SEGMENT_BYTES);
     ret = superblock_check(&sb, err);
     if (ret < 0)
         return ret;
@@ -190,6 +213,7 @@ void overlay_record_encode(const struct overlay_record *record, const struct ove
     le64_put(bytes + REC_UNIT, record->unit);
     le32_put(bytes + REC_GROUP_UNITS, record->group_units);
     le32_put(bytes + REC_ENTRY_COUNT, record->entry_count);
+    le64_put(bytes + REC_NEXT_UNIT, record->next_unit);
     for (uint32_t i = 0; i < record->entry_count; i++)
         entry_encode(&entries[i], bytes + overlay_record_bytes(i));
     le32_put(bytes + REC_CRC,
@@ -218,6 +242,7 @@ int overlay_record_decode(const uint8_t *bytes, size_t length_bytes,
     record.flushed_sequence = le64_get(bytes + REC_FLUSHED);
     record.unit = le64_get(bytes + REC_UNIT);
     record.group_units = le32_get(bytes + REC_GROUP_UNITS);
+    record.next_unit = le64_get(bytes + REC_NEXT_UNIT);
     *ret_record = record;
     return 0;
 }
@@ -257,22 +282,35 @@ static int entry_check(const struct overlay_superblock *superblock,
     return 0;
 }
 
+static int place_check(const struct overlay_superblock *superblock,
+                       const struct overlay_record *record, struct err *err)
+{
+    uint64_t record_bytes = overlay_record_bytes(record->entry_count);
+    uint64_t begin = overlay_log_begin(superblock), end = record->unit + record->group_units;
+
+    if (record->unit < begin || record->unit > OVERLAY_MAX_UNITS ||
+        (uint64_t)record->group_units * superblock->unit_bytes < record_bytes ||
+        overlay_segment_of(superblock, record->unit) != overlay_segment_of(superblock, end - 1))
+        return err_set(err, -EUCLEAN, "a group of %u units at unit %" PRIu64, record->group_units,
+                       record->unit);
+    if (record->next_unit != end &&
+        (record->next_unit < begin || record->next_unit > OVERLAY_MAX_UNITS ||
+         (record->next_unit - begin) % overlay_segment_units(superblock) != 0))
+        return err_set(err, -EUCLEAN, "a way to unit %" PRIu64 ", where no segment begins",
+                       record->next_unit);
+    return 0;
+}
+
 int overlay_record_check(const struct overlay_superblock *superblock,
                          const struct overlay_record *record, const uint8_t *bytes, struct err *err)
 {
-    uint64_t group_bytes = (uint64_t)record->group_units * superblock->unit_bytes;
+    int ret = place_check(superblock, record, err);
 
-    if (record->unit > OVERLAY_MAX_UNITS || group_bytes > OVERLAY_GROUP_MAX_BYTES ||
-        group_bytes < overlay_record_bytes(record->entry_count))
-        return err_set(err, -EUCLEAN, "a group of %u units at unit %" PRIu64, record->group_units,
-                       record->unit);
-    for (uint32_t i = 0; i < record->entry_count; i++) {
+    for (uint32_t i = 0; ret == 0 && i < record->entry_count; i++) {
         struct overlay_entry entry;
 
         overlay_entry_decode(bytes, i, &entry);
-        int ret = entry_check(superblock, record, &entry, err);
-        if (ret < 0)
-            return ret;
+        ret = entry_check(superblock, record, &entry, err);
     }
-    return 0;
+    return ret;
 }

@@ -10,7 +10,7 @@
 
 #include "base/err.h"
 
-#define OVERLAY_VERSION           1u
+#define OVERLAY_VERSION           2u
 #define OVERLAY_ID_BYTES          16u
 #define OVERLAY_SUPERBLOCK_BYTES  512u
 #define OVERLAY_SUPERBLOCK_STRIDE 4096u /* the second one begins here */
@@ -19,6 +19,8 @@
 #define OVERLAY_MAX_BLOCK_BYTES   65536u
 #define OVERLAY_MIN_UNIT_BYTES    512u
 #define OVERLAY_MAX_UNIT_BYTES    4096u
+#define OVERLAY_MIN_SEGMENT_BYTES (1u << 20)
+#define OVERLAY_MAX_SEGMENT_BYTES (64u << 20)
 #define OVERLAY_MAX_BLOCKS        (UINT64_C(1) << 32)    /* block numbers have 32 bits */
 #define OVERLAY_MAX_UNITS         (UINT64_C(0xfffffff0)) /* so have positions in the file */
 
@@ -27,7 +29,6 @@
 #define OVERLAY_RECORD_MAX_BYTES    4096u
 #define OVERLAY_RECORD_MAX_ENTRIES \
     ((OVERLAY_RECORD_MAX_BYTES - OVERLAY_RECORD_HEADER_BYTES) / OVERLAY_ENTRY_BYTES)
-#define OVERLAY_GROUP_MAX_BYTES (16u * 1024 * 1024) /* record and data */
 
 enum overlay_superblock_flags {
     OVERLAY_CLEAN = 1u << 0, /* closed in good order: clean_* tell where the log ends */
@@ -40,10 +41,13 @@ struct overlay_superblock {
     uint64_t virtual_bytes;
     uint32_t block_bytes;
     uint32_t unit_bytes;
+    uint32_t segment_bytes;
     uint64_t serial;              /* of the two superblocks the one with the higher serial counts */
     uint64_t generation;          /* of the log; emptying raises it */
     uint64_t previous_generation; /* the one before the last emptying; 0: none */
     uint64_t epoch;
+    uint64_t first_unit;     /* where the log's first record lies, or will lie */
+    uint64_t first_sequence; /* its sequence, from 1 */
     uint32_t flags;
     uint64_t clean_sequence; /* OVERLAY_CLEAN: the last record's sequence, 0: none */
     uint64_t clean_end_unit; /* OVERLAY_CLEAN: where the next record would go */
@@ -56,12 +60,43 @@ void overlay_superblock_encode(const struct overlay_superblock *superblock,
 int overlay_superblock_decode(const uint8_t bytes[OVERLAY_SUPERBLOCK_BYTES],
                               struct overlay_superblock *ret_superblock, struct err *err);
 /* What creating checks too. */
-int overlay_geometry_check(uint64_t virtual_bytes, uint32_t block_bytes, uint32_t unit_bytes,
-                           struct err *err);
+int overlay_geometry_check(const struct overlay_superblock *superblock, struct err *err);
 
 static inline uint64_t overlay_block_count(const struct overlay_superblock *superblock)
 {
     return (superblock->virtual_bytes + superblock->block_bytes - 1) / superblock->block_bytes;
+}
+
+/* The log's part of the file is cut into segments; a group lies in one. */
+static inline uint64_t overlay_log_begin(const struct overlay_superblock *superblock)
+{
+    return OVERLAY_LOG_OFFSET_BYTES / superblock->unit_bytes;
+}
+
+static inline uint64_t overlay_segment_units(const struct overlay_superblock *superblock)
+{
+    return superblock->segment_bytes / superblock->unit_bytes;
+}
+
+static inline uint64_t overlay_segment_of(const struct overlay_superblock *superblock,
+                                          uint64_t unit)
+{
+    return (unit - overlay_log_begin(superblock)) / overlay_segment_units(superblock);
+}
+
+static inline uint64_t overlay_segment_begin(const struct overlay_superblock *superblock,
+                                             uint64_t segment)
+{
+    return overlay_log_begin(superblock) + segment * overlay_segment_units(superblock);
+}
+
+/* The largest group there is: an eighth of a segment as data, two blocks that were filled up, and
+ * the record. */
+static inline uint64_t overlay_group_max_units(const struct overlay_superblock *superblock)
+{
+    return (superblock->segment_bytes / 8 + 2 * superblock->block_bytes +
+            OVERLAY_RECORD_MAX_BYTES) /
+           superblock->unit_bytes;
 }
 
 enum overlay_entry_kind {
@@ -84,7 +119,8 @@ struct overlay_record {
     uint64_t sequence;         /* counts records of the generation from 1 */
     uint64_t flushed_sequence; /* up to this one all were durable when this one was written */
     uint64_t unit;             /* where it lies itself */
-    uint32_t group_units;      /* record and data: the next record lies behind them */
+    uint64_t next_unit;        /* where the next lies: behind this group, or a segment's begin */
+    uint32_t group_units;      /* record and data */
     uint32_t entry_count;
 };
 
@@ -105,7 +141,8 @@ int overlay_record_decode(const uint8_t *bytes, size_t length_bytes,
 /* The entry `index` of a record that was decoded. */
 void overlay_entry_decode(const uint8_t *bytes, uint32_t index, struct overlay_entry *ret_entry);
 /* Whether record and entries can be what they say in an image like this: blocks within the disk, data
- * behind the record and within its group. 0, or -EUCLEAN with a text. */
+ * behind the record and within its group, the group and the way to the next within a segment. 0, or
+ * -EUCLEAN with a text. */
 int overlay_record_check(const struct overlay_superblock *superblock,
                          const struct overlay_record *record, const uint8_t *bytes,
                          struct err *err);

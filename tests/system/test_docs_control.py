@@ -61,7 +61,7 @@ def test_the_events_are_those_that_the_sources_send_and_the_schema_tells(daemons
     sent = set()
     for path in (ROOT / "src").rglob("*.c"):
         if path.parent.name != "bin" and path.name != "events.c":
-            found = re.findall(r'"((?:BLOCK|JOB|QUORUM|REPLICATION|COLO)_[A-Z_]+|SHUTDOWN)"',
+            found = re.findall(r'"((?:BLOCK|JOB|QUORUM|REPLICATION|COLO|OVERLAY)_[A-Z_]+|SHUTDOWN)"',
                                path.read_text(encoding="utf-8"))
             sent |= set(found)
     schema = Schema(daemons.start().qmp.cmd("query-qmp-schema"))

@@ -151,7 +151,8 @@ TEST_LOOP(a_lost_superblock_does_not_bring_an_older_generation_back)
     uint8_t *bytes = overlay_snapshot(test_path("a"), &length);
     overlay_shut(&f);
     bytes[100] ^= 1;
-    expect_refused(bytes, length, -EUCLEAN, "a record of generation 2 in an image of generation 1");
+    expect_refused(bytes, length, -EUCLEAN,
+                   "a record of generation 2 at byte 65536 of an image of generation 1");
     free(bytes);
     test_folder_remove();
 }
@@ -180,10 +181,13 @@ TEST_LOOP(images_that_are_not_ours_are_refused_with_the_reason)
     assert_int_equal(overlay_refusal(test_path("b"), SIZE_BYTES * 2, &err), -EINVAL);
     assert_non_null(strstr(err.text, "it is for a disk of 262144 bytes"));
 
-    sb[newer][8] = 2;
+    sb[newer][8] = OVERLAY_VERSION + 1;
     set_crc(sb[newer]);
-    expect_refused(bytes, small->clean_bytes, -ENOTSUP, "format version 2");
-    sb[newer][8] = 1;
+    expect_refused(bytes, small->clean_bytes, -ENOTSUP, "use a newer blockstep");
+    sb[newer][8] = OVERLAY_VERSION - 1;
+    set_crc(sb[newer]);
+    expect_refused(bytes, small->clean_bytes, -ENOTSUP, "use the blockstep that wrote it");
+    sb[newer][8] = OVERLAY_VERSION;
     sb[newer][12] = 3;
     sb[1 - newer][0] ^= 1;
     set_crc(sb[newer]);
@@ -237,8 +241,10 @@ static void records_decode_to_what_was_encoded(void **state)
 
 static void records_that_point_outside_are_refused(void **state)
 {
-    const struct overlay_superblock sb = {
-        .virtual_bytes = 40960, .block_bytes = 4096, .unit_bytes = 512};
+    const struct overlay_superblock sb = {.virtual_bytes = 40960,
+                                          .block_bytes = 4096,
+                                          .unit_bytes = 512,
+                                          .segment_bytes = OVERLAY_MIN_SEGMENT_BYTES};
     const struct overlay_entry bad[] = {
         {.block = 10, .count = 1, .kind = 2},
         {.block = 9, .count = 2, .kind = 2},
@@ -252,7 +258,8 @@ static void records_that_point_outside_are_refused(void **state)
         {.block = 1, .count = 1, .kind = 1, .data_unit = UINT64_MAX},
     };
     const struct overlay_entry good = {.block = 9, .count = 1, .kind = 1, .data_unit = 129};
-    struct overlay_record record = {.unit = 128, .group_units = 9, .entry_count = 1};
+    struct overlay_record record = {
+        .unit = 128, .group_units = 9, .next_unit = 137, .entry_count = 1};
     uint8_t bytes[OVERLAY_RECORD_MAX_BYTES];
     struct err err = ERR_INIT;
 

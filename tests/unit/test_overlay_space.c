@@ -1,0 +1,416 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* How much room an overlay takes in its file: with much rewriting, many emptyings, a limit. */
+#include "overlay_fixture.h"
+
+#define SIZE_BYTES    (2u * 1024 * 1024)
+#define SEGMENT_BYTES (1u * 1024 * 1024)
+/* Three times what it holds and ten segments, and room for records. */
+#define BOUND_BYTES   (4 * SIZE_BYTES + 10 * SEGMENT_BYTES)
+
+struct model {
+    uint8_t bytes[SIZE_BYTES];
+};
+
+static void make(uint32_t block_bytes, uint32_t unit_bytes) MAY_WAIT
+{
+    const struct overlay_create create = {.virtual_bytes = SIZE_BYTES,
+                                          .block_bytes = block_bytes,
+                                          .unit_bytes = unit_bytes,
+                                          .segment_bytes = SEGMENT_BYTES};
+    struct err err = ERR_INIT;
+
+    if (overlay_create(loop_current(), test_path("a"), &create, true, &err) < 0)
+        fail_msg("%s", err.text);
+}
+
+static struct overlay_fixture open_new(uint32_t block_bytes, uint32_t unit_bytes) MAY_WAIT
+{
+    struct overlay_fixture f;
+
+    make(block_bytes, unit_bytes);
+    overlay_open_at(&f, test_path("a"), SIZE_BYTES);
+    return f;
+}
+
+static void done(struct overlay_fixture *f) MAY_WAIT
+{
+    overlay_shut(f);
+    test_folder_remove();
+}
+
+static void empty(struct node *node) MAY_WAIT
+{
+    struct err err = ERR_INIT;
+
+    if (node_empty_prepare(node, &err) < 0)
+        fail_msg("%s", err.text);
+    node_empty_commit(node);
+}
+
+/* Of the file as it is on its medium. */
+static uint64_t file_data_bytes(void) MAY_WAIT
+{
+    struct file *file;
+    struct err err = ERR_INIT;
+    uint64_t sum = 0;
+
+    assert_int_equal(file_open(loop_current(), test_path("a"), 0, FILE_AIO_AUTO, &file, &err), 0);
+    for (uint64_t at = 0, end = file_info(file)->length_bytes; at < end;) {
+        uint64_t length;
+        bool data;
+
+        assert_int_equal(file_extent(file, at, end - at, &data, &length), 0);
+        sum += data ? length : 0;
+        at += length;
+    }
+    file_close(file);
+    return sum;
+}
+
+/* --- rewriting without an emptying --- */
+
+static void rewrite(struct overlay_fixture *f, struct model *model, uint64_t *state) MAY_WAIT
+{
+    uint64_t at = test_random(state) % SIZE_BYTES;
+    uint64_t length = 1 + test_random(state) % (test_random(state) % 8 == 0 ? 120000 : 9000);
+    uint8_t fill = (uint8_t)test_random(state);
+
+    length = MIN(length, SIZE_BYTES - at);
+    if (test_random(state) % 6 == 0) {
+        assert_int_equal(blocks_zero(f->edge, at, length, 0), 0);
+        fill = 0;
+    } else {
+        assert_int_equal(blocks_write(f->edge, at, length, fill, 0), 0);
+    }
+    memset(model->bytes + at, fill, length);
+}
+
+/* What a daemon leaves that is killed now. */
+static void expect_after_kill(const struct model *model) MAY_WAIT
+{
+    struct overlay_fixture killed;
+    size_t length;
+    uint8_t *bytes = overlay_snapshot(test_path("a"), &length);
+
+    overlay_put_file(test_path("b"), bytes, length);
+    free(bytes);
+    overlay_open_at(&killed, test_path("b"), SIZE_BYTES);
+    overlay_expect_model(killed.edge, model->bytes, SIZE_BYTES);
+    overlay_shut(&killed);
+}
+
+TEST_LOOP(a_disk_that_is_rewritten_for_long_stays_within_its_bound_and_right)
+{
+    static const uint32_t block_bytes[] = {4096, 512, 65536, 4096};
+    static const uint32_t unit_bytes[] = {512, 512, 4096, 4096};
+    struct model *model = malloc(sizeof(*model));
+    uint64_t seed = test_seed("rewriting"), state = seed;
+
+    assert_non_null(model);
+    for (unsigned round = 0; round < 4; round++) {
+        struct overlay_fixture f = open_new(block_bytes[round], unit_bytes[round]);
+        uint64_t peak = 0, cleaned_bytes = 0;
+
+        memcpy(model->bytes, mem_bytes(f.backing), SIZE_BYTES);
+        for (unsigned i = 0; i < 3000; i++) {
+            rewrite(&f, model, &state);
+            peak = MAX(peak, overlay_stats(f.node).log_bytes);
+            if (i % 400 == 100)
+                expect_after_kill(model);
+            if (i % 1000 == 999) {
+                overlay_expect_model(f.edge, model->bytes, SIZE_BYTES);
+                cleaned_bytes += overlay_stats(f.node).cleaned_bytes;
+                overlay_shut(&f);
+                overlay_open_at(&f, test_path("a"), SIZE_BYTES);
+            }
+        }
+        overlay_expect_model(f.edge, model->bytes, SIZE_BYTES);
+        assert_true(cleaned_bytes > 0);
+        assert_in_range(peak, 0, BOUND_BYTES);
+        assert_in_range(file_data_bytes(), 0, BOUND_BYTES);
+        overlay_shut(&f);
+    }
+    free(model);
+    test_folder_remove();
+}
+
+TEST_LOOP(one_block_rewritten_or_zeroed_without_end_takes_little)
+{
+    struct overlay_fixture f = open_new(4096, 512);
+
+    for (unsigned i = 0; i < 16000; i++) {
+        if (i % 2 == 0)
+            assert_int_equal(blocks_zero(f.edge, 8192, 4096, 0), 0);
+        else
+            assert_int_equal(blocks_write(f.edge, i % 8 == 1 ? 4096 : 0, 4096, (uint8_t)i, 0), 0);
+    }
+    blocks_expect(f.edge, 4096, 4096, (uint8_t)15993);
+    blocks_expect(f.edge, 0, 4096, (uint8_t)15999);
+    blocks_expect(f.edge, 8192, 4096, 0);
+    test_wait_until(overlay_stats(f.node).log_bytes < 6 * SEGMENT_BYTES);
+    done(&f);
+}
+
+/* Fills some segments, most of which is superseded: enough that the log is made shorter. */
+static void fill_superseded(struct overlay_fixture *f) MAY_WAIT
+{
+    for (unsigned i = 0; i < 64; i++)
+        assert_int_equal(blocks_write(f->edge, i % 4 * UINT64_C(131072), 131072, (uint8_t)i, 0), 0);
+}
+
+TEST_LOOP(making_the_log_shorter_waits_for_a_medium_that_fails)
+{
+    struct overlay_fixture f = open_new(4096, 512);
+    const struct blkdebug_rule rule = {.kinds = BLKDEBUG_FLUSH, .error = -EIO};
+
+    assert_int_equal(blkdebug_inject(f.debug, &rule, NULL), 0);
+    fill_superseded(&f);
+    co_sleep(20 * NS_PER_MS);
+    assert_int_equal(overlay_stats(f.node).cleaned_bytes, 0);
+    blkdebug_remove(f.debug, 0);
+    test_wait_until(overlay_stats(f.node).log_bytes < 6 * SEGMENT_BYTES);
+    for (unsigned i = 60; i < 64; i++)
+        blocks_expect(f.edge, i % 4 * UINT64_C(131072), 131072, (uint8_t)i);
+    done(&f);
+}
+
+TEST_LOOP(damage_in_the_file_is_never_given_a_good_crc)
+{
+    struct overlay_fixture f = open_new(4096, 512);
+    size_t length;
+    struct err err = ERR_INIT;
+
+    /* The only block of the first record stays live: it would have to be appended again. */
+    assert_int_equal(blocks_write(f.edge, SIZE_BYTES - 4096, 4096, 1, 0), 0);
+    uint64_t at = overlay_stats(f.node).log_bytes - 100;
+    struct file *file;
+    assert_int_equal(
+        file_open(loop_current(), test_path("a"), FILE_WRITABLE, FILE_AIO_AUTO, &file, &err), 0);
+    assert_int_equal(file_write(file, "x", 1, at), 0);
+    file_close(file);
+    fill_superseded(&f);
+    co_sleep(20 * NS_PER_MS);
+    assert_int_equal(overlay_stats(f.node).cleaned_bytes, 0);
+    uint8_t *bytes = overlay_snapshot(test_path("a"), &length);
+    overlay_put_file(test_path("b"), bytes, length);
+    free(bytes);
+    assert_int_equal(overlay_refusal(test_path("b"), SIZE_BYTES, &err), -EUCLEAN);
+    done(&f);
+}
+
+/* --- emptying --- */
+
+TEST_LOOP(what_an_emptying_leaves_goes_back_to_the_file_system)
+{
+    struct overlay_fixture f = open_new(4096, 512);
+
+    for (unsigned i = 0; i < 64; i++)
+        assert_int_equal(blocks_write(f.edge, i % 16 * UINT64_C(131072), 131072, (uint8_t)i, 0), 0);
+    empty(f.node);
+    assert_true(overlay_stats(f.node).spare_bytes >= 2 * SEGMENT_BYTES);
+    assert_int_equal(blocks_write(f.edge, 4096, 4096, 7, 0), 0);
+    test_wait_until(overlay_stats(f.node).spare_bytes == 0);
+    assert_in_range(file_data_bytes(), 1, SEGMENT_BYTES + 2 * OVERLAY_LOG_OFFSET_BYTES);
+    blocks_expect(f.edge, 4096, 4096, 7);
+    done(&f);
+}
+
+TEST_LOOP(what_a_killed_daemon_left_goes_back_too)
+{
+    struct overlay_fixture f = open_new(4096, 512);
+    size_t length;
+
+    for (unsigned i = 0; i < 64; i++)
+        assert_int_equal(blocks_write(f.edge, i % 16 * UINT64_C(131072), 131072, (uint8_t)i, 0), 0);
+    empty(f.node);
+    assert_int_equal(blocks_write(f.edge, 4096, 4096, 7, 0), 0);
+    uint8_t *bytes = overlay_snapshot(test_path("a"), &length);
+    overlay_shut(&f);
+    overlay_put_file(test_path("a"), bytes, length);
+    free(bytes);
+    overlay_open_at(&f, test_path("a"), SIZE_BYTES);
+    assert_true(overlay_stats(f.node).spare_bytes > 0);
+    test_wait_until(overlay_stats(f.node).spare_bytes == 0);
+    assert_in_range(file_data_bytes(), 1, SEGMENT_BYTES + 2 * OVERLAY_LOG_OFFSET_BYTES);
+    blocks_expect(f.edge, 4096, 4096, 7);
+    done(&f);
+}
+
+TEST_LOOP(emptied_again_and_again_under_load_it_takes_what_one_generation_took)
+{
+    struct overlay_fixture f = open_new(4096, 512);
+    uint64_t peak = 0;
+
+    for (unsigned round = 0; round < 30; round++) {
+        struct blocks_task tasks[8];
+
+        for (unsigned i = 0; i < 8; i++) {
+            for (unsigned k = 0; k < ARRAY_LEN(tasks); k++)
+                blocks_start_write(&tasks[k], f.edge, (i * 8 + k) % 16 * UINT64_C(131072), 65536,
+                                   (uint8_t)(round + k));
+            for (unsigned k = 0; k < ARRAY_LEN(tasks); k++) {
+                test_wait_until(tasks[k].done);
+                assert_int_equal(tasks[k].result, 0);
+            }
+            peak = MAX(peak, overlay_stats(f.node).log_bytes);
+        }
+        empty(f.node);
+        assert_in_range(file_data_bytes(), 0, peak + SEGMENT_BYTES);
+        blocks_expect(f.edge, 0, 512, overlay_backing_byte(0));
+    }
+    done(&f);
+}
+
+TEST_LOOP(emptying_while_the_log_is_made_shorter_forgets_all)
+{
+    struct overlay_fixture f = open_new(4096, 512);
+    uint64_t seed = test_seed("emptying meanwhile"), state = seed;
+
+    for (unsigned round = 0; round < 40; round++) {
+        fill_superseded(&f);
+        for (uint64_t turns = test_random(&state) % 60; turns > 0; turns--)
+            co_yield();
+        empty(f.node);
+        assert_int_equal(blocks_write(f.edge, 4096, 4096, (uint8_t)round, 0), 0);
+        blocks_expect(f.edge, 0, 512, overlay_backing_byte(0));
+        blocks_expect(f.edge, 4096, 4096, (uint8_t)round);
+        if (round % 8 != 7)
+            continue;
+        overlay_shut(&f);
+        overlay_open_at(&f, test_path("a"), SIZE_BYTES);
+        blocks_expect(f.edge, 0, 512, overlay_backing_byte(0));
+        blocks_expect(f.edge, 4096, 4096, (uint8_t)round);
+    }
+    done(&f);
+}
+
+/* --- full --- */
+
+static uint64_t data_uint(struct json_object *data, const char *key)
+{
+    struct json_object *value = NULL;
+
+    assert_true(json_object_object_get_ex(data, key, &value));
+    return json_object_get_uint64(value);
+}
+
+struct heard {
+    unsigned nearly_full;
+};
+
+static void hear(void *arg, const char *name, struct json_object *data)
+{
+    struct heard *heard = arg;
+
+    if (strcmp(name, "OVERLAY_NEARLY_FULL") == 0) {
+        assert_true(data_uint(data, "log-bytes") * 100 >= data_uint(data, "max-bytes") * 89);
+        heard->nearly_full++;
+    }
+    json_object_put(data);
+}
+
+static struct overlay_fixture open_limited(struct heard *heard, uint64_t max_bytes) MAY_WAIT
+{
+    struct overlay_fixture f = {.graph = blocks_graph()};
+
+    make(4096, 512);
+    graph_set_events(f.graph, hear, heard);
+    f.node = blocks_add(f.graph,
+                        "{'node-name':'ovl','driver':'overlay','max-bytes':%" PRIu64
+                        ",'file':{'driver':'file','filename':'%s'}}",
+                        max_bytes, test_path("a"));
+    f.edge = blocks_root(f.graph, f.node, "test");
+    return f;
+}
+
+TEST_LOOP(a_full_overlay_says_so_early_keeps_what_it_has_and_works_once_emptied)
+{
+    struct heard heard = {0};
+    struct overlay_fixture f = open_limited(&heard, SEGMENT_BYTES / 2);
+
+    for (unsigned round = 1; round <= 3; round++) {
+        unsigned blocks = 0;
+
+        while (blocks_write(f.edge, blocks * UINT64_C(4096), 4096, (uint8_t)(blocks + 1), 0) == 0) {
+            blocks++;
+            assert_in_range(blocks, 1, 128);
+            assert_int_equal(
+                heard.nearly_full,
+                overlay_stats(f.node).log_bytes >= SEGMENT_BYTES / 200 * 90 ? round : round - 1);
+        }
+        assert_int_equal(heard.nearly_full, round);
+        assert_int_equal(blocks_write(f.edge, 0, 4096, 77, 0), -ENOSPC);
+        for (unsigned i = 0; i < blocks; i++)
+            blocks_expect(f.edge, i * UINT64_C(4096), 4096, (uint8_t)(i + 1));
+        assert_in_range(overlay_stats(f.node).log_bytes, 0, SEGMENT_BYTES / 2);
+        assert_in_range(file_data_bytes(), 0, SEGMENT_BYTES / 2);
+        empty(f.node);
+        blocks_expect(f.edge, 0, 4096, 0);
+    }
+    done(&f);
+}
+
+TEST_LOOP(a_limit_of_several_segments_counts_them)
+{
+    struct heard heard = {0};
+    struct overlay_fixture f = open_limited(&heard, 3 * SEGMENT_BYTES + SEGMENT_BYTES / 2);
+    unsigned writes = 0;
+    int ret = 0;
+
+    while (ret == 0) {
+        /* Never the same twice, so that there is nothing to make shorter. */
+        ret = blocks_write(f.edge, writes * UINT64_C(8192) % SIZE_BYTES, 4096, 1, 0);
+        writes++;
+        if (writes > 3000)
+            fail_msg("no end");
+    }
+    assert_int_equal(ret, -ENOSPC);
+    assert_int_equal(heard.nearly_full, 1);
+    assert_in_range(file_data_bytes(), 2 * SEGMENT_BYTES, 4 * SEGMENT_BYTES);
+    done(&f);
+}
+
+TEST_LOOP(a_file_system_that_is_full_at_any_write_loses_nothing)
+{
+    struct overlay_fixture f = open_new(4096, 512);
+    struct model *model = malloc(sizeof(*model));
+    struct blkdebug_rule rule = {.kinds = BLKDEBUG_WRITE, .count = 1, .error = -ENOSPC};
+
+    assert_non_null(model);
+    memcpy(model->bytes, mem_bytes(f.backing), SIZE_BYTES);
+    /* Not long enough for being made shorter, which would write too. */
+    for (unsigned i = 0; i < 40; i++) {
+        uint64_t at = i * UINT64_C(69632) % (SIZE_BYTES - 131072);
+
+        rule.after = i % 2;
+        assert_int_equal(blkdebug_inject(f.debug, &rule, NULL), 0);
+        assert_int_equal(blocks_write(f.edge, at, 40000, 99, 0), -ENOSPC);
+        blkdebug_remove(f.debug, 0);
+        assert_int_equal(blocks_write(f.edge, at + 8192, 100000, (uint8_t)i, 0), 0);
+        memset(model->bytes + at + 8192, (uint8_t)i, 100000);
+        if (i % 10 == 9)
+            expect_after_kill(model);
+    }
+    overlay_expect_model(f.edge, model->bytes, SIZE_BYTES);
+    free(model);
+    done(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_disk_that_is_rewritten_for_long_stays_within_its_bound_and_right),
+        cmocka_unit_test(one_block_rewritten_or_zeroed_without_end_takes_little),
+        cmocka_unit_test(making_the_log_shorter_waits_for_a_medium_that_fails),
+        cmocka_unit_test(damage_in_the_file_is_never_given_a_good_crc),
+        cmocka_unit_test(what_an_emptying_leaves_goes_back_to_the_file_system),
+        cmocka_unit_test(what_a_killed_daemon_left_goes_back_too),
+        cmocka_unit_test(emptied_again_and_again_under_load_it_takes_what_one_generation_took),
+        cmocka_unit_test(emptying_while_the_log_is_made_shorter_forgets_all),
+        cmocka_unit_test(a_full_overlay_says_so_early_keeps_what_it_has_and_works_once_emptied),
+        cmocka_unit_test(a_limit_of_several_segments_counts_them),
+        cmocka_unit_test(a_file_system_that_is_full_at_any_write_loses_nothing),
+    };
+
+    return cmocka_run_group_tests_name("overlay space", tests, NULL, NULL);
+}
