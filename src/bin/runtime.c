@@ -179,12 +179,27 @@ int runtime_only_name(char *name, size_t name_bytes, struct err *err)
     return err_set(err, -EINVAL, "there are several daemons, say which: --name %s", names);
 }
 
+/* What lies there decides which side's data counts. */
+static int check_owned(const char *folder, struct err *err)
+{
+    struct stat st;
+
+    if (stat(folder, &st) < 0)
+        return err_set_errno(err, -errno, "cannot look at %s", folder);
+    if ((st.st_mode & S_IWOTH) == 0)
+        return 0;
+    return err_set(err, -EPERM, "others may write to %s (mode %04o); chmod 700 it", folder,
+                   (unsigned)st.st_mode & 07777);
+}
+
 int state_lock(const char *folder, int *ret_fd, struct err *err)
 {
     CLEANUP(fd_close) int fd = -1;
     char path[PATH_MAX], holder[32] = "";
     int r = folder_make(folder, 0700, err);
 
+    if (r == 0)
+        r = check_owned(folder, err);
     if (r < 0)
         return err_prefix(err, "--state");
     if (snprintf(path, sizeof(path), "%s/lock", folder) >= (int)sizeof(path))
