@@ -663,6 +663,37 @@ TEST_LOOP(a_cancelled_merge_is_a_failed_failover_not_a_silent_one)
     fix_close(&fix);
 }
 
+static int no_work(struct job *job) MAY_WAIT
+{
+    return job_pause_point(job);
+}
+
+/* As many jobs as there may be, so that there is no room for the merge. */
+TEST_LOOP(a_merge_that_cannot_start_can_be_repeated)
+{
+    static const struct job_driver driver = {.type = "test", .run = no_work};
+    struct fix fix;
+    struct job *others[JOBS_MAX];
+    fix_open(&fix, 1);
+    fix_start(&fix);
+    assert_int_equal(fix_fill(fix.forward[0], 0, BLOCK, 1), 0);
+    assert_int_equal(fix_fill(fix.top[0], BLOCK, BLOCK, 2), 0);
+    for (unsigned i = 0; i < JOBS_MAX; i++)
+        fix_ok(job_new(&fix.s.jobs, &driver, NULL, &others[i], &err));
+    fix_ok(replication_stop(fix.s.group, true, &err));
+    assert_int_equal(fix_stage(&fix.s), REPLICATION_FAILOVER_FAILED);
+    fix_refused(replication_get_error(fix.s.group, &err), "merge failed");
+    assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), 0);
+    assert_int_equal(fix_byte(fix.top[0], BLOCK, BLOCK), 2);
+    for (unsigned i = 0; i < JOBS_MAX; i++)
+        job_drop(others[i]);
+    fix_ok(replication_stop(fix.s.group, true, &err));
+    fix_wait_stage(&fix.s, REPLICATION_DONE);
+    assert_int_equal(fix_raw_byte(&fix, 0, 0, BLOCK), 0);
+    assert_int_equal(fix_raw_byte(&fix, 0, BLOCK, BLOCK), 2);
+    fix_close(&fix);
+}
+
 /* --- the end of the daemon, and the next one --- */
 
 static uint64_t epoch_of(struct fix_side *side) MAY_WAIT
@@ -869,6 +900,7 @@ int main(void)
         cmocka_unit_test(a_merge_that_fails_on_one_disk_can_be_repeated_and_the_others_end),
         cmocka_unit_test(a_merge_whose_end_cannot_empty_the_overlays_fails_and_serves_on),
         cmocka_unit_test(a_cancelled_merge_is_a_failed_failover_not_a_silent_one),
+        cmocka_unit_test(a_merge_that_cannot_start_can_be_repeated),
         cmocka_unit_test(a_failover_interrupted_by_the_end_of_the_daemon_is_finished_by_the_next),
         cmocka_unit_test(a_daemon_that_goes_while_a_merge_voids_its_overlays_loses_nothing),
         cmocka_unit_test(a_secondary_can_be_resumed_at_its_checkpoint_or_begun_afresh),
