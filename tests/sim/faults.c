@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the world does to a pair: deaths, links, disks. */
+#include "world.h"
+
+#include <errno.h>
+#include <string.h>
+
+static void trouble(struct host *host)
+{
+    host->troubles++;
+    host->world->troubles++;
+    host->world->troubled = true;
+}
+
+static void died(struct host *host)
+{
+    struct world *world = host->world;
+
+    trouble(host);
+    host->frozen = false;
+    host->linked = false;
+    world_truth(world)->linked = false;
+    if (host->role == ROLE_TRUTH || host->role == ROLE_STANDBY) {
+        host->down = true;
+        host->doubtful = host->doubtful || host->command;
+    } else {
+        host->role = ROLE_DOWN;
+    }
+}
+
+static void kill_host(struct host *host)
+{
+    if (host->process == NULL)
+        return;
+    process_kill(host);
+    died(host);
+    host->world->stats.kills++;
+}
+
+static void power_cut(struct host *host)
+{
+    struct world *world = host->world;
+
+    /* What its overlays hold lives in the page cache: see durability.md, levels. */
+    if (host->process == NULL || host->merging || (host->role == ROLE_STANDBY && host->command))
+        return;
+    process_forget(host);
+    (void)sim_host_power_cut(world->sim, host->name);
+    died(host);
+    if (host->role == ROLE_TRUTH)
+        view_power_cut(host->view);
+    else
+        host->role = ROLE_DOWN;
+    host->down = host->role == ROLE_TRUTH;
+    world->stats.power_cuts++;
+}
+
+static void freeze(struct host *host, bool frozen)
+{
+    if (host->process == NULL || !host->process->up || host->frozen == frozen)
+        return;
+    host->frozen = frozen;
+    trouble(host);
+    if (frozen)
+        sim_process_stop(host->process->loop);
+    else
+        sim_process_continue(host->process->loop);
+}
+
+/* --- links --- */
+
+static void links_set(struct world *world, enum link_way way,
+                      const struct sim_link_options *options)
+{
+    const char *truth = world_truth(world)->name, *other = world_other(world)->name;
+
+    if (way != LINK_TO_TRUTH)
+        (void)sim_link_set(world->sim, truth, other, options);
+    if (way != LINK_TO_OTHER)
+        (void)sim_link_set(world->sim, other, truth, options);
+}
+
+static void link_fault(struct world *world, const struct op *op)
+{
+    static const enum sim_side sides[] = {SIM_SIDE_BOTH, SIM_SIDE_FROM, SIM_SIDE_TO};
+    const struct sim_link_options cut = {.blocked = true};
+    const struct sim_link_options slow = {.delay = {NS_PER_MS, 50 * NS_PER_MS}};
+
+    trouble(world_other(world));
+    if (op->kind == OP_LINK_BREAK) {
+        (void)sim_link_break(world->sim, world_truth(world)->name, world_other(world)->name,
+                             sides[op->a % 3]);
+        return;
+    }
+    links_set(world, op->a % 3, op->kind == OP_LINK_CUT ? &cut : &slow);
+    world->link_faulty = true;
+}
+
+static void links_heal(struct world *world)
+{
+    const struct sim_link_options plain = {.blocked = false};
+
+    if (world->link_faulty)
+        links_set(world, LINK_BOTH, &plain);
+    world->link_faulty = false;
+}
+
+/* --- disks --- */
+
+static const char *disk_path(const struct op *op, char path[32])
+{
+    static const char *const kinds[] = {"*", "raw", "hidden", "active"};
+
+    snprintf(path, 32, "/disk%u.%s", op->disk, kinds[op->a % 4]);
+    return path;
+}
+
+static void disk_fault(struct host *host, const struct op *op)
+{
+    static const enum sim_op ops[] = {SIM_OP_ANY, SIM_OP_READ, SIM_OP_WRITE, SIM_OP_SYNC,
+                                      SIM_OP_ZERO};
+    struct sim *sim = host->world->sim;
+    char path[32];
+    struct sim_fault fault = {
+        .path = disk_path(op, path),
+        .op = ops[(op->a >> 8) % ARRAY_LEN(ops)],
+        .nth = op->b & 0xffff,
+        .times = op->b >> 16,
+        .error = op->kind == OP_DISK_FAIL ? -EIO : 0,
+        .stall_ns = op->kind == OP_DISK_STALL ? (uint64_t)(op->a >> 16) * NS_PER_MS : 0,
+    };
+
+    host->disks_faulty = true;
+    trouble(host);
+    if (op->kind == OP_DISK_FULL)
+        sim_disk_limit(sim, host->name, sim_disk_used_bytes(sim, host->name) + op->b * 4096u);
+    else
+        (void)sim_fault_add(sim, host->name, &fault);
+}
+
+static void disks_heal(struct host *host)
+{
+    sim_fault_clear(host->world->sim, host->name);
+    sim_disk_limit(host->world->sim, host->name, 0);
+    host->disks_faulty = false;
+}
+
+/* --- all --- */
+
+/* What the simulated hosts can suffer yet. */
+static bool is_possible(enum op_kind kind)
+{
+    return kind == OP_DISK_FAIL || kind == OP_DISK_FULL || kind == OP_DISK_HEAL;
+}
+
+void manager_fault(struct world *world, const struct op *op)
+{
+    struct host *host = op->side == SIDE_TRUTH ? world_truth(world) : world_other(world);
+
+    if (!is_possible(op->kind))
+        return;
+    switch (op->kind) {
+    case OP_KILL:
+        kill_host(host);
+        break;
+    case OP_POWER_CUT:
+        power_cut(host);
+        break;
+    case OP_FREEZE:
+        freeze(host, true);
+        break;
+    case OP_THAW:
+        freeze(host, false);
+        break;
+    case OP_LINK_CUT:
+    case OP_LINK_SLOW:
+    case OP_LINK_BREAK:
+        link_fault(world, op);
+        break;
+    case OP_LINK_HEAL:
+        links_heal(world);
+        break;
+    case OP_DISK_HEAL:
+        disks_heal(host);
+        break;
+    default:
+        disk_fault(host, op);
+        break;
+    }
+}
+
+void manager_heal(struct world *world)
+{
+    links_heal(world);
+    for (unsigned i = 0; i < WORLD_SIDES; i++) {
+        disks_heal(&world->hosts[i]);
+        freeze(&world->hosts[i], false);
+    }
+}

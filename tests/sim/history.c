@@ -1,0 +1,492 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "history.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <string.h>
+
+#define OPS_TYPICAL 200u
+
+enum { history_max_disks = 3 };
+
+static uint64_t random_next(uint64_t *state)
+{
+    uint64_t z = (*state += UINT64_C(0x9e3779b97f4a7c15));
+
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+/* --- in words --- */
+
+static const char *const op_names[OP_KIND_COUNT] = {
+    [OP_WRITE] = "write",
+    [OP_ZERO] = "zero",
+    [OP_DISCARD] = "discard",
+    [OP_READ] = "read",
+    [OP_FLUSH] = "flush",
+    [OP_DELAY] = "let time pass",
+    [OP_SETTLE] = "wait for all requests",
+    [OP_CHECKPOINT] = "checkpoint",
+    [OP_FAILOVER] = "failover",
+    [OP_RESUME] = "bring the other in sync",
+    [OP_RESTART] = "restart",
+    [OP_CHECK] = "read everything",
+    [OP_KILL] = "kill",
+    [OP_POWER_CUT] = "cut the power of",
+    [OP_FREEZE] = "freeze",
+    [OP_THAW] = "thaw",
+    [OP_LINK_CUT] = "cut the link",
+    [OP_LINK_SLOW] = "slow the link",
+    [OP_LINK_BREAK] = "break the connections",
+    [OP_LINK_HEAL] = "heal the link",
+    [OP_DISK_FAIL] = "disk fails",
+    [OP_DISK_STALL] = "disk stalls",
+    [OP_DISK_FULL] = "disks are full",
+    [OP_DISK_BAD] = "disk has bad sectors",
+    [OP_DISK_HEAL] = "disks heal",
+};
+
+/* What a printed history calls them. */
+static const char *const op_words[OP_KIND_COUNT] = {
+    [OP_WRITE] = "write",
+    [OP_ZERO] = "zero",
+    [OP_DISCARD] = "discard",
+    [OP_READ] = "read",
+    [OP_FLUSH] = "flush",
+    [OP_DELAY] = "delay",
+    [OP_SETTLE] = "settle",
+    [OP_CHECKPOINT] = "checkpoint",
+    [OP_FAILOVER] = "failover",
+    [OP_RESUME] = "resume",
+    [OP_RESTART] = "restart",
+    [OP_CHECK] = "check",
+    [OP_KILL] = "kill",
+    [OP_POWER_CUT] = "power-cut",
+    [OP_FREEZE] = "freeze",
+    [OP_THAW] = "thaw",
+    [OP_LINK_CUT] = "link-cut",
+    [OP_LINK_SLOW] = "link-slow",
+    [OP_LINK_BREAK] = "link-break",
+    [OP_LINK_HEAL] = "link-heal",
+    [OP_DISK_FAIL] = "disk-fail",
+    [OP_DISK_STALL] = "disk-stall",
+    [OP_DISK_FULL] = "disk-full",
+    [OP_DISK_BAD] = "disk-bad",
+    [OP_DISK_HEAL] = "disk-heal",
+};
+
+static const char *const side_names[] = {"truth", "other"};
+static const char *const way_names[] = {"both ways", "truth to other", "other to truth"};
+static const char *const file_names[] = {"all", "raw", "hidden", "active"};
+static const char *const request_names[] = {"any", "read", "write", "sync", "zero"};
+
+const char *op_name(enum op_kind kind)
+{
+    return op_names[kind];
+}
+
+static void print_disk_fault(const struct op *op, char *text, size_t text_bytes)
+{
+    snprintf(text, text_bytes,
+             "%s of %s: disk %u, %s, %s, from the %" PRIu32 ". on %" PRIu32 " times",
+             op_names[op->kind], side_names[op->side], op->disk, file_names[op->a % 4],
+             request_names[(op->a >> 8) % 5 & 0xff], op->b & 0xffff, op->b >> 16);
+    if (op->kind == OP_DISK_STALL)
+        snprintf(text + strlen(text), text_bytes - strlen(text), ", for %" PRIu32 " ms",
+                 op->a >> 16);
+}
+
+void op_print(const struct op *op, char *text, size_t text_bytes)
+{
+    switch (op->kind) {
+    case OP_WRITE:
+    case OP_ZERO:
+    case OP_DISCARD:
+    case OP_READ:
+        snprintf(text, text_bytes, "guest of %s: %s disk %u, sectors %" PRIu32 " to %" PRIu32 "%s",
+                 side_names[op->side], op_names[op->kind], op->disk, op->a, op->a + op->b - 1,
+                 (op->flags & OP_FUA) != 0 ? ", FUA" : "");
+        break;
+    case OP_FLUSH:
+        snprintf(text, text_bytes, "guest of %s: flush disk %u", side_names[op->side], op->disk);
+        break;
+    case OP_DELAY:
+        snprintf(text, text_bytes, "let %" PRIu32 " us pass", op->a);
+        break;
+    case OP_LINK_CUT:
+    case OP_LINK_SLOW:
+    case OP_LINK_BREAK:
+        snprintf(text, text_bytes, "%s (%s)", op_names[op->kind], way_names[op->a % 3]);
+        break;
+    case OP_DISK_FAIL:
+    case OP_DISK_STALL:
+        print_disk_fault(op, text, text_bytes);
+        break;
+    case OP_DISK_FULL:
+        snprintf(text, text_bytes, "disks of %s have room for %" PRIu32 " pages",
+                 side_names[op->side], op->b);
+        break;
+    case OP_CHECKPOINT:
+    case OP_FAILOVER:
+    case OP_RESUME:
+    case OP_CHECK:
+        snprintf(text, text_bytes, "%s%s", op_names[op->kind],
+                 (op->flags & OP_WAIT) != 0 ? "" : ", and go on meanwhile");
+        break;
+    case OP_SETTLE:
+    case OP_LINK_HEAL:
+        snprintf(text, text_bytes, "%s", op_names[op->kind]);
+        break;
+    default:
+        snprintf(text, text_bytes, "%s %s", op_names[op->kind], side_names[op->side]);
+        break;
+    }
+}
+
+void history_print(const struct history *history, FILE *to)
+{
+    fprintf(to,
+            "seed %" PRIu64 " disks %u sectors %" PRIu32 " block-bytes %" PRIu32
+            " standby-runs %d slow-net %d slow-disks %d\n",
+            history->seed, history->disks, history->sectors, history->block_bytes,
+            history->standby_runs, history->slow_net, history->slow_disks);
+    for (unsigned i = 0; i < history->count; i++) {
+        const struct op *op = &history->ops[i];
+        char text[200];
+        op_print(op, text, sizeof(text));
+        fprintf(to, "%-10s %u %u %u %7" PRIu32 " %7" PRIu32 "  # %u: %s\n", op_words[op->kind],
+                op->side, op->disk, op->flags, op->a, op->b, i, text);
+    }
+}
+
+static bool load_op(const char *line, struct op *op)
+{
+    char word[16];
+    unsigned side, disk, flags;
+
+    if (sscanf(line, "%15s %u %u %u %" SCNu32 " %" SCNu32, word, &side, &disk, &flags, &op->a,
+               &op->b) != 6)
+        return false;
+    op->side = (uint8_t)side;
+    op->disk = (uint8_t)disk;
+    op->flags = (uint8_t)flags;
+    for (unsigned kind = 0; kind < OP_KIND_COUNT; kind++) {
+        op->kind = (uint8_t)kind;
+        if (strcmp(op_words[kind], word) == 0)
+            return side < 2 && disk < history_max_disks;
+    }
+    return false;
+}
+
+static bool load_from(struct history *history, FILE *from)
+{
+    int standby_runs, slow_net, slow_disks;
+    char line[300];
+
+    if (fgets(line, sizeof(line), from) == NULL ||
+        sscanf(line,
+               "seed %" SCNu64 " disks %u sectors %" SCNu32 " block-bytes %" SCNu32
+               " standby-runs %d slow-net %d slow-disks %d",
+               &history->seed, &history->disks, &history->sectors, &history->block_bytes,
+               &standby_runs, &slow_net, &slow_disks) != 7)
+        return false;
+    history->standby_runs = standby_runs != 0;
+    history->slow_net = slow_net != 0;
+    history->slow_disks = slow_disks != 0;
+    while (fgets(line, sizeof(line), from) != NULL && history->count < HISTORY_MAX_OPS) {
+        if (line[0] == '#' || line[0] == '\n')
+            continue;
+        if (!load_op(line, &history->ops[history->count++]))
+            return false;
+    }
+    return history->disks >= 1 && history->disks <= history_max_disks;
+}
+
+bool history_load(struct history *history, const char *path)
+{
+    FILE *from = strcmp(path, "-") == 0 ? stdin : fopen(path, "r");
+
+    *history = (struct history){.seed = 0};
+    if (from == NULL)
+        return false;
+    bool ok = load_from(history, from);
+    fclose(from);
+    return ok;
+}
+
+/* --- by seed --- */
+
+struct maker {
+    struct history *history;
+    uint64_t random;
+    unsigned weights[OP_KIND_COUNT];
+    unsigned wanted;
+};
+
+static uint32_t below(struct maker *maker, uint32_t limit)
+{
+    return (uint32_t)(random_next(&maker->random) % limit);
+}
+
+static bool chance(struct maker *maker, unsigned percent)
+{
+    return below(maker, 100) < percent;
+}
+
+/* What this history is about; the rest happens too, but seldom. */
+enum theme {
+    THEME_CALM,
+    THEME_CHECKPOINTS,
+    THEME_KILLS,
+    THEME_POWER,
+    THEME_LINKS,
+    THEME_DISKS,
+    THEME_FAILOVERS,
+    THEME_ALL,
+    THEME_COUNT,
+};
+
+static void weigh(struct maker *maker, enum theme theme)
+{
+    static const unsigned plain[OP_KIND_COUNT] = {
+        [OP_WRITE] = 400, [OP_ZERO] = 40,    [OP_DISCARD] = 40, [OP_READ] = 120,
+        [OP_FLUSH] = 40,  [OP_DELAY] = 120,  [OP_SETTLE] = 20,  [OP_CHECKPOINT] = 50,
+        [OP_CHECK] = 8,   [OP_FAILOVER] = 4, [OP_RESUME] = 4,   [OP_RESTART] = 2,
+    };
+    static const struct {
+        enum op_kind kind;
+        unsigned weights[THEME_COUNT];
+    } more[] = {
+        {OP_CHECKPOINT, {0, 150, 20, 10, 10, 20, 40, 30}},
+        {OP_FAILOVER, {0, 0, 8, 4, 8, 8, 25, 10}},
+        {OP_RESUME, {0, 2, 12, 12, 8, 12, 12, 10}},
+        {OP_RESTART, {0, 0, 20, 20, 0, 2, 8, 8}},
+        {OP_KILL, {0, 0, 25, 2, 2, 2, 10, 8}},
+        {OP_POWER_CUT, {0, 0, 2, 15, 0, 0, 2, 5}},
+        {OP_FREEZE, {0, 0, 2, 0, 10, 0, 4, 4}},
+        {OP_THAW, {0, 0, 4, 0, 20, 0, 8, 8}},
+        {OP_LINK_CUT, {0, 0, 0, 0, 15, 0, 2, 4}},
+        {OP_LINK_SLOW, {0, 5, 0, 0, 15, 0, 2, 4}},
+        {OP_LINK_BREAK, {0, 0, 0, 0, 12, 0, 2, 4}},
+        {OP_LINK_HEAL, {0, 5, 0, 0, 30, 0, 6, 8}},
+        {OP_DISK_FAIL, {0, 0, 0, 0, 0, 25, 4, 6}},
+        {OP_DISK_STALL, {0, 3, 2, 0, 0, 15, 4, 6}},
+        {OP_DISK_FULL, {0, 0, 0, 0, 0, 8, 2, 3}},
+        {OP_DISK_HEAL, {0, 6, 4, 0, 0, 30, 8, 10}},
+    };
+
+    memcpy(maker->weights, plain, sizeof(plain));
+    for (size_t i = 0; i < ARRAY_LEN(more); i++)
+        maker->weights[more[i].kind] += more[i].weights[theme];
+}
+
+static enum op_kind draw_kind(struct maker *maker)
+{
+    unsigned total = 0;
+
+    for (unsigned kind = 0; kind < OP_KIND_COUNT; kind++)
+        total += maker->weights[kind];
+    unsigned at = below(maker, total);
+    for (unsigned kind = 0; kind < OP_KIND_COUNT; kind++) {
+        if (at < maker->weights[kind])
+            return kind;
+        at -= maker->weights[kind];
+    }
+    return OP_SETTLE;
+}
+
+/* Small and large, aligned and not, mostly where others are too. */
+static void draw_range(struct maker *maker, struct op *op)
+{
+    uint32_t sectors = maker->history->sectors;
+    uint32_t area = chance(maker, 70) ? MIN(sectors, 64) : sectors;
+    uint32_t first = below(maker, area), count;
+
+    switch (below(maker, 8)) {
+    case 0:
+    case 1:
+    case 2:
+        count = 1 + below(maker, 4);
+        break;
+    case 3:
+    case 4:
+        first = first / 8 * 8;
+        count = 8;
+        break;
+    case 5:
+        count = 1 + below(maker, 40);
+        break;
+    case 6:
+        first = first / 8 * 8;
+        count = 8 * (1 + below(maker, 8));
+        break;
+    default:
+        count = chance(maker, 20) ? 1 + below(maker, sectors) : 1;
+        break;
+    }
+    op->a = first;
+    op->b = MIN(count, sectors - first);
+}
+
+static void draw_fault(struct maker *maker, struct op *op)
+{
+    op->a = below(maker, 4) | below(maker, 5) << 8;
+    if (op->kind == OP_DISK_STALL)
+        op->a |= (chance(maker, 80) ? 1 + below(maker, 40) : 1000 + below(maker, 40000)) << 16;
+    op->b = (1 + below(maker, 12)) | (chance(maker, 70) ? 1 + below(maker, 3) : 0xffff) << 16;
+    if (op->kind == OP_DISK_FULL)
+        op->b = below(maker, 20);
+}
+
+static struct op *push(struct maker *maker, enum op_kind kind)
+{
+    struct history *history = maker->history;
+
+    assert(history->count < HISTORY_MAX_OPS);
+    struct op *op = &history->ops[history->count++];
+    *op = (struct op){.kind = (uint8_t)kind};
+    return op;
+}
+
+static void draw_op(struct maker *maker)
+{
+    struct op *op = push(maker, draw_kind(maker));
+
+    op->disk = (uint8_t)below(maker, maker->history->disks);
+    op->side = chance(maker, 30) ? SIDE_OTHER : SIDE_TRUTH;
+    switch (op->kind) {
+    case OP_WRITE:
+    case OP_ZERO:
+    case OP_DISCARD:
+    case OP_READ:
+        draw_range(maker, op);
+        op->flags = op->kind == OP_WRITE && chance(maker, 10) ? OP_FUA : 0;
+        break;
+    case OP_DELAY:
+        op->a = chance(maker, 90) ? 1 + below(maker, 600) : below(maker, 20000);
+        break;
+    case OP_CHECKPOINT:
+    case OP_FAILOVER:
+    case OP_RESUME:
+    case OP_RESTART:
+    case OP_CHECK:
+        op->side = (uint8_t)below(maker, 2);
+        op->flags = chance(maker, 40) ? OP_WAIT : 0;
+        break;
+    case OP_FLUSH:
+    case OP_SETTLE:
+        break;
+    default:
+        op->side = (uint8_t)below(maker, 2);
+        op->a = below(maker, 3);
+        if (op->kind == OP_DISK_FAIL || op->kind == OP_DISK_STALL || op->kind == OP_DISK_FULL)
+            draw_fault(maker, op);
+        break;
+    }
+}
+
+void history_from_seed(struct history *history, uint64_t seed)
+{
+    static const uint32_t sizes[] = {128, 128, 128, 256, 512};
+    static const uint32_t blocks[] = {4096, 4096, 512, 16384};
+    struct maker maker = {.history = history, .random = seed};
+
+    *history = (struct history){.seed = seed};
+    history->disks = chance(&maker, 50) ? 1 : 2 + below(&maker, 2);
+    history->sectors = sizes[below(&maker, ARRAY_LEN(sizes))];
+    if (chance(&maker, 3))
+        history->sectors = 2048;
+    history->block_bytes = blocks[below(&maker, ARRAY_LEN(blocks))];
+    history->standby_runs = chance(&maker, 60);
+    history->slow_net = chance(&maker, 20);
+    history->slow_disks = chance(&maker, 30);
+    weigh(&maker, below(&maker, THEME_COUNT));
+    unsigned wanted = OPS_TYPICAL / 2 + below(&maker, OPS_TYPICAL);
+    while (history->count < wanted)
+        draw_op(&maker);
+}
+
+/* --- by name --- */
+
+struct scenario {
+    const char *name, *what;
+    bool standby_runs;
+    struct op ops[24];
+};
+
+static const struct scenario scenarios[] = {
+    {"takeover",
+     "writes, a checkpoint, more writes, the primary dies, failover",
+     false,
+     {
+         {OP_WRITE, SIDE_TRUTH, 0, 0, 0, 16},
+         {OP_WRITE, SIDE_TRUTH, 0, 0, 21, 3},
+         {OP_CHECKPOINT, SIDE_TRUTH, 0, OP_WAIT, 0, 0},
+         {OP_WRITE, SIDE_TRUTH, 0, 0, 5, 9},
+         {OP_ZERO, SIDE_TRUTH, 0, 0, 20, 8},
+         {OP_DELAY, SIDE_TRUTH, 0, 0, 500, 0},
+         {OP_KILL, SIDE_TRUTH, 0, 0, 0, 0},
+         {OP_FAILOVER, SIDE_TRUTH, 0, OP_WAIT, 0, 0},
+         {OP_CHECK, SIDE_TRUTH, 0, OP_WAIT, 0, 0},
+         {OP_WRITE, SIDE_TRUTH, 0, 0, 2, 30},
+         {OP_CHECK, SIDE_TRUTH, 0, OP_WAIT, 0, 0},
+         {OP_RESUME, SIDE_TRUTH, 0, OP_WAIT, 0, 0},
+     }},
+    {"lock-stepping",
+     "a machine runs on both sides; its own writes end with each checkpoint",
+     true,
+     {
+         {OP_WRITE, SIDE_OTHER, 0, 0, 0, 8},
+         {OP_WRITE, SIDE_TRUTH, 0, 0, 4, 8},
+         {OP_CHECKPOINT, SIDE_TRUTH, 0, 0, 0, 0},
+         {OP_WRITE, SIDE_OTHER, 0, 0, 2, 8},
+         {OP_CHECK, SIDE_TRUTH, 0, OP_WAIT, 0, 0},
+         {OP_WRITE, SIDE_OTHER, 0, 0, 1, 13},
+         {OP_FAILOVER, SIDE_TRUTH, 0, 0, 0, 0},
+         {OP_WRITE, SIDE_TRUTH, 0, 0, 3, 2},
+         {OP_CHECK, SIDE_TRUTH, 0, OP_WAIT, 0, 0},
+     }},
+    {"restart",
+     "the secondary is killed and goes on at its checkpoint",
+     false,
+     {
+         {OP_WRITE, SIDE_TRUTH, 0, 0, 0, 16},
+         {OP_SETTLE, SIDE_TRUTH, 0, 0, 0, 0},
+         {OP_CHECKPOINT, SIDE_TRUTH, 0, OP_WAIT, 0, 0},
+         {OP_WRITE, SIDE_TRUTH, 0, 0, 3, 16},
+         {OP_DELAY, SIDE_TRUTH, 0, 0, 200, 0},
+         {OP_KILL, SIDE_OTHER, 0, 0, 0, 0},
+         {OP_RESTART, SIDE_OTHER, 0, OP_WAIT, 0, 0},
+         {OP_CHECK, SIDE_TRUTH, 0, OP_WAIT, 0, 0},
+     }},
+};
+
+bool history_scenario(struct history *history, const char *name, uint64_t seed)
+{
+    for (size_t i = 0; i < ARRAY_LEN(scenarios); i++) {
+        const struct scenario *scenario = &scenarios[i];
+        if (strcmp(scenario->name, name) != 0)
+            continue;
+        *history = (struct history){.seed = seed,
+                                    .disks = 1,
+                                    .sectors = 128,
+                                    .block_bytes = 4096,
+                                    .standby_runs = scenario->standby_runs};
+        while (history->count < ARRAY_LEN(scenario->ops) &&
+               (scenario->ops[history->count].b != 0 ||
+                scenario->ops[history->count].kind != OP_WRITE)) {
+            history->ops[history->count] = scenario->ops[history->count];
+            history->count++;
+        }
+        return true;
+    }
+    return false;
+}
+
+void history_scenarios_print(FILE *to)
+{
+    for (size_t i = 0; i < ARRAY_LEN(scenarios); i++)
+        fprintf(to, "  %-16s %s\n", scenarios[i].name, scenarios[i].what);
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What happens to a simulated pair, as plain data: a list of operations that can be printed, cut down
+ * and replayed. Operations name sides by what they are at the time (the truth, the other one), and
+ * those that make no sense in the state met are left out by the world: so every sublist of a history
+ * is a history.
+ */
+#ifndef BLOCKSTEP_SIM_HISTORY_H
+#define BLOCKSTEP_SIM_HISTORY_H
+
+#include "base/defs.h"
+
+#include <stdio.h>
+
+#define HISTORY_MAX_OPS 400u
+
+enum op_kind {
+    /* requests of the guest of a side; they begin, and the history goes on */
+    OP_WRITE,
+    OP_ZERO,
+    OP_DISCARD,
+    OP_READ,
+    OP_FLUSH,
+    /* time */
+    OP_DELAY,  /* microseconds */
+    OP_SETTLE, /* until no request is under way */
+    /* the manager; commands one after the other, beside the guests */
+    OP_CHECKPOINT,
+    OP_FAILOVER,
+    OP_RESUME,
+    OP_RESTART,
+    OP_CHECK, /* everything is read */
+    /* faults, at once */
+    OP_KILL,
+    OP_POWER_CUT,
+    OP_FREEZE,
+    OP_THAW,
+    OP_LINK_CUT,
+    OP_LINK_SLOW,
+    OP_LINK_BREAK,
+    OP_LINK_HEAL,
+    OP_DISK_FAIL,
+    OP_DISK_STALL,
+    OP_DISK_FULL,
+    OP_DISK_BAD,
+    OP_DISK_HEAL,
+    OP_KIND_COUNT,
+};
+
+enum op_side { SIDE_TRUTH, SIDE_OTHER };
+enum op_flags { OP_FUA = 1, OP_WAIT = 2 /* the manager's command is waited for */ };
+enum link_way { LINK_BOTH, LINK_TO_OTHER, LINK_TO_TRUTH };
+/* Which file of a disk a fault strikes. */
+enum disk_file { DISK_FILE_ANY, DISK_FILE_RAW, DISK_FILE_HIDDEN, DISK_FILE_ACTIVE };
+
+struct op {
+    uint8_t kind, side, disk, flags;
+    uint32_t a, b; /* sectors: first, count; DISK_*: file | op << 8, nth | times << 16; ... */
+};
+
+struct history {
+    uint64_t seed;
+    unsigned disks;
+    uint32_t sectors;          /* of each disk */
+    uint32_t block_bytes;      /* of the overlays */
+    bool standby_runs;         /* a machine runs on the secondary all the time */
+    bool slow_net, slow_disks; /* of the world */
+    unsigned count;
+    struct op ops[HISTORY_MAX_OPS];
+};
+
+const char *op_name(enum op_kind kind);
+/* In words; one line without its end. */
+void op_print(const struct op *op, char *text, size_t text_bytes);
+/* In words, and so that history_load() reads it again; "-" is standard input. */
+void history_print(const struct history *history, FILE *to);
+bool history_load(struct history *history, const char *path);
+void history_from_seed(struct history *history, uint64_t seed);
+/* By name; false: there is none. */
+bool history_scenario(struct history *history, const char *name, uint64_t seed);
+void history_scenarios_print(FILE *to);
+
+#endif

@@ -1,0 +1,593 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What an operator or a hypervisor does to a pair, over its control protocol, and what the oracle
+ * makes of the answers. */
+#include "world.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+/* A command whose answer is an error, while nothing has been wrong since the pair was in sync. */
+static void no_excuse(struct world *world, bool was_well, const char *what, const struct err *err)
+{
+    if (was_well && world_is_well(world))
+        world_violation(world, invariant_name(I8_NOTHING_HANGS),
+                        "%s fails though nothing is wrong: %s", what, err->text);
+}
+
+static bool host_is_up(const struct host *host)
+{
+    return host->process != NULL && host->process->up;
+}
+
+static uint32_t disks_of(const struct world *world)
+{
+    return world->history->disks;
+}
+
+/* --- links --- */
+
+static void links_remove(struct host *host) MAY_WAIT
+{
+    struct world *world = host->world;
+
+    host->linked = false;
+    if (host->links_made == 0)
+        return;
+    struct err err = ERR_INIT;
+    (void)qmp_command(host, NULL, &err,
+                      "{'execute':'replication-stop','arguments':{'failover':false}}");
+    for (unsigned disk = 0; disk < disks_of(world); disk++) {
+        (void)qmp_command(host, NULL, &err,
+                          "{'execute':'x-blockdev-change','arguments':"
+                          "{'parent':'top%u','child':'children.1'}}",
+                          disk);
+        (void)qmp_command(host, NULL, &err,
+                          "{'execute':'blockdev-del','arguments':{'node-name':'link%u-%u'}}", disk,
+                          host->links_made);
+    }
+}
+
+static int link_add(struct host *host, struct host *to, unsigned disk, struct err *err) MAY_WAIT
+{
+    int r = qmp_command(host, NULL, err,
+                        "{'execute':'blockdev-add','arguments':{'driver':'replication',"
+                        "'mode':'primary','node-name':'link%u-%u','file':{'driver':'nbd',"
+                        "'export':'disk%u','server':{'type':'inet','host':'%s','port':'%s'}}}}",
+                        disk, host->links_made, disk, to->name, WORLD_PEER_PORT);
+
+    if (r == 0)
+        r = qmp_command(host, NULL, err,
+                        "{'execute':'x-blockdev-change','arguments':"
+                        "{'parent':'top%u','node':'link%u-%u'}}",
+                        disk, disk, host->links_made);
+    return r;
+}
+
+static int start(struct host *host, const char *mode, const char *overlays, struct err *err)
+    MAY_WAIT
+{
+    return qmp_command(host, NULL, err,
+                       "{'execute':'replication-start','arguments':"
+                       "{'mode':'%s','overlays':'%s'}}",
+                       mode, overlays);
+}
+
+/* The disks are equal: from now on what one is told the other gets. */
+static int links_make(struct host *host, struct host *to, struct err *err) MAY_WAIT
+{
+    struct world *world = host->world;
+    int r = 0;
+
+    host->links_made++;
+    for (unsigned disk = 0; r == 0 && disk < disks_of(world); disk++)
+        r = link_add(host, to, disk, err);
+    if (r == 0)
+        r = start(to, "secondary", "fresh", err);
+    if (r == 0)
+        r = start(host, "primary", "empty", err);
+    return r;
+}
+
+static void in_sync(struct host *truth, struct host *other)
+{
+    struct world *world = truth->world;
+
+    view_settle(other->view);
+    view_copy(other->stream, truth->view);
+    view_checkpoint(other->view, other->stream, oracle_now(world->oracle), true);
+    view_set_invariant(other->view, I2_VIEW_IS_CHECKPOINT);
+    view_set_invariant(truth->view, I1_ACKNOWLEDGED_IS_READ);
+    other->role = ROLE_STANDBY;
+    other->down = other->doubtful = other->merging = false;
+    truth->linked = true;
+    world->troubled = false;
+}
+
+/* --- checkpoint --- */
+
+/* Whether the truth says of itself that the other lacks something; if it cannot be asked, it died, and
+ * all its connections at once. */
+static bool truth_is_broken(struct host *truth) MAY_WAIT
+{
+    struct json_object *result = NULL, *error = NULL;
+    struct err err = ERR_INIT;
+    bool broken = false;
+
+    if (qmp_command(truth, &result, &err, "{'execute':'query-xen-replication-status'}") < 0)
+        return false;
+    if (json_object_object_get_ex(result, "error", &error))
+        broken = json_object_get_boolean(error);
+    json_object_put(result);
+    return broken;
+}
+
+static void checkpoint(struct world *world) MAY_WAIT
+{
+    struct host *truth = world_truth(world), *other = world_other(world);
+    bool well = world_is_well(world);
+    struct err err = ERR_INIT;
+
+    if (!host_is_up(truth) || !truth->linked || !host_is_up(other) || other->role != ROLE_STANDBY)
+        return;
+    uint32_t marked = oracle_now(world->oracle);
+    if (qmp_command(truth, NULL, &err, "{'execute':'replication-checkpoint'}") < 0) {
+        no_excuse(world, well, "a checkpoint of the primary", &err);
+        return;
+    }
+    uint32_t since = oracle_now(world->oracle);
+    other->command = true;
+    view_checkpoint_begin(other->view, other->stream);
+    int r = qmp_command(other, NULL, &err, "{'execute':'replication-checkpoint'}");
+    other->command = false;
+    if (r == -EREMOTEIO) {
+        view_checkpoint_failed(other->view);
+        no_excuse(world, well, "a checkpoint of the secondary", &err);
+        return;
+    }
+    /* The cut is where the secondary was when the link broke, which was after the marker. */
+    if (world->troubled && truth_is_broken(truth)) {
+        since = marked;
+        if (disks_of(world) > 1)
+            view_blind(other->view);
+    }
+    view_checkpoint(other->view, other->stream, since, r == 0);
+    if (r < 0)
+        other->doubtful = true;
+    world->stats.checkpoints += r == 0;
+}
+
+/* --- failover --- */
+
+static void failover(struct world *world) MAY_WAIT
+{
+    struct host *truth = world_truth(world), *other = world_other(world);
+    bool well = world_is_well(world);
+    struct err err = ERR_INIT;
+
+    if (!host_is_up(other) || other->role != ROLE_STANDBY)
+        return;
+    other->troubles++;
+    other->command = other->promoting = true;
+    int r = qmp_command(other, NULL, &err,
+                        "{'execute':'replication-stop','arguments':{'failover':true}}");
+    other->command = other->promoting = false;
+    other->troubles++;
+    if (r == -EREMOTEIO) {
+        no_excuse(world, well, "a failover", &err);
+        return;
+    }
+    if (r < 0 && !other->down) {
+        process_kill(other);
+        other->down = true;
+    }
+    /* The exports that were read-only have been closed, and are back. */
+    if (!world->history->standby_runs)
+        guest_forget(&other->guest);
+    truth->role = host_is_up(truth) ? ROLE_STALE : ROLE_DOWN;
+    truth->linked = truth->down = truth->merging = false;
+    other->role = ROLE_TRUTH;
+    other->merging = true;
+    view_set_invariant(other->view, I3_FAILOVER_CONTRACT);
+    world->truth = other->index;
+    world->troubled = true;
+    world->stats.failovers++;
+}
+
+/* Whether the merge has ended; one that failed is tried again. */
+static bool merge_is_done(struct host *host) MAY_WAIT
+{
+    struct json_object *result = NULL, *stage = NULL;
+    struct err err = ERR_INIT;
+
+    if (qmp_command(host, &result, &err, "{'execute':'query-replication'}") < 0)
+        return false;
+    json_object_object_get_ex(result, "stage", &stage);
+    const char *name = json_object_get_string(stage);
+    bool done = strcmp(name, "done") == 0, failed = strcmp(name, "failover-failed") == 0;
+    json_object_put(result);
+    if (failed)
+        (void)qmp_command(host, NULL, &err,
+                          "{'execute':'replication-stop','arguments':{'failover':true}}");
+    if (done)
+        host->merging = false;
+    return done;
+}
+
+static bool wait_merged(struct host *host, uint64_t patience_ns) MAY_WAIT
+{
+    return !host->merging ||
+           WORLD_WAIT(host->world, patience_ns, !host_is_up(host) || merge_is_done(host));
+}
+
+/* --- restart --- */
+
+static void restart_truth(struct host *host) MAY_WAIT
+{
+    struct world *world = host->world;
+    struct err err = ERR_INIT;
+    bool well = host_disks_are_well(host);
+
+    int r = process_start(host, host->merging, false, false, &err);
+    if (r == 0 && host->merging)
+        r = start(host, "secondary", "merge", &err);
+    if (r < 0) {
+        if (well && host_disks_are_well(host) && host->process != NULL)
+            world_violation(world, invariant_name(I8_NOTHING_HANGS),
+                            "the truth on %s does not start again: %s", host->name, err.text);
+        process_kill(host);
+        return;
+    }
+    host->links_made = 0;
+    host->down = false;
+    view_settle(host->view);
+    world->stats.restarts++;
+}
+
+static void restart_standby(struct host *host) MAY_WAIT
+{
+    struct world *world = host->world;
+    struct err err = ERR_INIT;
+    bool well = host_disks_are_well(host);
+
+    if (host->doubtful) {
+        host->role = ROLE_DOWN;
+        return;
+    }
+    int r = process_start(host, true, false, false, &err);
+    if (r == 0)
+        r = start(host, "secondary", "resume", &err);
+    if (r < 0) {
+        if (well && host_disks_are_well(host) && host->process != NULL)
+            world_violation(world, invariant_name(I8_NOTHING_HANGS),
+                            "the secondary on %s does not start again: %s", host->name, err.text);
+        process_kill(host);
+        return;
+    }
+    host->links_made = 0;
+    host->down = false;
+    view_settle(host->view);
+    world->stats.restarts++;
+}
+
+static void restart(struct world *world, struct host *host) MAY_WAIT
+{
+    if (!host->down || host->process != NULL)
+        return;
+    if (host->role == ROLE_TRUTH)
+        restart_truth(host);
+    else if (host->role == ROLE_STANDBY)
+        restart_standby(host);
+    (void)world;
+}
+
+/* --- resume: the other becomes a standby again, by a copy of everything --- */
+
+static bool mirrors_are_ready(struct host *host, bool *ret_failed) MAY_WAIT
+{
+    struct json_object *result = NULL;
+    struct err err = ERR_INIT;
+    unsigned ready = 0;
+
+    if (qmp_command(host, &result, &err, "{'execute':'query-block-jobs'}") < 0) {
+        *ret_failed = true;
+        return true;
+    }
+    size_t jobs = json_object_array_length(result), mirrors = 0;
+    for (size_t i = 0; i < jobs; i++) {
+        struct json_object *job = json_object_array_get_idx(result, i), *member = NULL;
+        json_object_object_get_ex(job, "type", &member);
+        if (strcmp(json_object_get_string(member), "mirror") != 0)
+            continue;
+        mirrors++;
+        json_object_object_get_ex(job, "ready", &member);
+        ready += json_object_get_boolean(member) != 0;
+    }
+    json_object_put(result);
+    *ret_failed = mirrors != disks_of(host->world);
+    return *ret_failed || ready == mirrors;
+}
+
+static bool mirrors_are_gone(struct host *host) MAY_WAIT
+{
+    struct json_object *result = NULL;
+    struct err err = ERR_INIT;
+
+    if (qmp_command(host, &result, &err, "{'execute':'query-block-jobs'}") < 0)
+        return true;
+    size_t jobs = json_object_array_length(result);
+    json_object_put(result);
+    return jobs == 0;
+}
+
+static int mirrors_start(struct host *from, struct host *to, struct err *err) MAY_WAIT
+{
+    struct world *world = from->world;
+    bool failed = false;
+    int r = 0;
+
+    for (unsigned disk = 0; r == 0 && disk < disks_of(world); disk++)
+        r = qmp_command(from, NULL, err,
+                        "{'execute':'drive-mirror','arguments':{'device':'top%u','job-id':'sync%u',"
+                        "'target':'nbd://%s:%s/disk%u','mode':'existing','format':'raw',"
+                        "'sync':'full'}}",
+                        disk, disk, to->name, WORLD_PEER_PORT, disk);
+    if (r < 0)
+        return r;
+    if (!WORLD_WAIT(world, WORLD_PATIENCE_NS, mirrors_are_ready(from, &failed)) || failed)
+        return err_set(err, -EIO, "a mirror has failed, or does not become ready");
+    return 0;
+}
+
+static int mirrors_end(struct host *from, bool force, struct err *err) MAY_WAIT
+{
+    struct world *world = from->world;
+    int r = 0;
+
+    for (unsigned disk = 0; disk < disks_of(world); disk++) {
+        int one = qmp_command(from, NULL, err,
+                              "{'execute':'block-job-cancel','arguments':"
+                              "{'device':'sync%u','force':%s}}",
+                              disk, force ? "true" : "false");
+        r = r == 0 ? one : r;
+    }
+    if (!WORLD_WAIT(world, WORLD_PATIENCE_NS, mirrors_are_gone(from)))
+        return err_set(err, -ETIMEDOUT, "a mirror does not end");
+    return r;
+}
+
+static int hold_guest(struct host *host, struct err *err) MAY_WAIT
+{
+    host->guest.held = true;
+    if (WORLD_WAIT(host->world, WORLD_PATIENCE_NS, host->guest.inside == 0))
+        return 0;
+    return err_set(err, -ETIMEDOUT, "the guest of %s has requests that do not end", host->name);
+}
+
+static int synchronise(struct host *truth, struct host *other, struct err *err) MAY_WAIT
+{
+    links_remove(truth);
+    int r = process_start(other, true, true, true, err);
+    if (r == 0)
+        r = mirrors_start(truth, other, err);
+    if (r == 0)
+        r = hold_guest(truth, err);
+    if (r == 0)
+        r = mirrors_end(truth, false, err);
+    /* A mirror that fails at its very end is found by what is read later, not by its answer. */
+    if (r == 0)
+        r = links_make(truth, other, err);
+    return r;
+}
+
+static void resume(struct world *world) MAY_WAIT
+{
+    struct host *truth = world_truth(world), *other = world_other(world);
+    struct err err = ERR_INIT;
+
+    if (!host_is_up(truth) || !wait_merged(truth, 10 * NS_PER_S))
+        return;
+    bool well = world_is_able(world);
+    unsigned troubles = world->troubles;
+    other->role = ROLE_SYNC;
+    other->down = false;
+    if (other->frozen) {
+        process_kill(other);
+        other->frozen = false;
+    }
+    process_quit(other);
+    other->merging = false;
+    if (synchronise(truth, other, &err) == 0 && host_is_up(truth) && host_is_up(other)) {
+        in_sync(truth, other);
+        world->troubled = troubles != world->troubles || !world_is_able(world);
+        world->stats.resumes++;
+    } else {
+        if (well && world_is_able(world) && troubles == world->troubles)
+            world_violation(world, invariant_name(I8_NOTHING_HANGS),
+                            "the pair does not come in sync though nothing is wrong: %s", err.text);
+        struct err ignored = ERR_INIT;
+        (void)mirrors_end(truth, true, &ignored);
+        other->role = ROLE_DOWN;
+        process_kill(other);
+        links_remove(truth);
+    }
+    truth->guest.held = false;
+}
+
+/* --- checks --- */
+
+static void check(struct world *world) MAY_WAIT
+{
+    for (unsigned i = 0; i < WORLD_SIDES; i++) {
+        struct host *host = &world->hosts[i];
+        bool well = host_is_well(host);
+        unsigned troubles = host->troubles;
+        if (!host_is_up(host) || host->role == ROLE_DOWN || host->role == ROLE_SYNC)
+            continue;
+        if (!guest_read_all(&host->guest, NULL) && well && host_is_well(host) &&
+            troubles == host->troubles)
+            world_violation(world,
+                            invariant_name(host->role == ROLE_TRUTH ? I1_ACKNOWLEDGED_IS_READ
+                                                                    : I2_VIEW_IS_CHECKPOINT),
+                            "the disks of %s (%s) cannot be read though nothing is wrong",
+                            host->name, role_name(host->role));
+    }
+}
+
+static void check_equal(struct world *world) MAY_WAIT
+{
+    uint8_t *bytes[WORLD_SIDES] = {NULL, NULL};
+    size_t length = (size_t)world->history->disks * world->history->sectors * ORACLE_SECTOR_BYTES;
+
+    for (unsigned i = 0; i < WORLD_SIDES; i++) {
+        if (!guest_read_all(&world->hosts[i].guest, &bytes[i]))
+            world_violation(world, invariant_name(I5_RESYNC_MAKES_EQUAL),
+                            "the disks of %s cannot be read after a resync", world->hosts[i].name);
+    }
+    for (size_t at = 0; at < length; at += ORACLE_SECTOR_BYTES) {
+        size_t sector = at / ORACLE_SECTOR_BYTES;
+        if (memcmp(bytes[0] + at, bytes[1] + at, ORACLE_SECTOR_BYTES) != 0)
+            world_violation(world, invariant_name(I5_RESYNC_MAKES_EQUAL),
+                            "disk %zu, sector %zu differs after a resync and a checkpoint",
+                            sector / world->history->sectors, sector % world->history->sectors);
+    }
+    free(bytes[0]);
+    free(bytes[1]);
+}
+
+/* --- the lane --- */
+
+static void manager_do(struct world *world, const struct op *op) MAY_WAIT
+{
+    struct host *host = op->side == SIDE_TRUTH ? world_truth(world) : world_other(world);
+
+    switch (op->kind) {
+    case OP_CHECKPOINT:
+        checkpoint(world);
+        break;
+    case OP_FAILOVER:
+        failover(world);
+        break;
+    case OP_RESUME:
+        resume(world);
+        break;
+    case OP_RESTART:
+        restart(world, host);
+        break;
+    default:
+        check(world);
+        break;
+    }
+}
+
+struct lane {
+    struct world *world;
+    struct op op;
+};
+
+static void lane_main(void *arg) MAY_WAIT;
+static void lane_main(void *arg)
+{
+    struct lane *lane = arg;
+
+    manager_do(lane->world, &lane->op);
+    lane->world->managing = false;
+    free(lane);
+}
+
+static void lane_wait(struct world *world) MAY_WAIT
+{
+    if (!WORLD_WAIT(world, 4 * WORLD_PATIENCE_NS, !world->managing))
+        world_violation(world, invariant_name(I8_NOTHING_HANGS),
+                        "a command of the manager does not end");
+}
+
+void manager_op(struct world *world, const struct op *op)
+{
+    lane_wait(world);
+    world->managing = true;
+    if ((op->flags & OP_WAIT) != 0) {
+        manager_do(world, op);
+        world->managing = false;
+        return;
+    }
+    struct lane *lane = malloc(sizeof(*lane));
+    assert(lane != NULL);
+    *lane = (struct lane){.world = world, .op = *op};
+    if (co_spawn(world->manager, "manager", lane_main, lane) < 0)
+        abort();
+}
+
+/* --- begin and end --- */
+
+void manager_begin(struct world *world)
+{
+    struct host *truth = world_truth(world), *other = world_other(world);
+    struct err err = ERR_INIT;
+
+    int r = process_start(truth, false, true, false, &err);
+    if (r == 0)
+        r = process_start(other, true, true, true, &err);
+    if (r == 0)
+        r = links_make(truth, other, &err);
+    if (r < 0)
+        world_violation(world, "the first start", "%s", err.text);
+    truth->role = ROLE_TRUTH;
+    in_sync(truth, other);
+}
+
+static void settle(struct world *world) MAY_WAIT
+{
+    for (unsigned i = 0; i < WORLD_SIDES; i++) {
+        struct guest *guest = &world->hosts[i].guest;
+        if (!WORLD_WAIT(world, WORLD_PATIENCE_NS, guest_is_idle(guest)))
+            world_violation(world, invariant_name(I8_NOTHING_HANGS),
+                            "%u requests of the guest of %s do not end", guest->under_way,
+                            world->hosts[i].name);
+    }
+}
+
+void manager_settle(struct world *world)
+{
+    settle(world);
+}
+
+static void finish_merge(struct world *world) MAY_WAIT
+{
+    struct host *truth = world_truth(world);
+
+    if (!wait_merged(truth, WORLD_PATIENCE_NS))
+        world_violation(world, invariant_name(I8_NOTHING_HANGS), "the merge on %s does not end",
+                        truth->name);
+}
+
+void manager_finish(struct world *world)
+{
+    lane_wait(world);
+    manager_heal(world);
+    settle(world);
+    if (world_truth(world)->down)
+        restart(world, world_truth(world));
+    if (!host_is_up(world_truth(world)))
+        world_violation(world, invariant_name(I8_NOTHING_HANGS), "the truth is down for good");
+    check(world);
+    finish_merge(world);
+    check(world);
+    view_forget_doubts(world_truth(world)->view);
+    resume(world);
+    if (world_other(world)->role != ROLE_STANDBY)
+        world_violation(world, invariant_name(I8_NOTHING_HANGS),
+                        "the faults are over, and the pair does not come in sync");
+    checkpoint(world);
+    check_equal(world);
+    if (world->history->seed % 2 == 0) {
+        failover(world);
+        check(world);
+        finish_merge(world);
+        check(world);
+    }
+    for (unsigned i = 0; i < WORLD_SIDES; i++) {
+        process_quit(&world->hosts[i]);
+        guest_end(&world->hosts[i].guest);
+    }
+}

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A pair of hosts in the simulator: a daemon on each, as the programs run it, with its real
+ * configuration, control protocol, exports and links; a guest for each, who speaks NBD from a host of
+ * its own; a manager, who speaks QMP from a third; and the oracle, who is told of everything that
+ * begins and ends, and looks at everything that is read.
+ */
+#ifndef BLOCKSTEP_SIM_WORLD_H
+#define BLOCKSTEP_SIM_WORLD_H
+
+#include "history.h"
+#include "oracle.h"
+
+#include "control/daemon.h"
+#include "drivers/nbd_client.h"
+#include "loop/co_sync.h"
+#include "loop/sim.h"
+
+#define WORLD_SIDES         2u
+#define WORLD_MAX_REQUESTS  24u /* of a guest, under way; further ones wait */
+#define WORLD_USER_PORT     "10809"
+#define WORLD_PEER_PORT     "10810"
+#define WORLD_QMP_PORT      "4444"
+#define WORLD_TIME_LIMIT_NS (7200 * NS_PER_S)
+/* What a request or a command may take while nothing is wrong. */
+#define WORLD_PATIENCE_NS   (300 * NS_PER_S)
+
+enum role {
+    ROLE_DOWN,    /* holds nothing that counts */
+    ROLE_TRUTH,   /* its guest's disk is the disk */
+    ROLE_STANDBY, /* can take over */
+    ROLE_STALE,   /* was the truth; its guest does not know yet that it is not any more */
+    ROLE_SYNC,    /* is being made a standby */
+};
+const char *role_name(enum role role);
+
+struct world;
+struct host;
+
+/* One life of a daemon. */
+struct process {
+    struct list_link link;
+    struct host *host;
+    struct loop *loop;
+    struct config config;
+    struct daemon *daemon;
+    bool secondary, make_disks, make_overlays, merge;
+    bool up, failed, ended, killed, quitting;
+    struct err err;
+};
+
+struct guest {
+    struct host *host;
+    struct loop *loop;
+    struct nbd_client *clients[ORACLE_MAX_DISKS];
+    bool broken[ORACLE_MAX_DISKS];
+    unsigned users[ORACLE_MAX_DISKS]; /* requests that use the client */
+    bool connecting[ORACLE_MAX_DISKS];
+    unsigned life; /* counts the daemons it had */
+    unsigned under_way;
+    unsigned inside; /* of these, those that are not held */
+    bool held;       /* by the manager: requests wait */
+};
+
+struct host {
+    struct world *world;
+    const char *name, *guest_host; /* hosts */
+    unsigned index;
+    enum role role;
+    bool down;    /* ROLE_TRUTH, ROLE_STANDBY: its daemon died, and may be started again */
+    bool merging; /* ROLE_TRUTH: the merge of its failover has not been seen to end */
+    bool linked;  /* ROLE_TRUTH: forwards to the other */
+    bool frozen;
+    bool disks_faulty;
+    bool doubtful; /* died during a command that changes what its overlays mean */
+    struct process *process;
+    struct guest guest;
+    struct view *view;   /* what its guest may see */
+    struct view *stream; /* what its disks got from the other side */
+    struct sock *qmp;
+    struct json_reader *qmp_reader;
+    char qmp_bytes[2048]; /* received, not yet read */
+    size_t qmp_at, qmp_length;
+    unsigned troubles; /* counts what excuses requests and commands */
+    bool promoting;    /* a failover is under way, which closes exports */
+    bool command;      /* a command of the manager is under way */
+    unsigned links_made;
+};
+
+struct world_stats {
+    uint64_t requests, commands, checkpoints, failovers, resumes, kills, power_cuts, restarts;
+    uint64_t skipped;
+};
+
+struct world {
+    const struct history *history;
+    struct sim *sim;
+    struct oracle *oracle;
+    struct host hosts[WORLD_SIDES];
+    unsigned truth; /* index */
+    struct loop *manager;
+    struct list processes; /* struct process */
+    bool over;
+    bool link_faulty, guest_link_faulty;
+    bool troubled; /* a fault has happened since the two were last in sync */
+    unsigned troubles;
+    bool managing; /* the manager's lane is busy */
+    unsigned op;   /* index of the operation at hand; for reports */
+    FILE *trace;
+    struct world_stats stats;
+    uint64_t hash;
+};
+
+/* What went wrong, for good: the process ends with it. Set by the runner. */
+typedef void world_violated(struct world *world, const char *invariant, const char *text);
+extern world_violated *world_on_violation;
+
+/* Runs all of it. Returns when the history has ended well. */
+void world_run(struct world *world, const struct history *history, FILE *trace);
+
+/* --- between the parts --- */
+
+void world_violation(struct world *world, const char *invariant, const char *fmt, ...)
+    PRINTF_LIKE(3, 4) __attribute__((noreturn));
+void world_note(struct world *world, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* Nothing has been wrong since the two were last in sync: whoever fails now has no excuse. */
+bool world_is_well(const struct world *world);
+/* Nothing is wrong now that would keep the two from coming in sync. */
+bool world_is_able(const struct world *world);
+bool host_is_well(const struct host *host);
+bool host_disks_are_well(const struct host *host);
+struct host *world_truth(struct world *world);
+struct host *world_other(struct world *world);
+/* Sleeps until the condition holds, or so long: false. */
+#define WORLD_WAIT(world_, patience_ns_, condition_)                  \
+    ({                                                                \
+        uint64_t until_ = sim_now_ns((world_)->sim) + (patience_ns_); \
+        uint64_t step_ = 20 * NS_PER_US;                              \
+        while (!(condition_) && sim_now_ns((world_)->sim) < until_) { \
+            co_sleep(step_);                                          \
+            step_ = MIN(step_ * 2, 20 * NS_PER_MS);                   \
+        }                                                             \
+        (condition_);                                                 \
+    })
+
+/* process.c */
+int process_start(struct host *host, bool secondary, bool make_disks, bool make_overlays,
+                  struct err *err) MAY_WAIT;
+void process_quit(struct host *host) MAY_WAIT;
+void process_kill(struct host *host);
+void process_forget(struct host *host); /* it died by itself or with its host */
+void processes_reap(struct world *world);
+
+/* guest.c */
+void guest_init(struct guest *guest, struct host *host);
+/* Begins a request; waits only for a place among those under way. */
+void guest_request(struct guest *guest, const struct op *op) MAY_WAIT;
+void guest_end(struct guest *guest);
+bool guest_is_idle(const struct guest *guest);
+/* Reads every sector of every disk. False: it could not. */
+bool guest_read_all(struct guest *guest, uint8_t **ret_bytes) MAY_WAIT;
+/* Its daemon is another one now. */
+void guest_forget(struct guest *guest);
+
+/* qmp.c */
+/* 0: ret_result (may be NULL) holds a reference. -EREMOTEIO: refused, `err` says why. Others: no
+ * answer; the command may have been carried out. */
+int qmp_command(struct host *host, struct json_object **ret_result, struct err *err,
+                const char *fmt, ...) PRINTF_LIKE(4, 5) MAY_WAIT;
+void qmp_disconnect(struct host *host);
+
+/* manager.c */
+void manager_begin(struct world *world) MAY_WAIT; /* a pair in sync */
+void manager_op(struct world *world, const struct op *op) MAY_WAIT;
+void manager_settle(struct world *world) MAY_WAIT;
+/* All faults end, and everything must heal. */
+void manager_finish(struct world *world) MAY_WAIT;
+
+/* faults.c */
+void manager_fault(struct world *world, const struct op *op);
+void manager_heal(struct world *world);
+
+#endif
