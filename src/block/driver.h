@@ -112,6 +112,9 @@ struct driver {
     /* Adds what only this driver knows to query-named-block-nodes' "driver-specific" object. Must
      * not wait. */
     int (*describe)(struct node *node, struct json_object *object);
+    /* What the node takes up where it is stored. Missing: as its children together, without the
+     * backing image. Must not wait. */
+    int (*usage)(struct node *node, uint64_t *ret_bytes);
 
     /*
      * Data plane: 0 or -errno. Offsets and lengths are multiples of limits.request_align_bytes, never

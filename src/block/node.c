@@ -156,6 +156,26 @@ void node_set_length(struct node *node, uint64_t length_bytes)
     }
 }
 
+int node_usage(struct node *node, uint64_t *ret_bytes)
+{
+    uint64_t sum = 0;
+
+    if (node_check(node)->driver->usage != NULL)
+        return node->driver->usage(node, ret_bytes);
+    if (list_empty(&node->children))
+        return -ENOTSUP;
+    LIST_FOR_EACH(edge, &node->children, struct edge, in_parent) {
+        uint64_t bytes = 0;
+        int ret = strcmp(edge->name, "backing") == 0 ? 0 : node_usage(edge->child, &bytes);
+
+        if (ret < 0)
+            return ret;
+        sum += bytes;
+    }
+    *ret_bytes = sum;
+    return 0;
+}
+
 const char *edge_describe_parent(struct edge *edge, char *text, size_t text_bytes)
 {
     if (edge->parent != NULL)

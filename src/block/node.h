@@ -130,6 +130,8 @@ struct edge *node_child(struct node *node, const char *name);
 struct node *node_ref(struct node *node);
 /* NULL is fine. A node that is neither named nor used nor referenced any more is closed. */
 void node_unref(struct node *node) MAY_WAIT;
+/* What the node takes up where it is stored; -ENOTSUP: nobody can tell. */
+int node_usage(struct node *node, uint64_t *ret_bytes);
 /* A driver's image has grown or shrunk by other ways than io_truncate() and writes past the end. Sets
  * the length of the node and of the filters above it, and tells the users. */
 void node_set_length(struct node *node, uint64_t length_bytes);

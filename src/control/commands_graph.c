@@ -184,7 +184,6 @@ static uint64_t dirty_bytes(const struct node *node)
 static int draw_node(struct picture *picture, struct node *node)
 {
     struct json_object *entry = json_object_new_object();
-    char filename[NODE_FILENAME_BYTES];
     uint64_t number;
     int r = picture_number(picture, node, &number) < 0 || entry == NULL ? -ENOMEM : 0;
 
@@ -197,8 +196,7 @@ static int draw_node(struct picture *picture, struct node *node)
         r |= json_add_bool(entry, "x-read-only", node->read_only);
         r |= json_add_bool(entry, "x-named", node->named);
         if (list_empty(&node->children))
-            r |= json_add_string(entry, "x-filename",
-                                 node_filename(node, filename, sizeof(filename)));
+            r |= json_add(entry, "x-filename", node_filename(node));
         if (!list_empty(&node->trackers))
             r |= json_add_uint(entry, "x-dirty", dirty_bytes(node));
         r |= json_add(entry, "x-blockers", blocker_list(node));

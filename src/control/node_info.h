@@ -5,11 +5,9 @@
 
 #include "block/graph.h"
 
-#define NODE_FILENAME_BYTES 4200
-
-/* Where the node's bytes are, in one text: a path, an address, or the driver's name. Into `text`,
- * which is returned. */
-const char *node_filename(const struct node *node, char *text, size_t text_bytes);
+/* Where the node's bytes are, in one text: a path, an address, or "json:" and how to make it. NULL when
+ * memory is out. */
+struct json_object *node_filename(const struct node *node);
 
 /* An entry of query-named-block-nodes; `flat`: without the chain of backing images. NULL when memory
  * is out. */

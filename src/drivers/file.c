@@ -295,6 +295,13 @@ static int raw_describe(struct node *node, struct json_object *object)
     return ret == 0 ? json_add_uint(object, "file-length", state->end_bytes) : ret;
 }
 
+static int raw_usage(struct node *node, uint64_t *ret_bytes)
+{
+    const struct file_state *state = node->state;
+
+    return file_usage(state->file, ret_bytes);
+}
+
 /* --- requests --- */
 
 static int raw_read(struct node *node, struct io *io) MAY_WAIT
@@ -416,6 +423,7 @@ const struct driver driver_file = {
     .close = raw_close,
     .reopen = raw_reopen,
     .describe = raw_describe,
+    .usage = raw_usage,
     .read = raw_read,
     .write = raw_write,
     .zero = raw_zero,

@@ -82,11 +82,18 @@ static const struct opt null_opts[] = {
     {0},
 };
 
+static int null_usage(struct node *node, uint64_t *ret_bytes)
+{
+    *ret_bytes = 0;
+    return 0;
+}
+
 const struct driver driver_null_co = {
     .name = "null-co",
     .options_size = sizeof(struct null_options),
     .opts = null_opts,
     .open = null_open,
+    .usage = null_usage,
     .read = null_read,
     .write = null_change,
     .zero = null_change,

@@ -547,6 +547,7 @@ static const struct loop_ops sim_ops = {
     .file_sync = sim_file_sync,
     .file_zero = sim_file_zero,
     .file_truncate = sim_file_truncate,
+    .file_usage = sim_file_usage,
     .file_extent = sim_file_extent,
     .file_lock = sim_file_lock,
     .file_unlock = sim_file_unlock,

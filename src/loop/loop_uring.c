@@ -322,6 +322,7 @@ static const struct loop_ops uring_ops = {
     .file_sync = uring_file_sync,
     .file_zero = uring_file_zero,
     .file_truncate = uring_file_truncate,
+    .file_usage = uring_file_usage,
     .file_extent = uring_file_extent,
     .file_lock = uring_file_lock,
     .file_unlock = uring_file_unlock,

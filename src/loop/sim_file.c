@@ -235,6 +235,21 @@ int sim_file_truncate(struct file *file, uint64_t length_bytes)
     return result;
 }
 
+int sim_file_usage(struct file *file, uint64_t *ret_bytes)
+{
+    const struct sim_inode *inode = sim_file_of(file)->inode;
+    uint64_t end = align_up(inode->length_bytes, SIM_PAGE_BYTES) / SIM_PAGE_BYTES, pages = 0;
+
+    for (uint64_t page = 0; page < end;) {
+        uint64_t from = sim_pages_next(&inode->pages, page, end, true);
+
+        page = sim_pages_next(&inode->pages, from, end, false);
+        pages += page - from;
+    }
+    *ret_bytes = pages * SIM_PAGE_BYTES;
+    return 0;
+}
+
 int sim_file_extent(struct file *file, uint64_t offset_bytes, uint64_t length_bytes, bool *ret_data,
                     uint64_t *ret_length_bytes)
 {

@@ -494,6 +494,16 @@ int uring_file_truncate(struct file *file, uint64_t length_bytes)
     return result;
 }
 
+int uring_file_usage(struct file *file, uint64_t *ret_bytes)
+{
+    struct stat st;
+
+    if (fstat(file_of(file)->fd, &st) != 0)
+        return -errno;
+    *ret_bytes = (uint64_t)st.st_blocks * 512;
+    return 0;
+}
+
 struct extent_call {
     int fd;
     uint64_t offset_bytes, length_bytes;

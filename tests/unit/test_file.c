@@ -332,7 +332,13 @@ TEST_LOOP(a_punched_range_is_a_hole_and_written_data_is_data)
     memset(bytes, 1, sizeof(bytes));
     assert_int_equal(file_write(file, bytes, sizeof(bytes), 0), 0);
     assert_int_equal(file_truncate(file, 1024 * 1024), 0);
+    assert_int_equal(file_usage(file, &length), 0);
+    assert_true(length >= sizeof(bytes) && length < 512 * 1024);
     if (file_punch(file, 64 * 1024, 64 * 1024) == 0) {
+        uint64_t before = length;
+
+        assert_int_equal(file_usage(file, &length), 0);
+        assert_true(length == before - 64 * 1024);
         assert_int_equal(file_extent(file, 0, 1024 * 1024, &data, &length), 0);
         assert_true(data);
         assert_int_equal(length, 64 * 1024);
