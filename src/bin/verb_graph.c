@@ -73,6 +73,9 @@ static void say_details(struct json_object *node, char text[TEXT_BYTES])
     text[0] = '\0';
     if (is_user(node))
         return;
+    /* Not a place, but how to make it. */
+    if (filename != NULL && strncmp(filename, "json:", 5) == 0)
+        filename = NULL;
     if (json_member(node, "x-dirty") != NULL)
         size_format(json_uint(node, "x-dirty"), dirty, sizeof(dirty));
     say(text, "%s%s%s%s%s%s%s", size_format(json_uint(node, "x-size"), size, sizeof(size)),

@@ -368,7 +368,7 @@ def test_the_graph_reads_well(daemons, pictured):
     below = lines[lines.index("job 'm'"):]
     assert {line.split()[0] for line in below[1:3]} == {"source:", "target:"}
     assert re.search(r"   source: quorum 'top' \(.*, see above\)", text)
-    assert lines[-1] == "null-co 'idle' (1 MiB, read-only, null-co://)"
+    assert lines[-1] == "null-co 'idle' (1 MiB, read-only)"
 
 
 def test_graphviz_reads_the_graph(daemons, pictured):
