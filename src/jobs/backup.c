@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "block/io.h"
 #include "drivers/copy_before_write.h"
+#include "jobs/chain.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -75,27 +76,19 @@ static int backup_fail(struct job *job, const char *verb, const struct node *nod
 
 /* --- what need not be copied --- */
 
-static struct node *below_filters(struct node *node)
-{
-    while (node->driver->is_filter && node->file != NULL)
-        node = node->file->child;
-    return node;
-}
-
 /* sync=top: what the source does not hold itself need not be saved. What a guest has written since the
  * start is saved already, so this may take its time. */
 static int backup_skip_backing(struct job *job) MAY_WAIT
 {
     struct backup_state *s = job->state;
     struct dirty_tracker *map = cbw_map(s->cbw.filter);
-    struct edge *backing = node_child(below_filters(s->cbw.disk), "backing");
+    const struct node *backing = chain_next(chain_below_filters(s->cbw.disk));
     uint64_t offset = 0, end = s->cbw.disk->length_bytes, region = map->region_bytes;
     uint64_t held_until = 0; /* no region before it may be skipped */
     for (unsigned looks = 1; offset < end; looks++) {
         bool held;
         uint64_t length;
-        int ret = io_held(s->source, backing != NULL ? backing->child : NULL, offset, end - offset,
-                          &held, &length);
+        int ret = io_held(s->source, backing, offset, end - offset, &held, &length);
         if (ret < 0)
             return backup_fail(job, "map", s->cbw.disk, offset, end - offset, ret);
         uint64_t first = align_up(MAX(offset, held_until), region), past = offset + length;
@@ -293,7 +286,7 @@ static const struct edge_user_ops backup_source_ops = {.describe = backup_descri
 static int backup_check(const struct backup_options *options, struct err *err)
 {
     struct node *source = node_check(options->source), *target = node_check(options->target);
-    if (below_filters(source) == below_filters(target))
+    if (chain_below_filters(source) == chain_below_filters(target))
         return err_set(err, -EINVAL, "Source and target cannot be the same");
     if (graph_is_below(target, source))
         return err_set(err, -EINVAL, "a backup of node '%s' cannot go to '%s', a part of it",

@@ -6,8 +6,10 @@
  */
 #include "jobs/mirror.h"
 
+#include "base/log.h"
 #include "block/dirty.h"
 #include "block/io.h"
+#include "jobs/chain.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -26,6 +28,7 @@ struct mirror_state {
     struct mirror_options options;
     struct node *source_node; /* ours to hold; the edge may lead to a filter above it */
     struct edge *source, *target;
+    struct node *reopened; /* the target of a commit that was read-only before; with a reference */
     struct dirty_tracker dirty;
     struct co_mutex claim;   /* a look-up may wait between reading and moving the cursor */
     struct co_mutex pace;    /* of pieces that did not wait for anything: one a turn */
@@ -169,10 +172,16 @@ static int mirror_claim(struct job *job, struct mirror_piece *ret_piece) MAY_WAI
 
 /* --- copying --- */
 
+/* Who reads the chain sees the same after each write to its foot. */
+static unsigned mirror_write_flags(const struct mirror_state *s)
+{
+    return s->options.kind == MIRROR_COPY ? 0 : IO_UNCHANGED;
+}
+
 static int mirror_zero(struct job *job, uint64_t offset, uint64_t length, uint64_t *moved) MAY_WAIT
 {
     struct mirror_state *s = job->state;
-    unsigned flags = s->options.no_unmap ? 0 : IO_MAY_UNMAP;
+    unsigned flags = mirror_write_flags(s) | (s->options.no_unmap ? 0 : IO_MAY_UNMAP);
     while (length > 0) {
         struct extent extent;
         int ret = io_extents(s->target, offset, length, &extent);
@@ -230,6 +239,7 @@ static int mirror_data(struct job *job, struct buf *buf, const struct mirror_pie
         if (zero) {
             ret = mirror_zero(job, io.offset_bytes, io.length_bytes, moved);
         } else {
+            io.flags = mirror_write_flags(s);
             ret = io_write(s->target, &io);
             if (ret < 0)
                 (void)mirror_fail(job, s->target, "write", io.offset_bytes, io.length_bytes, ret);
@@ -331,20 +341,18 @@ static int mirror_sweep(struct job *job) MAY_WAIT
 
 /* --- the run --- */
 
-/* sync=top: marks what the source holds above its backing node. */
-static int mirror_mark_top(struct job *job) MAY_WAIT
+/* Marks what the source holds above its backing node (sync=top), or above the target of a commit. */
+static int mirror_mark_held(struct job *job) MAY_WAIT
 {
     struct mirror_state *s = job->state;
-    struct node *top = s->source_node;
-    while (top->driver->is_filter && top->file != NULL)
-        top = top->file->child;
-    struct edge *backing = node_child(top, "backing");
+    const struct node *base = s->options.kind == MIRROR_COPY
+                                  ? chain_next(chain_below_filters(s->source_node))
+                                  : s->target->child;
     uint64_t offset = 0, length_bytes = s->source_node->length_bytes;
     for (unsigned looks = 1; offset < length_bytes; looks++) {
         bool held;
         uint64_t length;
-        int ret = io_held(s->source, backing != NULL ? backing->child : NULL, offset,
-                          length_bytes - offset, &held, &length);
+        int ret = io_held(s->source, base, offset, length_bytes - offset, &held, &length);
         if (ret < 0)
             return mirror_fail(job, s->source, "map", offset, length_bytes - offset, ret);
         if (held)
@@ -410,7 +418,8 @@ static int mirror_keep_near(struct job *job) MAY_WAIT
     return ret < 0 ? ret : s->failure;
 }
 
-/* All users of the source go to the target, which has the same bytes. */
+/* All users of the source go to the target, which has the same bytes. The foot of a chain that a guest sat
+ * on is its disk from now on. */
 static int mirror_pivot(struct job *job) MAY_WAIT
 {
     struct mirror_state *s = job->state;
@@ -418,6 +427,8 @@ static int mirror_pivot(struct job *job) MAY_WAIT
     int ret = graph_set_perms(s->target, 0, PERM_ALL, &job->err);
     if (ret == 0)
         ret = graph_replace_node(job->list->graph, s->source->child, target, s->source, &job->err);
+    if (ret == 0 && s->options.kind == MIRROR_COMMIT_ACTIVE)
+        node_unref(TAKE_PTR(s->reopened));
     return ret;
 }
 
@@ -472,12 +483,15 @@ static int mirror_finish(struct job *job) MAY_WAIT
 static int mirror_run(struct job *job) MAY_WAIT
 {
     struct mirror_state *s = job->state;
-    int ret = s->options.sync == MIRROR_SYNC_TOP ? mirror_mark_top(job) : 0;
+    int ret = s->options.sync == MIRROR_SYNC_TOP ? mirror_mark_held(job) : 0;
     mirror_progress(job, 0);
     if (ret == 0)
         ret = mirror_catch_up(job);
     if (ret < 0)
         return ret;
+    s->pivot = s->options.kind == MIRROR_COMMIT;
+    if (s->pivot)
+        return mirror_finish(job);
     mirror_progress(job, 0);
     s->ready_slow_ns = s->dirty.slow_ns;
     s->dirty.slow_ns = 0;
@@ -494,11 +508,35 @@ static int mirror_complete(struct job *job, struct err *err) MAY_WAIT
     return 0;
 }
 
+/* A backing node is mostly read-only: for the time of the job it is not. */
+static int mirror_open_base(struct mirror_state *s, struct err *err) MAY_WAIT
+{
+    struct node *base = s->options.target;
+    if (!base->read_only)
+        return 0;
+    int ret = graph_reopen(base, false, err);
+    if (ret == 0)
+        s->reopened = node_ref(base);
+    return ret;
+}
+
+static void mirror_shut_base(struct mirror_state *s) MAY_WAIT
+{
+    struct node *base = TAKE_PTR(s->reopened);
+    struct err err = ERR_INIT;
+    if (base == NULL)
+        return;
+    if (graph_reopen(base, true, &err) < 0)
+        log_warning("mirror", "node '%s' stays writable: %s", base->name, err.text);
+    node_unref(base);
+}
+
 static void mirror_release(struct mirror_state *s) MAY_WAIT
 {
     dirty_tracker_remove(&s->dirty);
     graph_detach(s->source);
     graph_detach(s->target);
+    mirror_shut_base(s);
     node_unref(s->source_node);
     s->source = s->target = NULL;
     s->source_node = NULL;
@@ -516,6 +554,23 @@ static const struct job_driver mirror_driver = {
     .complete = mirror_complete,
     .clean = mirror_clean,
     .keeps_copy_on_cancel = true,
+};
+
+/* To those who ask both are commits. */
+static const struct job_driver mirror_commit_active_driver = {
+    .type = "commit",
+    .state_size = sizeof(struct mirror_state),
+    .run = mirror_run,
+    .complete = mirror_complete,
+    .clean = mirror_clean,
+    .keeps_copy_on_cancel = true,
+};
+
+static const struct job_driver mirror_commit_driver = {
+    .type = "commit",
+    .state_size = sizeof(struct mirror_state),
+    .run = mirror_run,
+    .clean = mirror_clean,
 };
 
 /* --- making --- */
@@ -556,21 +611,16 @@ static const struct edge_user_ops mirror_user_ops = {
     .describe = mirror_describe,
 };
 
-/* What a node shows is in this one. */
-static struct node *mirror_below_filters(struct node *node)
-{
-    while (node->driver->is_filter && node->file != NULL)
-        node = node->file->child;
-    return node;
-}
-
 static int mirror_check(const struct mirror_options *options, struct err *err)
 {
     struct node *source = node_check(options->source), *target = node_check(options->target);
-    if (mirror_below_filters(source) == mirror_below_filters(target))
+    bool commit = options->kind != MIRROR_COPY;
+    if (chain_below_filters(source) == chain_below_filters(target))
         return err_set(err, -EINVAL, "a mirror of node '%s' cannot go to '%s': it is the same disk",
                        source->name, target->name);
-    if (graph_is_below(target, source))
+    if (commit && !chain_contains(source, target))
+        return err_set(err, -EINVAL, "'%s' is not in this backing file chain", target->name);
+    if (!commit && graph_is_below(target, source))
         return err_set(err, -EINVAL, "a mirror of node '%s' cannot go to '%s', a part of it",
                        source->name, target->name);
     if (source->length_bytes != target->length_bytes)
@@ -581,7 +631,7 @@ static int mirror_check(const struct mirror_options *options, struct err *err)
     if (source->length_bytes == 0)
         return err_set(err, -EINVAL, "node '%s' is empty: there is nothing to mirror",
                        source->name);
-    if (target->read_only)
+    if (target->read_only && !commit)
         return err_set(err, -EPERM, "target '%s' is read-only", target->name);
     uint64_t region = options->region_bytes;
     if (region != 0 && (!is_power_of_two(region) || region < MIRROR_REGION_MIN_BYTES ||
@@ -603,15 +653,23 @@ static uint64_t mirror_region_bytes(const struct mirror_options *options)
 
 static int mirror_attach(struct graph *graph, struct mirror_state *s, struct err *err) MAY_WAIT
 {
-    int ret = graph_attach_root(
-        graph, s->options.target, "target", PERM_CONSISTENT_READ | PERM_WRITE,
-        PERM_ALL & ~(unsigned)(PERM_WRITE | PERM_RESIZE), &mirror_user_ops, s, &s->target, err);
+    bool commit = s->options.kind != MIRROR_COPY;
+    int ret = commit ? mirror_open_base(s, err) : 0;
+    if (ret == 0)
+        ret = graph_attach_root(graph, s->options.target, "target",
+                                PERM_CONSISTENT_READ | (commit ? PERM_WRITE_UNCHANGED : PERM_WRITE),
+                                PERM_ALL & ~(unsigned)(PERM_WRITE | PERM_RESIZE), &mirror_user_ops,
+                                s, &s->target, err);
     if (ret == 0)
         ret = graph_attach_root(graph, s->options.source, "source", PERM_CONSISTENT_READ,
                                 PERM_ALL & ~(unsigned)PERM_RESIZE, &mirror_user_ops, s, &s->source,
                                 err);
     /* Meanwhile the nodes may have changed. */
-    return ret == 0 ? mirror_check(&s->options, err) : ret;
+    if (ret == 0)
+        ret = mirror_check(&s->options, err);
+    if (ret == 0 && commit)
+        ret = chain_check_private(s->options.source, s->options.target, s->target, err);
+    return ret;
 }
 
 /* Waits only when it fails: nobody sees a job that is half made. */
@@ -619,7 +677,11 @@ static int mirror_make(struct job_list *list, const struct mirror_state *attache
                        struct job **ret_job, struct err *err) MAY_WAIT
 {
     struct job *job;
-    int ret = job_new(list, &mirror_driver, attached->options.id, &job, err);
+    const struct job_driver *driver = attached->options.kind == MIRROR_COPY ? &mirror_driver
+                                      : attached->options.kind == MIRROR_COMMIT
+                                          ? &mirror_commit_driver
+                                          : &mirror_commit_active_driver;
+    int ret = job_new(list, driver, attached->options.id, &job, err);
     if (ret < 0)
         return ret;
     struct mirror_state *s = job->state;

@@ -11,6 +11,9 @@
  *  - complete: the same, and all users of the source are led to the target.
  *  - a forced cancel, and any cancel before: the target is worth nothing.
  *
+ * A commit of a backing chain is the same, with the foot of the chain for a target: what the layers above
+ * it hold is copied, and readers see the same at any moment.
+ *
  * Zeroes travel as zeroes, and only to where the target does not read as zeroes already.
  */
 #ifndef BLOCKSTEP_JOBS_MIRROR_H
@@ -34,7 +37,17 @@ enum mirror_sync {
     MIRROR_SYNC_NONE, /* what is written from now on */
 };
 
+enum mirror_kind {
+    MIRROR_COPY,
+    /* Merges the layers of a backing chain from the source down into the target, a node below it, with
+     * the guest on the source (sync must be top). */
+    MIRROR_COMMIT_ACTIVE,
+    /* The same where nobody writes to the source: completes by itself. */
+    MIRROR_COMMIT,
+};
+
 struct mirror_options {
+    enum mirror_kind kind;
     const char *id; /* of the job; NULL: one is made up */
     struct node *source, *target;
     enum mirror_sync sync;

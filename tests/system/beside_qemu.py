@@ -6,12 +6,13 @@
     both.event("BLOCK_JOB_READY")           # both wait for it
     both.compare_events()
 
-Options may hold {folder}: each daemon has a folder of its own.
+Options may hold {folder}: each daemon has a folder of its own, and {cow}: the driver of images with a
+backing node that each has, of which `images` are made.
 """
 
 import json
 
-from blockstep import Daemon, make_file
+from blockstep import Daemon, make_file, run
 
 
 def plain(value):
@@ -61,14 +62,20 @@ class Side:
 
 
 class Beside:
-    def __init__(self, daemons, folder, options, files):
+    def __init__(self, daemons, folder, options, files, images=None):
         self.sides = []
         for name in ("ours", "qemu"):
             own = folder / name
             own.mkdir()
             for file, size in files.items():
                 make_file(own / file, size)
-            words = [word.replace("{folder}", str(own)) for word in options]
+            cow = "overlay" if name == "ours" else "qcow2"
+            words = [word.replace("{folder}", str(own)).replace("{cow}", cow) for word in options]
+            for file, size in (images or {}).items():
+                if name == "ours":
+                    daemons.cli("image", "create", "-f", cow, own / file, size)
+                else:
+                    run("qemu-img", "create", "-q", "-f", cow, own / file, size)
             if name == "ours":
                 daemon = daemons.start(*words, name=name)
             else:
