@@ -14,6 +14,7 @@ enum exit_code {
     EXIT_FAILED = 1,
     EXIT_USAGE = 2,
     EXIT_TIMED_OUT = 3, /* blockstep wait */
+    EXIT_DAMAGED = 3,   /* blockstep image check */
 };
 
 /* Set by main(), begins every message. */

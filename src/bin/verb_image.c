@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* blockstep image create, info, map: disk images without a daemon. */
+/* blockstep image create, info, check, map: disk images without a daemon. */
 #include "bin/verbs.h"
 
 #include "block/io.h"
@@ -15,6 +15,7 @@ struct image {
     const char *verb, *format, *path;
     uint64_t size_bytes;
     bool json, replace;
+    bool damaged; /* what check has found */
     int code;
 };
 
@@ -22,9 +23,12 @@ static void print_help(void)
 {
     printf("usage: blockstep image create -f raw|overlay [--replace] FILE SIZE\n"
            "       blockstep image info [-f FORMAT] [-o json] FILE\n"
+           "       blockstep image check [-o json] FILE\n"
            "       blockstep image map [-f FORMAT] [-o json] FILE\n\n"
-           "create makes an empty image; SIZE takes k, M, G, T. info tells format and size. map\n"
-           "tells which stretches hold data: of an overlay, what it holds itself.\n\n"
+           "create makes an empty image; SIZE takes k, M, G, T. info tells format and size; of an\n"
+           "overlay also what it holds. check reads all of an overlay, and tells what is damaged\n"
+           "and what a start would make of it; exit status 3: damaged. map tells which stretches\n"
+           "hold data: of an overlay, what it holds itself.\n\n"
            "  -f, --format FORMAT    raw or overlay (info and map find out)\n"
            "      --replace          create: also when FILE exists; what it holds is lost\n"
            "  -o, --output FORMAT    text (default) or json\n");
@@ -110,6 +114,7 @@ static int view_overlay(struct view *view, struct err *err) MAY_WAIT
         r |= json_add_uint(backing, "size", json_uint(view->info, "virtual-size"));
         r |= json_add_string(options, "file", "file");
         r |= json_add_string(options, "backing", "backing");
+        r |= json_add_string(options, "on-damage", "hold");
     }
     if (r != 0)
         err_no_memory(err);
@@ -157,7 +162,47 @@ static void view_close(struct view *view) MAY_WAIT
 
 /* --- info --- */
 
-static int print_info(const struct image *image, struct view *view, struct err *err)
+/* Reads all of the log; a text when it is damaged. */
+static int add_held(struct view *view, struct json_object *object, struct err *err) MAY_WAIT
+{
+    struct overlay_identity identity;
+    struct overlay_stretch stretch;
+    uint64_t data_bytes = 0, zero_bytes = 0;
+    int r = view_overlay(view, err);
+
+    if (r < 0)
+        return r;
+    (void)overlay_identity(view->node, &identity);
+    struct overlay_stats stats = overlay_stats(view->node);
+    for (uint64_t at = 0; overlay_next_held(view->node, at, &stretch);
+         at = stretch.offset_bytes + stretch.length_bytes)
+        *(stretch.zero ? &zero_bytes : &data_bytes) += stretch.length_bytes;
+    r = json_add_uint(object, "records", stats.records);
+    r |= json_add_uint(object, "log-bytes", stats.log_bytes);
+    if (identity.damaged) {
+        r |= json_add_string(object, "damage", identity.damage);
+    } else {
+        uint64_t needed = OVERLAY_LOG_OFFSET_BYTES + data_bytes;
+
+        r |= json_add_uint(object, "held-bytes", data_bytes);
+        r |= json_add_uint(object, "zero-bytes", zero_bytes);
+        r |= json_add_uint(object, "wasted-bytes", stats.log_bytes - MIN(stats.log_bytes, needed));
+    }
+    return r != 0 ? err_no_memory(err) : 0;
+}
+
+static void print_members(struct json_object *object)
+{
+    json_object_object_foreach(object, key, value)
+    {
+        if (strcmp(key, "format") != 0 && strcmp(key, "virtual-size") != 0 &&
+            strcmp(key, "filename") != 0 && strcmp(key, "result") != 0 &&
+            !json_object_is_type(value, json_type_array))
+            printf("  %-12s %s\n", key, json_object_get_string(value));
+    }
+}
+
+static int print_info(const struct image *image, struct view *view, struct err *err) MAY_WAIT
 {
     struct json_object *info = view->info != NULL ? view->info : json_object_new_object();
     uint64_t size = view->overlay ? json_uint(info, "virtual-size") : view->file_bytes;
@@ -175,16 +220,93 @@ static int print_info(const struct image *image, struct view *view, struct err *
     }
     if (r != 0)
         return err_no_memory(err);
+    r = view->overlay ? add_held(view, info, err) : 0;
+    if (r < 0)
+        return err_prefix(err, "%s", image->path);
     if (image->json)
         return cli_print_answer(info) == EXIT_OK ? 0 : err_no_memory(err);
     printf("%s: %s, %s (%" PRIu64 " bytes)\n", image->path, json_text(info, "format"),
            size_format(size, text, sizeof(text)), size);
-    json_object_object_foreach(info, key, value)
-    {
-        if (strcmp(key, "format") != 0 && strcmp(key, "virtual-size") != 0 &&
-            strcmp(key, "filename") != 0)
-            printf("  %-12s %s\n", key, json_object_get_string(value));
+    print_members(info);
+    return 0;
+}
+
+/* --- check --- */
+
+/* In words, what `secondary` or a daemon would do with the image as it is. */
+static const char *start_text(struct json_object *answer)
+{
+    if (json_text(answer, "damage") != NULL)
+        return "refuses it; what it held is lost: empty it, or put an image from a backup in its place";
+    if (json_uint(answer, "held-bytes") + json_uint(answer, "zero-bytes") == 0)
+        return "takes it: it is empty";
+    return "takes it with what it holds, if the group's record says that its generation is live";
+}
+
+static int check_answer(const struct image *image, struct view *view, int found, struct err *err,
+                        struct json_object *answer) MAY_WAIT
+{
+    struct json_object *superblocks = NULL;
+    int r = json_add_string(answer, "filename", image->path);
+
+    r |= json_add_string(answer, "format", "overlay");
+    if (found == 0) {
+        r |= json_add_uint(answer, "virtual-size", json_uint(view->info, "virtual-size"));
+        r |= json_add_uint(answer, "generation", json_uint(view->info, "generation"));
+        r |= json_add_uint(answer, "epoch", json_uint(view->info, "epoch"));
+        r |= json_add_bool(answer, "clean", json_flag(view->info, "clean"));
+    } else {
+        r |= json_add_string(answer, "damage", err->text);
+        err_clear(err);
     }
+    if (r != 0)
+        return err_no_memory(err);
+    /* The edge leads to the file until add_held() puts the overlay on it. */
+    r = overlay_superblocks(view->root, &superblocks, err);
+    if (r == 0 && json_add(answer, "superblocks", superblocks) < 0)
+        r = err_no_memory(err);
+    if (r == 0 && found == 0)
+        r = add_held(view, answer, err);
+    if (r < 0)
+        return r;
+    const char *result = json_text(answer, "damage") != NULL ? "damaged" : "good";
+    if (json_add_string(answer, "result", result) < 0 ||
+        json_add_string(answer, "start", start_text(answer)) < 0)
+        return err_no_memory(err);
+    return 0;
+}
+
+static void print_superblocks(struct json_object *list)
+{
+    for (size_t i = 0; i < json_object_array_length(list); i++) {
+        struct json_object *one = json_object_array_get_idx(list, i);
+        const char *state = json_text(one, "state"), *reason = json_text(one, "reason");
+
+        if (strcmp(state, "good") == 0)
+            printf("  superblock %zu good: serial %" PRIu64 ", generation %" PRIu64 "%s\n", i,
+                   json_uint(one, "serial"), json_uint(one, "generation"),
+                   json_flag(one, "clean") ? ", closed in good order" : "");
+        else
+            printf("  superblock %zu %s%s%s\n", i, state, reason != NULL ? ": " : "",
+                   reason != NULL ? reason : "");
+    }
+}
+
+/* `found`: whether the superblocks could be used; `err` says why not. */
+static int print_check(struct image *image, struct view *view, int found, struct err *err) MAY_WAIT
+{
+    CLEANUP(json_putp) struct json_object *answer = json_object_new_object();
+    int r = answer == NULL ? err_no_memory(err) : check_answer(image, view, found, err, answer);
+
+    if (r < 0)
+        return r;
+    image->damaged = json_text(answer, "damage") != NULL;
+    if (image->json)
+        return cli_print_answer(answer) == EXIT_OK ? 0 : err_no_memory(err);
+    printf("%s: %s%s%s\n", image->path, cli_style(image->damaged ? CLI_BAD : CLI_GOOD),
+           json_text(answer, "result"), cli_style(CLI_PLAIN));
+    print_superblocks(json_member(answer, "superblocks"));
+    print_members(answer);
     return 0;
 }
 
@@ -253,10 +375,13 @@ static int map_raw(const struct image *image, struct view *view, struct err *err
 
 static int print_map(const struct image *image, struct view *view, struct err *err) MAY_WAIT
 {
+    struct overlay_identity identity;
     int r = view->overlay ? view_overlay(view, err) : 0;
 
     if (r < 0)
         return r;
+    if (view->overlay && overlay_identity(view->node, &identity) && identity.damaged)
+        return err_set(err, -EUCLEAN, "%s: %s", image->path, identity.damage);
     if (image->json)
         puts("[");
     else
@@ -269,15 +394,18 @@ static int print_map(const struct image *image, struct view *view, struct err *e
 
 /* --- all of it --- */
 
-static int look(struct loop *loop, const struct image *image, struct err *err) MAY_WAIT
+static int look(struct loop *loop, struct image *image, struct err *err) MAY_WAIT
 {
     struct view view = {.graph = graph_new(loop, drivers_table)};
+    bool check = strcmp(image->verb, "check") == 0;
     int r;
 
     if (view.graph == NULL)
         return err_no_memory(err);
     r = view_open(&view, image, err);
-    if (r == 0)
+    if (check && (r == 0 || r == -EUCLEAN))
+        r = print_check(image, &view, r, err);
+    else if (r == 0)
         r = strcmp(image->verb, "info") == 0 ? print_info(image, &view, err)
                                              : print_map(image, &view, err);
     view_close(&view);
@@ -293,7 +421,7 @@ static void run(void *arg) MAY_WAIT
 
     if (r < 0)
         cli_error("%s", err.text);
-    image->code = r < 0 ? EXIT_FAILED : EXIT_OK;
+    image->code = r < 0 ? EXIT_FAILED : image->damaged ? EXIT_DAMAGED : EXIT_OK;
 }
 
 static int check_words(struct image *image, int count, char **words)
@@ -301,10 +429,11 @@ static int check_words(struct image *image, int count, char **words)
     bool creates;
 
     if (count < 1)
-        return cli_usage_error("create, info or map?");
+        return cli_usage_error("create, info, check or map?");
     image->verb = words[0];
     creates = strcmp(words[0], "create") == 0;
-    if (!creates && strcmp(words[0], "info") != 0 && strcmp(words[0], "map") != 0)
+    if (!creates && strcmp(words[0], "info") != 0 && strcmp(words[0], "map") != 0 &&
+        strcmp(words[0], "check") != 0)
         return cli_usage_error("there is no 'image %s'", words[0]);
     if (count != (creates ? 3 : 2))
         return cli_usage_error(creates ? "create takes FILE and SIZE" : "one FILE, please");
@@ -312,6 +441,10 @@ static int check_words(struct image *image, int count, char **words)
     if (image->format != NULL && strcmp(image->format, "raw") != 0 &&
         strcmp(image->format, "overlay") != 0)
         return cli_usage_error("-f takes raw or overlay, not '%s'", image->format);
+    if (strcmp(words[0], "check") == 0 && image->format == NULL)
+        image->format = "overlay"; /* of a raw image there is nothing to check */
+    if (strcmp(words[0], "check") == 0 && strcmp(image->format, "overlay") != 0)
+        return cli_usage_error("only overlay images can be checked");
     if (!creates)
         return EXIT_OK;
     if (image->format == NULL)

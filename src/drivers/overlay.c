@@ -508,7 +508,7 @@ struct overlay_stats overlay_stats(struct node *node)
         .index_bytes = overlay_map_bytes(overlay->map),
         .generation = overlay->sb.generation,
         .epoch = overlay->epoch,
-        .records = overlay->sequence,
+        .records = overlay->sequence - (overlay->sb.first_sequence - 1),
         .block_bytes = overlay->sb.block_bytes,
         .written_blocks = overlay->written_blocks,
         .failed_groups = overlay->failed_groups,

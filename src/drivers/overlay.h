@@ -34,7 +34,7 @@ struct overlay_stats {
     uint64_t index_bytes;                     /* memory */
     uint64_t generation;
     uint64_t epoch;
-    uint64_t records; /* of this generation */
+    uint64_t records; /* in the log */
     uint32_t block_bytes;
     uint64_t written_blocks; /* appended since open: held_blocks counts each block once */
     uint64_t failed_groups;
@@ -90,6 +90,10 @@ bool overlay_next_held(struct node *node, uint64_t from_bytes, struct overlay_st
  *   "segment-size", "generation", "epoch", "clean" }.
  */
 int overlay_info(struct edge *file, struct json_object **ret_info, struct err *err) MAY_WAIT;
+
+/* What each of the two superblocks says: [{ "state" (good, bad, unused), "reason" of a bad one, or
+ * "serial", "generation", "clean" }, ...]. */
+int overlay_superblocks(struct edge *file, struct json_object **ret_list, struct err *err) MAY_WAIT;
 
 extern const struct driver driver_overlay;
 

@@ -59,26 +59,39 @@ static int superblock_choose(const uint8_t *bytes, struct overlay_superblock *re
     return 0;
 }
 
-int overlay_superblock_load(struct edge *file, struct overlay_superblock *ret_sb, struct err *err)
+/* Both of them; what the file does not reach to is zero. */
+static int superblocks_read(struct edge *file, struct buf **ret_buf, struct err *err) MAY_WAIT
 {
     size_t length = OVERLAY_SUPERBLOCK_STRIDE + OVERLAY_SUPERBLOCK_BYTES;
+    struct buf *buf = buf_alloc(loop_bufs(graph_loop(file->graph)), length);
+
+    if (buf == NULL)
+        return err_no_memory(err);
+    struct io io = {.length_bytes = MIN(length, file->child->length_bytes)};
+    io.data = buf_slice_of(buf, 0, io.length_bytes);
+    memset(buf->bytes, 0, length);
+    int ret = io.length_bytes == 0 ? 0 : io_read(file, &io);
+    if (ret < 0) {
+        buf_unref(buf);
+        return err_set_errno(err, ret, "its superblocks cannot be read");
+    }
+    *ret_buf = buf;
+    return 0;
+}
+
+int overlay_superblock_load(struct edge *file, struct overlay_superblock *ret_sb, struct err *err)
+{
+    struct buf *buf;
     int ret;
 
     if (file->child->length_bytes < OVERLAY_SUPERBLOCK_BYTES)
         return err_set(err, -EMEDIUMTYPE,
                        "it is not an overlay image: %" PRIu64 " bytes are too few",
                        file->child->length_bytes);
-    struct buf *buf = buf_alloc(loop_bufs(graph_loop(file->graph)), length);
-    if (buf == NULL)
-        return err_no_memory(err);
-    struct io io = {.length_bytes = MIN(length, file->child->length_bytes)};
-    io.data = buf_slice_of(buf, 0, io.length_bytes);
-    memset(buf->bytes, 0, length);
-    ret = io_read(file, &io);
+    ret = superblocks_read(file, &buf, err);
     if (ret < 0)
-        err_set_errno(err, ret, "its superblocks cannot be read");
-    else
-        ret = superblock_choose(buf->bytes, ret_sb, err);
+        return ret;
+    ret = superblock_choose(buf->bytes, ret_sb, err);
     if (ret == 0 && file->child->length_bytes < OVERLAY_LOG_OFFSET_BYTES)
         ret = err_set(err, -EUCLEAN, "it is truncated: %" PRIu64 " bytes are left of at least %u",
                       file->child->length_bytes, OVERLAY_LOG_OFFSET_BYTES);
@@ -228,6 +241,48 @@ static void format_id(const uint8_t id[OVERLAY_ID_BYTES], char text[2 * OVERLAY_
 {
     for (unsigned i = 0; i < OVERLAY_ID_BYTES; i++)
         snprintf(text + (size_t)i * 2, 3, "%02x", id[i]);
+}
+
+/* One of the two, whichever counts. */
+static struct json_object *superblock_describe(const uint8_t *bytes)
+{
+    CLEANUP(json_putp) struct json_object *object = json_object_new_object();
+    struct overlay_superblock sb;
+    struct err err = ERR_INIT;
+    int ret = overlay_superblock_decode(bytes, &sb, &err);
+    bool empty = bytes_are_zero(bytes, OVERLAY_SUPERBLOCK_BYTES);
+
+    if (object == NULL || json_add_string(object, "state",
+                                          ret == 0 ? "good"
+                                          : empty  ? "unused"
+                                                   : "bad") < 0)
+        return NULL;
+    if (ret < 0)
+        return empty || json_add_string(object, "reason", err.text) == 0 ? TAKE_PTR(object) : NULL;
+    if (json_add_uint(object, "serial", sb.serial) < 0 ||
+        json_add_uint(object, "generation", sb.generation) < 0 ||
+        json_add_bool(object, "clean", (sb.flags & OVERLAY_CLEAN) != 0) < 0)
+        return NULL;
+    return TAKE_PTR(object);
+}
+
+int overlay_superblocks(struct edge *file, struct json_object **ret_list, struct err *err)
+{
+    CLEANUP(json_putp) struct json_object *list = json_object_new_array();
+    CLEANUP(buf_unrefp) struct buf *buf = NULL;
+    int ret = superblocks_read(file, &buf, err);
+
+    if (ret < 0)
+        return ret;
+    for (unsigned i = 0; i < 2; i++) {
+        struct json_object *one = superblock_describe(buf->bytes +
+                                                      (size_t)i * OVERLAY_SUPERBLOCK_STRIDE);
+
+        if (list == NULL || one == NULL || json_object_array_add(list, one) < 0)
+            return err_no_memory(err);
+    }
+    *ret_list = TAKE_PTR(list);
+    return 0;
 }
 
 int overlay_info(struct edge *file, struct json_object **ret_info, struct err *err)

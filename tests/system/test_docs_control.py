@@ -150,3 +150,4 @@ def test_the_shapes_of_images_are_as_written(daemons, folder):
     for path in (raw, overlay):
         check_shape("### blockstep image info", answer_of(daemons, "image", "info", path))
         check_shape("### blockstep image map", answer_of(daemons, "image", "map", path))
+    check_shape("### blockstep image check", answer_of(daemons, "image", "check", overlay))
