@@ -44,7 +44,8 @@ class Pair:
         self.folder = lab.fresh_folder("pair")
         link, control = lab_module.free_port(), lab_module.free_port()
         self.secondary, self.secondary_qmp, self.secondary_export = self.start(
-            "secondary", "--disk", self.secondary_disk, "--overlays", self.fresh_overlays(),
+            "secondary", "--fresh", "--disk", self.secondary_disk,
+            "--overlays", self.fresh_overlays(),
             "--listen", f"127.0.0.1:{link}", "--control", f"127.0.0.1:{control}")
         self.primary, self.primary_qmp, self.primary_export = self.start(
             "primary", "--disk", self.primary_disk,

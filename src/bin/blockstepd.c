@@ -4,6 +4,7 @@
 #include "bin/cli.h"
 #include "bin/privileges.h"
 #include "bin/process.h"
+#include "bin/runtime.h"
 #include "bin/service.h"
 #include "control/daemon.h"
 #include "drivers/table.h"
@@ -46,6 +47,10 @@ static void print_help(void)
         "  --insecure                             allow TCP listeners that other hosts can reach\n"
         "                                         without TLS that proves who the clients are\n"
         "  --name NAME                            what status calls this group of disks\n"
+        "  --state DIR                            keep the record of the replication group there, so\n"
+        "                                         that a start after a crash knows what is true\n"
+        "  --durability LEVEL                     with --state: what a checkpoint survives: process\n"
+        "                                         (a killed daemon; default) or none\n"
         "  --pidfile PATH                         write the process id when all is up\n"
         "  --daemonize                            go to the background when all is up\n"
         "  --runas USER[:GROUP]                   become that user before anything is opened\n"
@@ -74,6 +79,8 @@ enum {
     FEATURES_OFF,
     INSECURE,
     NAME,
+    STATE,
+    DURABILITY,
     VERSION,
     HELP
 };
@@ -94,6 +101,8 @@ static const struct option long_options[] = {
     {"loop-features-off", required_argument, NULL, FEATURES_OFF},
     {"insecure", no_argument, NULL, INSECURE},
     {"name", required_argument, NULL, NAME},
+    {"state", required_argument, NULL, STATE},
+    {"durability", required_argument, NULL, DURABILITY},
     {"version", no_argument, NULL, VERSION},
     {"help", no_argument, NULL, HELP},
     {0},
@@ -211,6 +220,22 @@ static int take_item(struct config *config, int option, const char *text)
     return r < 0 ? cli_usage_error("%s", err.text) : -1;
 }
 
+static int take_text(char **text)
+{
+    free(*text);
+    *text = strdup(optarg);
+    return *text != NULL ? -1 : EXIT_FAILED;
+}
+
+static int take_durability(struct config *config)
+{
+    struct err err = ERR_INIT;
+
+    return config_durability(optarg, &config->durability, &err) < 0
+               ? cli_usage_error("%s", err.text)
+               : -1;
+}
+
 static int take_option(struct settings *settings, int option)
 {
     switch (option) {
@@ -234,9 +259,11 @@ static int take_option(struct settings *settings, int option)
         settings->config.insecure = true;
         return -1;
     case NAME:
-        free(settings->config.name);
-        settings->config.name = strdup(optarg);
-        return settings->config.name != NULL ? -1 : EXIT_FAILED;
+        return take_text(&settings->config.name);
+    case STATE:
+        return take_text(&settings->config.state);
+    case DURABILITY:
+        return take_durability(&settings->config);
     case VERSION:
         printf("blockstepd %s\n", BLOCKSTEP_VERSION);
         return EXIT_OK;
@@ -303,6 +330,7 @@ static struct loop *prepare(struct settings *settings, int *ret_exit)
 
     *ret_exit = EXIT_FAILED;
     if ((settings->runas != NULL && privileges_become(settings->runas, &err) < 0) ||
+        (settings->config.state != NULL && state_folder_check(settings->config.state, &err) < 0) ||
         (settings->daemonize && daemonize(&settings->parent_fd, &err) < 0)) {
         cli_error("%s", err.text);
         return NULL;
@@ -340,6 +368,7 @@ int main(int argc, char **argv)
 {
     struct settings settings = {
         .config.drivers = drivers_table,
+        .config.durability = GROUP_LEVEL_PROCESS,
         .pidfile_fd = -1,
         .parent_fd = -1,
     };

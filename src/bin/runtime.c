@@ -9,7 +9,6 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -179,81 +178,16 @@ int runtime_only_name(char *name, size_t name_bytes, struct err *err)
     return err_set(err, -EINVAL, "there are several daemons, say which: --name %s", names);
 }
 
-/* What lies there decides which side's data counts. */
-static int check_owned(const char *folder, struct err *err)
+int state_folder_check(const char *folder, struct err *err)
 {
     struct stat st;
 
+    if (stat(folder, &st) < 0 && errno == ENOENT)
+        return 0;
     if (stat(folder, &st) < 0)
-        return err_set_errno(err, -errno, "cannot look at %s", folder);
+        return err_set_errno(err, -errno, "--state: cannot look at %s", folder);
     if ((st.st_mode & S_IWOTH) == 0)
         return 0;
-    return err_set(err, -EPERM, "others may write to %s (mode %04o); chmod 700 it", folder,
+    return err_set(err, -EPERM, "--state: others may write to %s (mode %04o); chmod 700 it", folder,
                    (unsigned)st.st_mode & 07777);
-}
-
-int state_lock(const char *folder, int *ret_fd, struct err *err)
-{
-    CLEANUP(fd_close) int fd = -1;
-    char path[PATH_MAX], holder[32] = "";
-    int r = folder_make(folder, 0700, err);
-
-    if (r == 0)
-        r = check_owned(folder, err);
-    if (r < 0)
-        return err_prefix(err, "--state");
-    if (snprintf(path, sizeof(path), "%s/lock", folder) >= (int)sizeof(path))
-        return err_set(err, -ENAMETOOLONG, "--state: the path is too long");
-    fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return err_set_errno(err, -errno, "--state: cannot open %s", path);
-    if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-        r = -errno;
-        if (r != -EWOULDBLOCK)
-            return err_set_errno(err, r, "--state: cannot lock %s", path);
-        if (read(fd, holder, sizeof(holder) - 1) < 0)
-            holder[0] = '\0';
-        holder[strcspn(holder, "\n")] = '\0';
-        return err_set(err, -EBUSY, "--state: %s is in use by process %s", folder,
-                       holder[0] != '\0' ? holder : "(unknown)");
-    }
-    if (ftruncate(fd, 0) < 0 || dprintf(fd, "%ld\n", (long)getpid()) < 0)
-        return err_set_errno(err, -errno, "--state: cannot write %s", path);
-    *ret_fd = TAKE_FD(fd);
-    return 0;
-}
-
-static int sync_folder(const char *folder)
-{
-    CLEANUP(fd_close) int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-    return fd < 0 || fsync(fd) < 0 ? -errno : 0;
-}
-
-int state_mark(const char *folder, const char *name, bool set, struct err *err)
-{
-    char path[PATH_MAX];
-    int r = 0;
-
-    if (snprintf(path, sizeof(path), "%s/%s", folder, name) >= (int)sizeof(path))
-        return err_set(err, -ENAMETOOLONG, "--state: the path is too long");
-    if (set) {
-        CLEANUP(fd_close) int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-
-        r = fd < 0 ? -errno : 0;
-    } else if (unlink(path) < 0 && errno != ENOENT) {
-        r = -errno;
-    }
-    if (r == 0)
-        r = sync_folder(folder);
-    return r < 0 ? err_set_errno(err, r, "--state: cannot %s %s", set ? "make" : "remove", path)
-                 : 0;
-}
-
-bool state_marked(const char *folder, const char *name)
-{
-    char path[PATH_MAX];
-
-    return snprintf(path, sizeof(path), "%s/%s", folder, name) < (int)sizeof(path) &&
-           access(path, F_OK) == 0;
 }

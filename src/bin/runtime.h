@@ -27,11 +27,8 @@ size_t runtime_each_name(void (*visit)(void *arg, const char *name), void *arg, 
 
 /* mkdir -p. */
 int folder_make(const char *path, unsigned mode, struct err *err);
-/* Makes the folder and locks it; *ret_fd holds the lock. The error names who has it. */
-int state_lock(const char *folder, int *ret_fd, struct err *err);
-
-/* A file in a state folder whose being there says something; durable when this returns. */
-int state_mark(const char *folder, const char *name, bool set, struct err *err);
-bool state_marked(const char *folder, const char *name);
+/* What lies in a state folder decides which data counts: -EPERM when others may write there. One that
+ * is not there yet will be made. */
+int state_folder_check(const char *folder, struct err *err);
 
 #endif

@@ -425,19 +425,28 @@ static int check_format(const struct serve_disk *disk, struct err *err)
                    disk->name, disk->path);
 }
 
-/* A disk that holds half a copy must not be taken for one because the daemon was started again. */
-static int check_synchronised(const struct serve *serve, struct err *err)
+static int set_state_folder(struct serve *serve, struct err *err)
 {
-    if (serve->sync)
-        return state_mark(serve->state_folder, MARK_AWAITS_SYNC, true, err);
-    if (!state_marked(serve->state_folder, MARK_AWAITS_SYNC))
-        return 0;
-    if (serve->on_overlays == REPLICATION_OVERLAYS_FRESH)
-        return state_mark(serve->state_folder, MARK_AWAITS_SYNC, false, err);
-    return err_set(err, -ENODATA,
-                   "'%s' was never synchronised with its primary to the end: start it with --sync, "
-                   "or with --fresh if you know that the disks are equal",
-                   serve->name);
+    const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+    char *folder = serve->state_folder;
+    size_t size = sizeof(serve->state_folder);
+    int length;
+
+    if (serve->state != NULL)
+        length = snprintf(folder, size, "%s", serve->state);
+    else if (geteuid() == 0)
+        length = snprintf(folder, size, "/var/lib/blockstep/%s", serve->name);
+    else if (state != NULL && *state != '\0')
+        length = snprintf(folder, size, "%s/blockstep/%s", state, serve->name);
+    else if (home != NULL && *home != '\0')
+        length = snprintf(folder, size, "%s/.local/state/blockstep/%s", home, serve->name);
+    else
+        return err_set(err, -ENOENT,
+                       "HOME is not set, so there is no place for the state: say "
+                       "--state DIR");
+    if (length < 0 || (size_t)length >= size)
+        return err_set(err, -ENAMETOOLONG, "--state: the path is too long");
+    return state_folder_check(folder, err);
 }
 
 /* Where control sockets are is for the user to say who starts the daemon. */
@@ -451,7 +460,7 @@ static int become(const char *user, struct err *err)
     return r < 0 ? r : privileges_become(user, err);
 }
 
-static int prepare(struct serve *serve, enum replication_mode mode, struct err *err)
+static int prepare(struct serve *serve, struct err *err)
 {
     int r = serve->runas != NULL ? become(serve->runas, err) : 0;
 
@@ -459,16 +468,7 @@ static int prepare(struct serve *serve, enum replication_mode mode, struct err *
         r = check_format(&serve->disks[i], err);
     if (r == 0)
         r = runtime_address(serve->name, true, serve->qmp, sizeof(serve->qmp), err);
-    if (r < 0)
-        return r;
-    if (serve->state == NULL)
-        snprintf(serve->state_folder, sizeof(serve->state_folder), "/var/lib/blockstep/%s",
-                 serve->name);
-    else if (snprintf(serve->state_folder, sizeof(serve->state_folder), "%s", serve->state) >=
-             (int)sizeof(serve->state_folder))
-        return err_set(err, -ENAMETOOLONG, "--state: the path is too long");
-    r = state_lock(serve->state_folder, &serve->state_fd, err);
-    return r == 0 && mode == REPLICATION_SECONDARY ? check_synchronised(serve, err) : r;
+    return r < 0 ? r : set_state_folder(serve, err);
 }
 
 int serve_run(struct serve *serve, enum replication_mode mode,
@@ -481,6 +481,8 @@ int serve_run(struct serve *serve, enum replication_mode mode,
         .insecure = serve->insecure,
         .name = (char *)serve->name,
         .peer_control = (char *)serve->peer_control,
+        .state = serve->state_folder,
+        .durability = serve->durability,
     };
     struct err err = ERR_INIT;
     struct loop *loop;
@@ -489,7 +491,7 @@ int serve_run(struct serve *serve, enum replication_mode mode,
     if (code >= 0)
         return code;
     service_log_init();
-    if (prepare(serve, mode, &err) < 0) {
+    if (prepare(serve, &err) < 0) {
         cli_error("%s", err.text);
         return EXIT_FAILED;
     }
@@ -509,6 +511,5 @@ int serve_run(struct serve *serve, enum replication_mode mode,
     if (code == -EINTR)
         _exit(EXIT_FAILED); /* requests are under way: nothing can be freed */
     loop_free(loop);
-    fd_close(&serve->state_fd);
     return code < 0 ? EXIT_FAILED : EXIT_OK;
 }

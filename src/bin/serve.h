@@ -28,12 +28,12 @@ struct serve {
     bool sync;        /* the disks are not equal yet: the primary's are copied first */
     bool run_standby; /* a VM runs on the secondary: its export is writable from the start */
     enum replication_overlays on_overlays;
+    enum group_durability durability;
     struct serve_disk disks[SERVE_MAX_DISKS];
     size_t disk_count;
 
     /* While it runs. */
     struct daemon *daemon;
-    int state_fd;
     int passed_fd; /* 0: none; else systemd's socket for the user's clients */
     char qmp[300];
     char state_folder[300];
@@ -47,9 +47,6 @@ int serve_run(struct serve *serve, enum replication_mode mode,
 /* Takes the socket that systemd passed, if there is one; -EINVAL after a message. */
 int serve_passed_fd(struct serve *serve);
 
-/* In the state folder of a secondary: its disks are not equal to the primary's yet. */
-#define MARK_AWAITS_SYNC "awaits-sync"
-
 /* Options that both verbs have; -1: go on, else an exit code. */
 int serve_take(struct serve *serve, int option);
 #define SERVE_LONG_OPTIONS                                                                     \
@@ -62,21 +59,22 @@ int serve_take(struct serve *serve, int option);
     {                                                                                          \
         "help", no_argument, NULL, 'h'                                                         \
     }
-#define SERVE_HELP                                                                                 \
-    "  -n, --name NAME            what other verbs call this daemon (required)\n"                  \
-    "      --disk [NAME=]PATH     a disk; repeat for several (default names: disk0, disk1, ...)\n" \
-    "      --export unix:PATH     where the user's NBD clients connect; exports have the disks'\n" \
-    "                             names\n"                                                         \
-    "      --state DIR            the daemon's own folder (default: /var/lib/blockstep/NAME)\n"    \
-    "      --tls-creds-dir DIR    speak TLS on all TCP connections, with the credentials there\n"  \
-    "      --tls KIND             what they are: x509 (default) or psk\n"                          \
-    "      --tls-username USER    whose key of keys.psk is used (default: qemu)\n"                 \
-    "      --tls-password-file FILE\n"                                                             \
-    "                             holds the password of encrypted private keys, and no line end\n" \
-    "      --insecure             allow TCP listeners that other hosts can reach without TLS\n"    \
-    "  -o, --output FORMAT        how to say that all is ready: text (default) or json\n"          \
-    "      --runas USER[:GROUP]   become that user before anything is opened\n"                    \
-    "      --log-level LEVEL      error, warning, info (default), debug, trace\n"                  \
+#define SERVE_HELP                                                                                  \
+    "  -n, --name NAME            what other verbs call this daemon (required)\n"                   \
+    "      --disk [NAME=]PATH     a disk; repeat for several (default names: disk0, disk1, ...)\n"  \
+    "      --export unix:PATH     where the user's NBD clients connect; exports have the disks'\n"  \
+    "                             names\n"                                                          \
+    "      --state DIR            the daemon's own folder (default: /var/lib/blockstep/NAME; not\n" \
+    "                             for root: ~/.local/state/blockstep/NAME)\n"                       \
+    "      --tls-creds-dir DIR    speak TLS on all TCP connections, with the credentials there\n"   \
+    "      --tls KIND             what they are: x509 (default) or psk\n"                           \
+    "      --tls-username USER    whose key of keys.psk is used (default: qemu)\n"                  \
+    "      --tls-password-file FILE\n"                                                              \
+    "                             holds the password of encrypted private keys, and no line end\n"  \
+    "      --insecure             allow TCP listeners that other hosts can reach without TLS\n"     \
+    "  -o, --output FORMAT        how to say that all is ready: text (default) or json\n"           \
+    "      --runas USER[:GROUP]   become that user before anything is opened\n"                     \
+    "      --log-level LEVEL      error, warning, info (default), debug, trace\n"                   \
     "      --trace PATTERN        switch trace points on\n"
 
 /* --- steps --- */

@@ -239,7 +239,8 @@ static int checkpoint(struct sync *sync, uint64_t *ret_epoch)
 
     if (code == EXIT_OK)
         code = run(sync->secondary, "query-replication", NULL, &status);
-    if (code == EXIT_OK && json_flag(status, "awaits-sync") &&
+    if (code == EXIT_OK &&
+        !(json_flag(status, "consistent") && json_flag(status, "stream-intact")) &&
         (arguments == NULL || json_add_bool(arguments, "first", true) < 0)) {
         cli_error("out of memory");
         code = EXIT_FAILED;
@@ -340,7 +341,6 @@ int sync_fork(struct serve *serve, struct err *err)
     if (prctl(PR_SET_PDEATHSIG, SIGTERM) < 0 || getppid() != parent)
         _exit(EXIT_FAILED);
     /* The lock is the daemon's, and so is the socket of its clients. */
-    fd_close(&serve->state_fd);
     if (serve->passed_fd > 0)
         close(serve->passed_fd);
     code = EXIT_FAILED;

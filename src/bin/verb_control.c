@@ -172,16 +172,22 @@ static void failover_help(void)
            "On the secondary: cuts the primary off, takes over at the last checkpoint, and merges\n"
            "the overlays into the disk while the exports serve already. In stage failover-failed\n"
            "it tries again.\n\n" TARGET_HELP
-           "      --wait             until the merge has ended, with its progress\n");
+           "      --wait             until the merge has ended, with its progress\n"
+           "      --force            also of a group that is inconsistent: its disks become the\n"
+           "                         truth as they are, which may be a mixture of times\n");
 }
 
-static bool take_wait(void *arg, int option)
-{
-    bool *wait = arg;
+struct failover_how {
+    bool wait, force;
+};
 
-    if (option == 'w')
-        *wait = true;
-    return option == 'w';
+static bool take_how(void *arg, int option)
+{
+    struct failover_how *how = arg;
+
+    how->wait = how->wait || option == 'w';
+    how->force = how->force || option == 'f';
+    return option == 'w' || option == 'f';
 }
 
 static void show_merge(struct json_object *merge)
@@ -230,7 +236,19 @@ static int wait_merged(struct qmp_client *client)
     }
 }
 
-static int failover(struct qmp_client *client)
+/* Nobody shall find out afterwards. */
+static void warn_inconsistent(struct json_object *status)
+{
+    const char *reason = json_text(status, "inconsistent-reason");
+
+    if (reason != NULL)
+        fprintf(stderr,
+                "%s: warning: the group is inconsistent (%s); its disks are taken as they are, and "
+                "may hold a mixture of times: check the file systems on them\n",
+                cli_program, reason);
+}
+
+static int failover(struct qmp_client *client, bool force)
 {
     CLEANUP(json_putp) struct json_object *status = NULL;
     struct json_object *arguments;
@@ -238,8 +256,11 @@ static int failover(struct qmp_client *client)
 
     if (code != EXIT_OK)
         return code;
+    if (force)
+        warn_inconsistent(status);
     arguments = json_object_new_object();
-    if (arguments == NULL || json_add_bool(arguments, "failover", true) < 0) {
+    if (arguments == NULL || json_add_bool(arguments, "failover", true) < 0 ||
+        json_add_bool(arguments, "force", force) < 0) {
         json_object_put(arguments);
         cli_error("out of memory");
         return EXIT_FAILED;
@@ -250,13 +271,17 @@ static int failover(struct qmp_client *client)
 int verb_failover(int argc, char **argv)
 {
     static const struct option options[] = {
-        TARGET_LONG_OPTIONS, {"wait", no_argument, NULL, 'w'}, {0}};
+        TARGET_LONG_OPTIONS,
+        {"wait", no_argument, NULL, 'w'},
+        {"force", no_argument, NULL, 'f'},
+        {0},
+    };
     CLEANUP(qmp_client_closep) struct qmp_client *client = NULL;
     struct target target = {0};
-    bool wait = false;
+    struct failover_how how = {0};
     uint64_t began_ns, served_ns;
     char took[32];
-    int code = take_options(argc, argv, options, &target, failover_help, take_wait, &wait);
+    int code = take_options(argc, argv, options, &target, failover_help, take_how, &how);
 
     if (code >= 0)
         return code;
@@ -264,21 +289,21 @@ int verb_failover(int argc, char **argv)
     if (code != EXIT_OK)
         return code;
     began_ns = now_ns();
-    code = failover(client);
+    code = failover(client, how.force);
     if (code != EXIT_OK)
         return code;
     served_ns = now_ns() - began_ns;
     if (!target.json)
         printf("took over in %s%s\n", cli_duration(served_ns, took, sizeof(took)),
-               wait ? "" : "; the merge goes on (blockstep status shows it)");
+               how.wait ? "" : "; the merge goes on (blockstep status shows it)");
     fflush(stdout);
-    code = wait ? wait_merged(client) : EXIT_OK;
+    code = how.wait ? wait_merged(client) : EXIT_OK;
     if (code != EXIT_OK)
         return code;
     if (target.json)
         printf("{\"json-version\": %d, \"duration-ns\": %" PRIu64 ", \"merged\": %s}\n",
-               CLI_JSON_VERSION, served_ns, wait ? "true" : "false");
-    else if (wait)
+               CLI_JSON_VERSION, served_ns, how.wait ? "true" : "false");
+    else if (how.wait)
         printf("merged after %s\n", cli_duration(now_ns() - began_ns, took, sizeof(took)));
     return EXIT_OK;
 }

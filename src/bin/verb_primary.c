@@ -190,7 +190,7 @@ int verb_primary(int argc, char **argv)
         {"sync", no_argument, NULL, 'y'},
         {0},
     };
-    struct serve serve = {.state_fd = -1};
+    struct serve serve = {.durability = GROUP_LEVEL_PROCESS};
     int option;
 
     while ((option = getopt_long(argc, argv, "n:o:h", options, NULL)) != -1) {

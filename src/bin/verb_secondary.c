@@ -31,12 +31,13 @@ static void print_help(void)
         "      --overlays DIR         folder of the overlays (default: beside each disk)\n"
         "      --run-standby          a machine runs on this side all the time: its export is\n"
         "                             writable already before a failover\n"
-        "      --sync                 the disks are not equal yet: no checkpoint and no failover\n"
-        "                             before a primary with --sync has copied its own\n"
-        "      --fresh                empty overlays that hold blocks: your word that the disks\n"
-        "                             are equal\n"
-        "      --resume               overlays hold the live epoch: go on with it\n"
-        "      --merge                a failover was interrupted: go on with it\n");
+        "      --durability LEVEL     what a checkpoint survives: process (a killed daemon;\n"
+        "                             default) or none\n"
+        "      --sync                 begin anew: the disks are not equal, and a primary with\n"
+        "                             --sync will copy its own (the first start does so too)\n"
+        "      --fresh                begin anew: your word that the disks are equal\n"
+        "\nWithout --sync and --fresh a start goes on where the last one ended or was killed, as\n"
+        "the record in the state folder says.\n");
 }
 
 /* --- overlays --- */
@@ -79,6 +80,7 @@ static int add_overlay(struct serve *serve, const struct serve_disk *disk, const
     snprintf(suffix, sizeof(suffix), "-%s", kind);
     options = serve_options(disk, "overlay", suffix);
     if (options == NULL || json_add(options, "file", serve_file_options(path)) < 0 ||
+        json_add_string(options, "on-damage", "hold") < 0 ||
         json_add_string(options, "backing", serve_node_name(disk, backing_suffix, name)) < 0) {
         json_object_put(options);
         return err_no_memory(err);
@@ -167,7 +169,7 @@ static int add_disk(struct serve *serve, struct serve_disk *disk, struct err *er
 
 static int add_user_exports(struct serve *serve, struct err *err) MAY_WAIT
 {
-    bool writable = serve->run_standby || serve->on_overlays == REPLICATION_OVERLAYS_MERGE;
+    bool writable = serve->run_standby || replication_has_taken_over(serve->daemon->group);
     int r;
 
     if (serve->export == NULL && serve->passed_fd == 0)
@@ -182,12 +184,13 @@ static int add_user_exports(struct serve *serve, struct err *err) MAY_WAIT
     return r;
 }
 
-/* After the start, so that nothing of a primary comes before old content is saved. */
+/* After the start, so that nothing of a primary comes before old content is saved. Disks that are, or
+ * become, the only copy take nothing from a primary. */
 static int add_peer_exports(struct serve *serve, struct err *err) MAY_WAIT
 {
-    int r;
+    int r = 0;
 
-    if (serve->on_overlays == REPLICATION_OVERLAYS_MERGE)
+    if (!replication_takes_primary(serve->daemon->group))
         return 0;
     r = serve_listen(serve, SERVER_PEER, serve->listen, "--listen", err);
     for (size_t i = 0; r == 0 && i < serve->disk_count; i++)
@@ -196,14 +199,15 @@ static int add_peer_exports(struct serve *serve, struct err *err) MAY_WAIT
     return r;
 }
 
-/* Durable before the primary is told. */
-static void synchronised(void *arg)
+/* A first start without a word is of disks that nobody has called equal. */
+static int start(struct serve *serve, struct err *err) MAY_WAIT
 {
-    const struct serve *serve = arg;
-    struct err err = ERR_INIT;
+    struct replication_group *group = serve->daemon->group;
+    enum replication_overlays overlays = serve->on_overlays;
 
-    if (state_mark(serve->state_folder, MARK_AWAITS_SYNC, false, &err) < 0)
-        log_error("secondary", "%s; the next start will want to synchronise again", err.text);
+    if (overlays == REPLICATION_OVERLAYS_EMPTY && !replication_has_record(group))
+        overlays = REPLICATION_OVERLAYS_SYNC;
+    return replication_start(group, REPLICATION_SECONDARY, overlays, err);
 }
 
 static int assemble(struct serve *serve, struct err *err) MAY_WAIT
@@ -214,12 +218,8 @@ static int assemble(struct serve *serve, struct err *err) MAY_WAIT
         r = folder_make(serve->overlays, 0700, err);
     for (size_t i = 0; r == 0 && i < serve->disk_count; i++)
         r = add_disk(serve, &serve->disks[i], err);
-    serve->daemon->owner.synchronised = synchronised;
-    serve->daemon->owner.synchronised_arg = serve;
-    if (r == 0 && serve->sync)
-        r = replication_await_sync(serve->daemon->group, err);
-    else if (r == 0)
-        r = replication_start(serve->daemon->group, REPLICATION_SECONDARY, serve->on_overlays, err);
+    if (r == 0)
+        r = start(serve, err);
     if (r == 0)
         r = add_user_exports(serve, err);
     return r < 0 ? r : add_peer_exports(serve, err);
@@ -227,11 +227,18 @@ static int assemble(struct serve *serve, struct err *err) MAY_WAIT
 
 static int take_overlays(struct serve *serve, enum replication_overlays choice)
 {
-    if ((serve->on_overlays != REPLICATION_OVERLAYS_EMPTY && serve->on_overlays != choice) ||
-        serve->sync)
-        return cli_usage_error("--sync, --fresh, --resume and --merge exclude each other");
+    if (serve->on_overlays != REPLICATION_OVERLAYS_EMPTY && serve->on_overlays != choice)
+        return cli_usage_error("--sync and --fresh exclude each other");
     serve->on_overlays = choice;
     return -1;
+}
+
+static int take_durability(struct serve *serve)
+{
+    struct err err = ERR_INIT;
+
+    return config_durability(optarg, &serve->durability, &err) < 0 ? cli_usage_error("%s", err.text)
+                                                                   : -1;
 }
 
 static int take(struct serve *serve, int option)
@@ -251,15 +258,10 @@ static int take(struct serve *serve, int option)
         return -1;
     case 'f':
         return take_overlays(serve, REPLICATION_OVERLAYS_FRESH);
-    case 'r':
-        return take_overlays(serve, REPLICATION_OVERLAYS_RESUME);
-    case 'm':
-        return take_overlays(serve, REPLICATION_OVERLAYS_MERGE);
+    case 'D':
+        return take_durability(serve);
     case 'y':
-        if (serve->on_overlays != REPLICATION_OVERLAYS_EMPTY)
-            return cli_usage_error("--sync, --fresh, --resume and --merge exclude each other");
-        serve->sync = true;
-        return -1;
+        return take_overlays(serve, REPLICATION_OVERLAYS_SYNC);
     default:
         return serve_take(serve, option);
     }
@@ -274,12 +276,11 @@ int verb_secondary(int argc, char **argv)
         {"overlays", required_argument, NULL, 'O'},
         {"run-standby", no_argument, NULL, 'S'},
         {"fresh", no_argument, NULL, 'f'},
-        {"resume", no_argument, NULL, 'r'},
-        {"merge", no_argument, NULL, 'm'},
+        {"durability", required_argument, NULL, 'D'},
         {"sync", no_argument, NULL, 'y'},
         {0},
     };
-    struct serve serve = {.state_fd = -1};
+    struct serve serve = {.durability = GROUP_LEVEL_PROCESS};
     int option;
 
     while ((option = getopt_long(argc, argv, "n:o:h", options, NULL)) != -1) {
@@ -297,8 +298,7 @@ int verb_secondary(int argc, char **argv)
         return cli_usage_error("'%s' is not an option", argv[optind]);
     if (serve_passed_fd(&serve) < 0)
         return EXIT_USAGE;
-    if (serve.name != NULL && serve.listen == NULL &&
-        serve.on_overlays != REPLICATION_OVERLAYS_MERGE)
+    if (serve.name != NULL && serve.listen == NULL)
         return cli_usage_error("--listen is missing: where does the primary connect?");
     return serve_run(&serve, REPLICATION_SECONDARY, assemble);
 }

@@ -60,8 +60,9 @@ static void print_checkpoint(struct json_object *status)
     char age[32], held[32];
 
     print_label("checkpoint");
-    if (json_flag(status, "awaits-sync")) {
-        printf("none yet: waits for a primary with --sync to copy its disks\n");
+    if (json_text(status, "inconsistent-reason") != NULL) {
+        printf("%snone%s: %s\n", cli_style(CLI_BAD), cli_style(CLI_PLAIN),
+               json_text(status, "inconsistent-reason"));
         return;
     }
     printf("epoch %" PRIu64, json_uint(status, "epoch"));
@@ -72,6 +73,33 @@ static void print_checkpoint(struct json_object *status)
     else
         printf(", none taken yet");
     putchar('\n');
+}
+
+/* What a secondary promises, and what is missing. */
+static void print_marks(struct json_object *status)
+{
+    const char *level = json_text(status, "durability");
+    const char *inconsistent = json_text(status, "inconsistent-reason");
+    const char *broken = json_text(status, "stream-reason");
+
+    if (json_member(status, "consistent") == NULL)
+        return;
+    print_label("state");
+    if (inconsistent != NULL)
+        printf("%sinconsistent%s: a failover needs --force until a primary with --sync has copied "
+               "its disks\n",
+               cli_style(CLI_BAD), cli_style(CLI_PLAIN));
+    else if (level == NULL)
+        printf("consistent, kept in no state folder: a restart cannot know it\n");
+    else if (strcmp(level, "none") == 0)
+        printf("consistent, durability none: lost when the daemon is killed\n");
+    else
+        printf("consistent, durability %s: survives a killed daemon, not a loss of power\n", level);
+    if (broken == NULL || inconsistent != NULL)
+        return;
+    print_label("stream");
+    printf("%sbroken%s: %s; no further checkpoint until a new synchronisation\n",
+           cli_style(CLI_BAD), cli_style(CLI_PLAIN), broken);
 }
 
 /* --- the link --- */
@@ -213,6 +241,7 @@ static void print_status(struct json_object *status)
     print_head(status);
     if (count > 0)
         print_checkpoint(status);
+    print_marks(status);
     print_secondary_link(status);
     for (size_t i = 0; i < count; i++) {
         struct json_object *disk = json_object_array_get_idx(disks, i);

@@ -12,10 +12,11 @@ static const char *const mode_names[] = {"primary", "secondary", NULL};
 
 _Static_assert(REPLICATION_PRIMARY == 0 && REPLICATION_SECONDARY == 1, "order of mode_names");
 
-static const char *const overlays_names[] = {"empty", "fresh", "resume", "merge", NULL};
+static const char *const overlays_names[] = {"empty", "fresh", "resume", "merge", "sync", NULL};
 
 _Static_assert(REPLICATION_OVERLAYS_EMPTY == 0 && REPLICATION_OVERLAYS_FRESH == 1 &&
-                   REPLICATION_OVERLAYS_RESUME == 2 && REPLICATION_OVERLAYS_MERGE == 3,
+                   REPLICATION_OVERLAYS_RESUME == 2 && REPLICATION_OVERLAYS_MERGE == 3 &&
+                   REPLICATION_OVERLAYS_SYNC == 4,
                "order of overlays_names");
 
 /* --- ours --- */
@@ -90,7 +91,7 @@ static int run_checkpoint(struct qmp_call *call, void *args, struct err *err) MA
 }
 
 struct stop_args {
-    bool failover;
+    bool failover, force;
     int target;
 };
 
@@ -101,6 +102,10 @@ static const struct opt stop_opts[] = {
      .type = OPT_BOOL,
      .offset = OPT_FIELD(struct stop_args, failover),
      .help = "secondary: take over"},
+    {.name = "force",
+     .type = OPT_BOOL,
+     .offset = OPT_FIELD(struct stop_args, force),
+     .help = "failover: also of an inconsistent group, with its disks as they are"},
     {.name = "target",
      .type = OPT_ENUM,
      .offset = OPT_FIELD(struct stop_args, target),
@@ -109,9 +114,9 @@ static const struct opt stop_opts[] = {
     {0},
 };
 
-static int stop(struct daemon *daemon, bool failover, struct err *err) MAY_WAIT
+static int stop(struct daemon *daemon, bool failover, bool force, struct err *err) MAY_WAIT
 {
-    return failover ? daemon_failover(daemon, err) : daemon_stop_replication(daemon, err);
+    return failover ? daemon_failover(daemon, force, err) : daemon_stop_replication(daemon, err);
 }
 
 static int run_stop(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
@@ -120,7 +125,9 @@ static int run_stop(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
 
     if (how->target != 0)
         return err_set(err, -EOPNOTSUPP, "target 'latest' is not supported yet: use 'checkpoint'");
-    return stop(call->context, how->failover, err);
+    if (how->force && !how->failover)
+        return err_set(err, -EINVAL, "'force' is for a failover: a plain stop needs none");
+    return stop(call->context, how->failover, how->force, err);
 }
 
 static int run_query(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
@@ -175,7 +182,7 @@ static int run_xen_set(struct qmp_call *call, void *args, struct err *err) MAY_W
         return err_set(err, -EINVAL, "Parameter 'failover' is only for stopping replication");
     if (set->enable)
         return replication_start(daemon->group, mode, REPLICATION_OVERLAYS_FRESH, err);
-    return stop(daemon, set->failover, err);
+    return stop(daemon, set->failover, false, err);
 }
 
 static int run_xen_status(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
@@ -206,7 +213,7 @@ static int run_xen_checkpoint(struct qmp_call *call, void *args, struct err *err
  * alone. */
 static int run_lost_heartbeat(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
 {
-    return daemon_failover(call->context, err);
+    return daemon_failover(call->context, false, err);
 }
 
 /* What of the stages COLO has words for. */

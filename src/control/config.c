@@ -147,7 +147,19 @@ void config_release(struct config *config)
     free(config->chardevs);
     free(config->name);
     free(config->peer_control);
+    free(config->state);
     *config = (struct config){0};
+}
+
+int config_durability(const char *text, enum group_durability *ret_level, struct err *err)
+{
+    for (int level = GROUP_LEVEL_NONE; level <= GROUP_LEVEL_HOST; level++) {
+        if (strcmp(text, group_durability_name((enum group_durability)level)) == 0) {
+            *ret_level = (enum group_durability)level;
+            return 0;
+        }
+    }
+    return err_set(err, -EINVAL, "--durability: '%s' is none of none, process", text);
 }
 
 /* A zeroed item at the end of the list, which counts it only with item_keep(). */

@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "control/address.h"
 #include "control/qmp.h"
+#include "wire/group_record.h"
 
 #define CONFIG_MAX_ITEMS 1024u
 
@@ -72,6 +73,8 @@ struct config {
     const struct driver *const *drivers; /* NULL-terminated */
     char *name;                          /* may be NULL */
     char *peer_control; /* of a primary: where its secondary takes checkpoints; or NULL */
+    char *state;        /* folder of the group's record; NULL: none is kept */
+    enum group_durability durability; /* with a state folder */
     bool insecure;
     int passed_fd; /* a listening socket that the process was started with; 0: none. The NBD server
                     * "default", unless one with addr.type=fd takes it */
@@ -93,6 +96,8 @@ int config_add_chardev(struct config *config, const char *text, struct err *err)
 int config_add_monitor(struct config *config, const char *text, struct err *err);
 /* "unix:PATH" or "inet:HOST:PORT", then ",role=full|peer" and ",tls-creds=ID" perhaps. */
 int config_add_qmp(struct config *config, const char *text, struct err *err);
+
+int config_durability(const char *text, enum group_durability *ret_level, struct err *err);
 
 /* Options that are already a tree; takes the reference, also on failure. NULL: memory is out. */
 int config_add_blockdev_json(struct config *config, struct json_object *options, struct err *err);

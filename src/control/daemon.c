@@ -8,6 +8,7 @@
 #include "control/commands.h"
 #include "drivers/table.h"
 #include "drivers/tls_object.h"
+#include "loop/file.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -271,10 +272,42 @@ static bool passed_is_named(const struct config *config)
     return false;
 }
 
+/* What tells one run of this host from the next; empty when it cannot be told. */
+static void read_boot_id(struct loop *loop, char boot_id[GROUP_RECORD_BOOT_ID_BYTES]) MAY_WAIT
+{
+    struct err ignored = ERR_INIT;
+    struct file *file = NULL;
+    ssize_t length = 0;
+
+    if (file_open(loop, "/proc/sys/kernel/random/boot_id", 0, FILE_AIO_THREADS, &file, &ignored) ==
+        0)
+        length = file_read(file, boot_id, GROUP_RECORD_BOOT_ID_BYTES - 1, 0);
+    file_close(file);
+    boot_id[MAX(length, 0)] = '\0';
+    boot_id[strcspn(boot_id, "\n")] = '\0';
+}
+
+static int use_state(struct daemon *daemon, struct err *err) MAY_WAIT
+{
+    char boot_id[GROUP_RECORD_BOOT_ID_BYTES];
+    const struct replication_state state = {
+        .folder = daemon->config->state,
+        .level = daemon->config->durability,
+        .boot_id = boot_id,
+    };
+
+    if (state.folder == NULL)
+        return 0;
+    read_boot_id(daemon->loop, boot_id);
+    return replication_use_state(daemon->group, &state, err);
+}
+
 int daemon_start(struct daemon *daemon, struct err *err)
 {
     int r = config_check(daemon->config, err);
 
+    if (r == 0)
+        r = use_state(daemon, err);
     if (r == 0 && daemon->passed_fd > 0 && !passed_is_named(daemon->config)) {
         r = daemon_adopt_nbd_server(daemon, NBD_SERVER_DEFAULT_ID, daemon->passed_fd, NULL, 0, err);
         daemon->passed_fd = 0;
@@ -345,8 +378,8 @@ static void tell_of_merge(struct daemon *daemon)
 
     if (replication_state(daemon->group, &mode, &stage) && stage == REPLICATION_FAILOVER)
         log_warning("daemon", "the merge of a failover has not ended: the overlays are still "
-                              "needed, and the next start must go on with it (overlays=merge; "
-                              "blockstep secondary --merge)");
+                              "needed, and the next start goes on with it (by itself with a "
+                              "state folder, else with overlays=merge)");
 }
 
 /* Control goes first: its commands use all the rest. */

@@ -87,7 +87,7 @@ int daemon_add_export(struct daemon *daemon, const struct config_export *options
     MAY_WAIT;
 /* Failover, and what follows from it: exports that wait for it become writable. Tells of the end of
  * replication (COLO_EXIT). */
-int daemon_failover(struct daemon *daemon, struct err *err) MAY_WAIT;
+int daemon_failover(struct daemon *daemon, bool force, struct err *err) MAY_WAIT;
 /* The other way to end it. */
 int daemon_stop_replication(struct daemon *daemon, struct err *err) MAY_WAIT;
 /* The fence of struct replication_owner: no way of the peer leads to these edges any more. */

@@ -165,13 +165,14 @@ static void tell_exit(struct daemon *daemon, enum replication_mode mode)
         qmp_server_event(daemon->qmp, "COLO_EXIT", TAKE_PTR(data));
 }
 
-static int stop(struct daemon *daemon, bool failover, struct err *err) MAY_WAIT
+static int stop(struct daemon *daemon, bool failover, bool force, struct err *err) MAY_WAIT
 {
     enum replication_mode mode;
     enum replication_stage stage;
     bool running = replication_state(daemon->group, &mode, &stage) &&
                    (stage == REPLICATION_RUNNING || stage == REPLICATION_FAILOVER_FAILED);
-    int r = replication_stop(daemon->group, failover, err);
+    int r = force ? replication_force_failover(daemon->group, err)
+                  : replication_stop(daemon->group, failover, err);
 
     if (r == 0 && running)
         tell_exit(daemon, mode);
@@ -180,12 +181,12 @@ static int stop(struct daemon *daemon, bool failover, struct err *err) MAY_WAIT
 
 int daemon_stop_replication(struct daemon *daemon, struct err *err)
 {
-    return stop(daemon, false, err);
+    return stop(daemon, false, false, err);
 }
 
-int daemon_failover(struct daemon *daemon, struct err *err)
+int daemon_failover(struct daemon *daemon, bool force, struct err *err)
 {
-    int r = stop(daemon, true, err);
+    int r = stop(daemon, true, force, err);
 
     if (r < 0)
         return r;

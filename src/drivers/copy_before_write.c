@@ -111,7 +111,7 @@ static int cbw_next_unsaved(struct cbw_state *cbw, uint64_t *offset_bytes, uint6
 /* --- failures --- */
 
 static void cbw_note_failure(struct cbw_state *cbw, bool reading, uint64_t offset_bytes,
-                             uint64_t length_bytes, int code)
+                             uint64_t length_bytes, int code) MAY_WAIT
 {
     struct edge *where = reading ? cbw->file : cbw->target;
 
@@ -130,7 +130,7 @@ static void cbw_note_failure(struct cbw_state *cbw, bool reading, uint64_t offse
 }
 
 static int cbw_note_disk(struct cbw_state *cbw, const char *operation, uint64_t offset_bytes,
-                         uint64_t length_bytes, int ret)
+                         uint64_t length_bytes, int ret) MAY_WAIT
 {
     if (unlikely(ret < 0) && cbw->failed != NULL)
         cbw->failed(cbw->failed_arg, operation, cbw->file->child, offset_bytes, length_bytes, ret);

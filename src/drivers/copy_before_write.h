@@ -60,10 +60,10 @@ void cbw_abandon(struct cbw *cbw) MAY_WAIT;
 
 /* Tells, as it happens, of every failed copy ("copy-before-write") and of every write, zero, discard or
  * flush that the disk below the filter failed ("write to the secondary disk", ...): `operation` is
- * static text, `where` the node that failed. Until cbw_remove(); NULL takes it back. The replication
- * group makes its sticky error of it. */
+ * static text, `where` the node that failed. The request ends when it returns, and it may wait. Until
+ * cbw_remove(); NULL takes it back. The replication group makes its sticky error of it. */
 typedef void cbw_failed(void *arg, const char *operation, const struct node *where,
-                        uint64_t offset_bytes, uint64_t length_bytes, int code); /* must not wait */
+                        uint64_t offset_bytes, uint64_t length_bytes, int code);
 void cbw_on_failure(struct cbw *cbw, cbw_failed *failed, void *arg);
 
 /* `filter`: a node of driver copy-before-write. Returns error.code. */

@@ -25,6 +25,11 @@ struct replication_group *replication_group_new(struct graph *graph, struct job_
     group->owner = owner;
     co_mutex_init(&group->calls);
     list_init(&group->disks);
+    if (group_record_init(group) < 0) {
+        group_record_release(group);
+        free(group);
+        return NULL;
+    }
     return group;
 }
 
@@ -49,6 +54,40 @@ static void end_merges(struct replication_group *group) MAY_WAIT
     }
 }
 
+static int flush_disk(struct group_disk *disk) MAY_WAIT
+{
+    int ret = io_flush(disk->lower);
+    if (ret == 0)
+        ret = io_flush(node_child(disk->node, "file"));
+    if (ret == 0)
+        ret = io_flush(node_child(disk->active, "backing"));
+    return ret;
+}
+
+/* Nobody writes any more: what the overlays hold can be made durable, so that the next start finds it
+ * even when the host was off in between. */
+static void end_record(struct replication_group *group) MAY_WAIT
+{
+    if (group->file == NULL || group->record_code < 0 || list_empty(&group->disks))
+        return;
+    LIST_FOR_EACH(disk, &group->disks, struct group_disk, link) {
+        int ret = flush_disk(disk);
+        if (ret == 0)
+            continue;
+        log_error("replication", "node '%s': flush at the end: %s", disk->node->name,
+                  err_errno_name(ret));
+        return;
+    }
+    struct err err = ERR_INIT;
+    struct group_record *change = group_record_change(group);
+    change->undo_durable = true;
+    /* At level none checkpoints have not been recorded. */
+    LIST_FOR_EACH(disk, &group->disks, struct group_disk, link)
+        record_set_overlays(change, &disk, 1, false);
+    if (group_record_write(group, &err) < 0)
+        log_error("replication", "the end in good order cannot be recorded: %s", err.text);
+}
+
 void replication_group_free(struct replication_group *group)
 {
     if (group == NULL)
@@ -57,8 +96,11 @@ void replication_group_free(struct replication_group *group)
     group->ending = true;
     co_mutex_unlock(&group->calls);
     end_merges(group);
+    end_record(group);
     LIST_FOR_EACH_SAFE(disk, &group->disks, struct group_disk, link)
         disk_free(disk);
+    record_file_close(group->file);
+    group_record_release(group);
     free(group);
 }
 
@@ -175,10 +217,9 @@ int group_check_synchronised(const struct replication_group *group, const char *
     if (!group->awaits_sync)
         return 0;
     return err_set(err, -ENODATA,
-                   "%s: there is no checkpoint yet: this secondary was never synchronised with its"
-                   " primary, and its disks hold nothing of use before it is (blockstep primary"
-                   " --sync)",
-                   what);
+                   "%s: the group is inconsistent, there is no checkpoint: %s; synchronise it"
+                   " (blockstep primary --sync)",
+                   what, group->record->inconsistent_reason);
 }
 
 /* --- stop --- */
@@ -208,6 +249,22 @@ static void stop_primaries(const struct group_members *members)
     }
 }
 
+/* The secondary disks are what is left, and whole only when the stream was. */
+static int record_stop(struct replication_group *group, struct group_disk *const *disks,
+                       size_t count, struct err *err) MAY_WAIT
+{
+    struct group_record *change = group_record_change(group);
+    record_set_overlays(change, disks, count, true);
+    change->stage = GROUP_DONE;
+    change->undo_durable = false;
+    if (!change->stream_intact)
+        record_set_inconsistent(change, change->stream_reason);
+    int ret = group_record_write(group, err);
+    if (ret < 0)
+        disks_empty_abort(disks, count, EMPTY_ACTIVE_FIRST);
+    return ret;
+}
+
 /* Drops what the overlays hold: the secondary disk keeps what the primary forwarded. */
 static int stop_secondaries(struct replication_group *group, struct err *err) MAY_WAIT
 {
@@ -221,7 +278,9 @@ static int stop_secondaries(struct replication_group *group, struct err *err) MA
     int ret = disks_drain(disks, count, &drain, err);
     if (ret < 0)
         return ret;
-    ret = disks_empty_prepare(disks, count, EMPTY_ACTIVE_FIRST, group->epoch, err);
+    ret = disks_empty_prepare(disks, count, EMPTY_ACTIVE_FIRST, group->record->epoch, err);
+    if (ret == 0)
+        ret = record_stop(group, disks, count, err);
     if (ret == 0) {
         disks_empty_commit(disks, count);
         for (size_t i = 0; i < count; i++)
@@ -272,17 +331,32 @@ static int stop_members(struct replication_group *group, const struct group_memb
     return ret;
 }
 
-int replication_stop(struct replication_group *group, bool failover, struct err *err)
+static int stop(struct replication_group *group, bool failover, bool force, struct err *err)
+    MAY_WAIT
 {
     struct group_members members;
     int ret = group_begin(group, &members, err);
     if (ret < 0)
         return ret;
-    ret = group_check_synchronised(group, failover ? "no failover" : "nothing to stop", err);
-    if (ret == 0)
-        ret = stop_members(group, &members, failover, err);
+    if (force && group->awaits_sync) {
+        ret = group_force_over(group, &members, err);
+    } else {
+        ret = group_check_synchronised(group, failover ? "no failover" : "nothing to stop", err);
+        if (ret == 0)
+            ret = stop_members(group, &members, failover, err);
+    }
     group_end(group, &members);
     return ret;
+}
+
+int replication_stop(struct replication_group *group, bool failover, struct err *err)
+{
+    return stop(group, failover, false, err);
+}
+
+int replication_force_failover(struct replication_group *group, struct err *err)
+{
+    return stop(group, true, true, err);
 }
 
 /* --- the sticky error --- */
@@ -300,6 +374,8 @@ int replication_get_error(struct replication_group *group, struct err *err)
         if (replication_error_of(members.nodes[i])->count > 0)
             ret = group_error_text(members.nodes[i], err);
     }
+    if (ret == 0 && group->record->stage == GROUP_RUNNING)
+        ret = group_check_stream(group, err);
     members_release(&members);
     return ret;
 }

@@ -15,6 +15,7 @@
 #include "block/graph.h"
 #include "drivers/replication.h"
 #include "jobs/job.h"
+#include "wire/group_record.h"
 
 struct replication_group;
 
@@ -31,9 +32,6 @@ struct replication_owner {
      */
     int (*fence)(void *arg, struct edge *const *roots, size_t count, struct err *err);
     void *arg;
-    /* The first checkpoint of a secondary that awaited it is taken. Optional; must not wait. */
-    void (*synchronised)(void *arg);
-    void *synchronised_arg;
 };
 
 /* `jobs` is where merges appear; both outlive the group. `owner` may be NULL. NULL when memory is
@@ -41,31 +39,51 @@ struct replication_owner {
 struct replication_group *replication_group_new(struct graph *graph, struct job_list *jobs,
                                                 const struct replication_owner *owner);
 /*
- * For the end of the daemon. A merge under way is interrupted, not cancelled: the overlays keep what
- * they hold and a start with REPLICATION_OVERLAYS_MERGE finishes it. Takes the filters out, so that
- * the graph can be freed. NULL is fine.
+ * For the end of the daemon; nobody uses the disks any more. A merge under way is interrupted, not
+ * cancelled: the overlays keep what they hold and the next start finishes it (without a state folder:
+ * one with REPLICATION_OVERLAYS_MERGE). With a state folder the overlays are flushed, and the record
+ * says so. Takes the filters out, so that the graph can be freed. NULL is fine.
  */
 void replication_group_free(struct replication_group *group) MAY_WAIT;
 
-/* What a start on the secondary makes of overlays that already hold blocks. There is no group record
- * yet that could decide it. */
-enum replication_overlays {
-    REPLICATION_OVERLAYS_EMPTY,  /* must hold nothing: else an error that names the other choices */
-    REPLICATION_OVERLAYS_FRESH,  /* drop them: the caller's word that the disks are equal */
-    REPLICATION_OVERLAYS_RESUME, /* they hold the live epoch: go on at it, without a checkpoint */
-    REPLICATION_OVERLAYS_MERGE,  /* a failover was interrupted: go on with it (stage failover) */
+/*
+ * Where the group keeps its record (docs/group-record.md), and what its checkpoints survive. Before a
+ * start; the texts are copied. The folder is made where there is none, and locked. A record that
+ * cannot be used does not fail here, but a start that would need it.
+ */
+struct replication_state {
+    const char *folder;
+    enum group_durability level;
+    const char *boot_id; /* of this run of the host; NULL: not known */
 };
-
-int replication_start(struct replication_group *group, enum replication_mode mode,
-                      enum replication_overlays overlays, struct err *err) MAY_WAIT;
+int replication_use_state(struct replication_group *group, const struct replication_state *state,
+                          struct err *err) MAY_WAIT;
+/* Whether an earlier run has left one, good or not. */
+bool replication_has_record(const struct replication_group *group);
 
 /*
- * S: its disks are not equal to the primary's, and nobody has said that they will be. Until a start
- * (the caller's word that they are equal) there is no checkpoint: stop, failover and checkpoint are
- * refused and say why.
+ * What a start on the secondary makes of overlays. With a state folder the record of an earlier run
+ * decides, and the caller may only say that it is to begin anew (FRESH, SYNC); without one, or without
+ * a record in it, the caller's word counts.
  */
-int replication_await_sync(struct replication_group *group, struct err *err) MAY_WAIT;
-/* S, while it awaits: the primary's word that the disks are equal. Starts, with the first checkpoint. */
+enum replication_overlays {
+    REPLICATION_OVERLAYS_EMPTY, /* as the record says. None: they must hold nothing, and the disks
+                                  * are equal */
+    REPLICATION_OVERLAYS_FRESH, /* drop what they hold: the caller's word that the disks are equal */
+    REPLICATION_OVERLAYS_RESUME, /* no state folder: go on at their epoch, without a checkpoint */
+    REPLICATION_OVERLAYS_MERGE,  /* no state folder: go on with a failover that was interrupted */
+    REPLICATION_OVERLAYS_SYNC,   /* the disks are not equal yet */
+};
+
+/*
+ * A start as secondary that finds what its last checkpoint needs lost, or is told SYNC, succeeds, and
+ * the group is *inconsistent*: stage none, no copies of what the primary overwrites, and until
+ * replication_first_checkpoint() stop, failover and checkpoint are refused and say why.
+ */
+int replication_start(struct replication_group *group, enum replication_mode mode,
+                      enum replication_overlays overlays, struct err *err) MAY_WAIT;
+/* S, while it is inconsistent or its stream is broken: the primary's word that the disks are equal now,
+ * and a checkpoint of that. */
 int replication_first_checkpoint(struct replication_group *group, uint64_t *ret_epoch,
                                  struct err *err) MAY_WAIT;
 
@@ -79,6 +97,14 @@ int replication_checkpoint(struct replication_group *group, uint64_t deadline_ns
 
 /* `failover` on S returns when the group serves from the checkpoint; the merge goes on in jobs. */
 int replication_stop(struct replication_group *group, bool failover, struct err *err) MAY_WAIT;
+/* As a stop with failover; of an inconsistent group too: its disks become the truth as they are, or what
+ * is left of an interrupted failover is merged. */
+int replication_force_failover(struct replication_group *group, struct err *err) MAY_WAIT;
+/* S: what its user sees is the truth, and may be written to: from a failover on, also when an earlier
+ * run began it. */
+bool replication_has_taken_over(const struct replication_group *group);
+/* S: its disks may be written to by a primary: neither has it taken over, nor was it stopped. */
+bool replication_takes_primary(const struct replication_group *group);
 
 /* 0, or the sticky first error in words; -ENODEV when replication is not running. */
 int replication_get_error(struct replication_group *group, struct err *err) MAY_WAIT;
@@ -90,7 +116,9 @@ bool replication_state(struct replication_group *group, enum replication_mode *r
 
 /*
  * For query-replication; NULL when memory is out.
- * { "role": "primary"|"secondary"|"none", "awaits-sync": true (when so), "stage": "none"|"running"|"failover"|"failover-failed"|"done",
+ * { "role": "primary"|"secondary"|"none", "stage": "none"|"running"|"failover"|"failover-failed"|"done",
+ *   S, from its start on: "consistent", "inconsistent-reason" (when not), "stream-intact",
+ *     "stream-reason" (when not), "durability" (with a state folder), "promoted" (when so)
  *   "epoch": n, "last-checkpoint": {"wall-time-ns", "age-ns", "held-ns", "duration-ns"} (when any),
  *   "merge": {"done", "total", "rate"} (bytes, bytes/s; in a failover),
  *   "error": as below (the first of all disks, when any),

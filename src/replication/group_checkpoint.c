@@ -35,7 +35,7 @@ static void layers_set_epoch(struct group_disk *const *disks, size_t count, uint
 int disks_empty_prepare(struct group_disk *const *disks, size_t count, enum empty_order order,
                         uint64_t epoch, struct err *err)
 {
-    uint64_t epoch_before = disks[0]->group->epoch;
+    uint64_t epoch_before = disks[0]->group->record->epoch;
     layers_set_epoch(disks, count, epoch);
     for (size_t i = 0; i < 2 * count; i++) {
         struct node *layer = layer_of(disks, i, order);
@@ -58,6 +58,13 @@ void disks_empty_commit(struct group_disk *const *disks, size_t count)
         node_empty_commit(layer_of(disks, i, EMPTY_ACTIVE_FIRST));
 }
 
+void disks_empty_abort(struct group_disk *const *disks, size_t count, enum empty_order order)
+{
+    for (size_t i = 2 * count; i-- > 0;)
+        node_empty_abort(layer_of(disks, i, order));
+    layers_set_epoch(disks, count, disks[0]->group->record->epoch);
+}
+
 int disks_drain(struct group_disk *const *disks, size_t count, struct graph_drain *drain,
                 struct err *err)
 {
@@ -76,7 +83,7 @@ static void emit_checkpoint(struct replication_group *group, enum replication_mo
 {
     CLEANUP(json_putp) struct json_object *data = json_object_new_object();
     if (data == NULL || json_add_string(data, "role", replication_mode_name(mode)) < 0 ||
-        json_add_uint(data, "epoch", group->epoch) < 0 ||
+        json_add_uint(data, "epoch", group->record->epoch) < 0 ||
         json_add_uint(data, "held-ns", group->checkpoint_held_ns) < 0 ||
         json_add_uint(data, "duration-ns", group->checkpoint_duration_ns) < 0)
         return;
@@ -122,13 +129,32 @@ static int flush_disks(struct group_disk *const *disks, size_t count, struct err
     return 0;
 }
 
+/* Everything is held. All overlays are empty when the record says so, or none is. */
+static int switch_epoch(struct replication_group *group, struct group_disk *const *disks,
+                        size_t count, const struct group_record *first, struct err *err) MAY_WAIT
+{
+    int ret = disks_empty_prepare(disks, count, EMPTY_ACTIVE_FIRST, group->record->epoch + 1, err);
+    if (ret < 0)
+        return ret;
+    ret = group_record_commit_cut(group, disks, count, first, err);
+    if (ret < 0)
+        disks_empty_abort(disks, count, EMPTY_ACTIVE_FIRST);
+    else
+        disks_empty_commit(disks, count);
+    return ret;
+}
+
 int group_checkpoint_secondary(struct replication_group *group, struct group_disk *const *disks,
-                               size_t count, struct err *err)
+                               size_t count, const struct group_record *first, struct err *err)
 {
     uint64_t begun_ns = group_clock_ns(group);
     int ret = check_intact(disks, count, err);
+    if (ret == 0 && first == NULL)
+        ret = group_check_stream(group, err);
     if (ret == 0)
         ret = flush_disks(disks, count, err);
+    if (ret == 0)
+        ret = group_record_prepare_cut(group, disks, count, first, err);
     if (ret < 0)
         return ret;
     uint64_t held_ns = group_clock_ns(group);
@@ -139,11 +165,7 @@ int group_checkpoint_secondary(struct replication_group *group, struct group_dis
     /* Again: a write may have failed since. */
     ret = check_intact(disks, count, err);
     if (ret == 0)
-        ret = disks_empty_prepare(disks, count, EMPTY_ACTIVE_FIRST, group->epoch + 1, err);
-    if (ret == 0) {
-        disks_empty_commit(disks, count);
-        group->epoch++;
-    }
+        ret = switch_epoch(group, disks, count, first, err);
     graph_drain_end(&drain);
     held_ns = group_clock_ns(group) - held_ns;
     if (ret == 0)
@@ -202,7 +224,7 @@ static int checkpoint_primary(struct replication_group *group, struct node *cons
         replication_forward_release(nodes[i]);
     if (ret < 0)
         return ret;
-    group->epoch++;
+    group->record->epoch++;
     checkpoint_done(group, REPLICATION_PRIMARY, begun_ns, group_clock_ns(group) - begun_ns);
     return 0;
 }
@@ -253,7 +275,7 @@ static int checkpoint_members(struct replication_group *group, struct group_memb
         return err_no_memory(err);
     size_t count = disks_in_stage(group, REPLICATION_RUNNING, disks);
     if (count > 0)
-        ret = group_checkpoint_secondary(group, disks, count, err);
+        ret = group_checkpoint_secondary(group, disks, count, NULL, err);
     if (ret == 0 && primaries > 0)
         ret = checkpoint_primary(group, members->nodes, primaries, deadline_ns, err);
     return ret;
@@ -272,7 +294,7 @@ int replication_checkpoint(struct replication_group *group, uint64_t deadline_ns
     if (ret == 0)
         ret = checkpoint_members(group, &members, deadline_ns, err);
     if (ret == 0 && ret_epoch != NULL)
-        *ret_epoch = group->epoch;
+        *ret_epoch = group->record->epoch;
     group_end(group, &members);
     return ret;
 }

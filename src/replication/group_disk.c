@@ -4,9 +4,11 @@
 
 #include "base/log.h"
 #include "block/io.h"
+#include "drivers/overlay.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 /* --- checks --- */
@@ -170,13 +172,42 @@ static void disk_unblock(struct group_disk *disk)
 }
 
 static void disk_failed(void *arg, const char *operation, const struct node *where,
-                        uint64_t offset_bytes, uint64_t length_bytes, int code)
+                        uint64_t offset_bytes, uint64_t length_bytes, int code) MAY_WAIT
 {
     struct group_disk *disk = arg;
+    char reason[GROUP_RECORD_REASON_BYTES];
     replication_report(disk->node, operation, where, offset_bytes, length_bytes, code);
+    snprintf(reason, sizeof(reason), "%s failed on node '%s' at offset %" PRIu64 ": %s", operation,
+             where->name, offset_bytes, err_errno_name(code));
+    group_stream_broken(disk->group, reason);
 }
 
-int disk_prepare(struct group_disk *disk, bool copies, struct err *err)
+/* What a crash left undone between the record and the overlays. */
+static int disk_settle(const struct group_disk *disk, const struct group_record_disk *recorded,
+                       bool forced, struct err *err) MAY_WAIT
+{
+    const struct group_record_overlay *overlays[] = {&recorded->active, &recorded->hidden};
+    for (size_t i = 0; !recorded->merged && i < ARRAY_LEN(overlays); i++) {
+        struct overlay_identity identity;
+        bool known = overlay_identity(disk->layers[i], &identity) &&
+                     memcmp(identity.image_id, overlays[i]->image, sizeof(identity.image_id)) == 0;
+        if (forced && (!known || identity.generation >= overlays[i]->generation))
+            continue;
+        int ret = overlay_settle(disk->layers[i], overlays[i]->generation, err);
+        if (ret < 0)
+            return ret;
+    }
+    return 0;
+}
+
+static void disk_set_recorded(const struct group_disk *disk, bool recorded)
+{
+    overlay_set_recorded(disk->layers[0], recorded);
+    overlay_set_recorded(disk->layers[1], recorded);
+}
+
+int disk_prepare(struct group_disk *disk, bool copies, const struct group_record_disk *recorded,
+                 bool forced, struct err *err)
 {
     node_ref(disk->node);
     node_ref(disk->top);
@@ -190,6 +221,9 @@ int disk_prepare(struct group_disk *disk, bool copies, struct err *err)
     int ret = open_writable(disk->hidden, &disk->hidden_was_read_only, err);
     if (ret == 0)
         ret = open_writable(disk->disk, &disk->disk_was_read_only, err);
+    disk_set_recorded(disk, disk->group->file != NULL);
+    if (ret == 0 && recorded != NULL)
+        ret = disk_settle(disk, recorded, forced, err);
     if (ret < 0)
         return ret;
     disk_block(disk);
@@ -245,6 +279,7 @@ void disk_free(struct group_disk *disk)
     if (disk->cbw.filter != NULL && list_linked(&disk->link) && !disk->group->ending)
         return;
     list_remove(&disk->link);
+    disk_set_recorded(disk, false);
     node_unref(disk->top);
     node_unref(disk->layers[0]);
     node_unref(disk->layers[1]);

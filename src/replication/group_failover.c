@@ -101,14 +101,35 @@ static int merge_hold(void *arg, struct err *err) MAY_WAIT
     return disks_drain(&disk, 1, &disk->drain, err);
 }
 
+/* With the last disk's merge the group is done. */
+static void record_end_failover(struct group_record *record)
+{
+    for (size_t i = 0; i < record->disk_count; i++) {
+        if (!record->disks[i].merged)
+            return;
+    }
+    record->stage = GROUP_DONE;
+    record->promoted = true;
+}
+
 /* The secondary disk has everything, durably. The overlays are emptied before anybody writes past
  * them: found full after a crash they would be merged over newer blocks. */
 static int merge_finish(void *arg, struct err *err) MAY_WAIT
 {
     struct group_disk *disk = arg;
-    int ret = disks_empty_prepare(&disk, 1, EMPTY_HIDDEN_FIRST, disk->group->epoch, err);
+    struct replication_group *group = disk->group;
+    int ret = disks_empty_prepare(&disk, 1, EMPTY_HIDDEN_FIRST, group->record->epoch, err);
     if (ret < 0)
         return ret;
+    struct group_record *change = group_record_change(group);
+    record_set_overlays(change, &disk, 1, true);
+    record_find_disk(change, disk->node)->merged = true;
+    record_end_failover(change);
+    ret = group_record_write(group, err);
+    if (ret < 0) {
+        disks_empty_abort(&disk, 1, EMPTY_HIDDEN_FIRST);
+        return ret;
+    }
     disks_empty_commit(&disk, 1);
     replication_set_stage(disk->node, REPLICATION_DONE);
     return 0;
@@ -209,10 +230,29 @@ void group_merge(struct group_disk *const *disks, size_t count)
     }
 }
 
+/* --- the change-over --- */
+
+/* Said before anybody is served: whoever is killed from now on goes on with the failover. */
+static int record_failover(struct replication_group *group, struct group_disk *const *disks,
+                           size_t count, struct err *err) MAY_WAIT
+{
+    struct group_record *change = group_record_change(group);
+    if (change->stage != GROUP_FAILOVER) {
+        record_mint(group, change);
+        change->stage = GROUP_FAILOVER;
+    }
+    change->undo_durable = false;
+    record_set_overlays(change, disks, count, false);
+    int ret = group_record_write(group, err);
+    return ret < 0 ? err_prefix(err, "no failover: it cannot be recorded") : 0;
+}
+
 int group_fail_over(struct replication_group *group, struct group_disk *const *disks, size_t count,
                     struct err *err)
 {
     int ret = fence(group, disks, count, err);
+    if (ret == 0)
+        ret = record_failover(group, disks, count, err);
     if (ret < 0)
         return ret;
     /* Nothing waits here: all disks change over at once. */
@@ -223,4 +263,38 @@ int group_fail_over(struct replication_group *group, struct group_disk *const *d
     }
     group_merge(disks, count);
     return 0;
+}
+
+static int record_take_over(struct replication_group *group, struct group_disk *const *disks,
+                            size_t count, struct err *err) MAY_WAIT
+{
+    struct group_record *change = group_record_change(group);
+    record_mint(group, change);
+    record_set_overlays(change, disks, count, true);
+    for (size_t i = 0; i < change->disk_count; i++)
+        change->disks[i].merged = true;
+    change->undo_durable = false;
+    record_end_failover(change);
+    return group_record_write(group, err);
+}
+
+int group_take_over(struct replication_group *group, struct group_disk *const *disks, size_t count,
+                    struct err *err)
+{
+    struct graph_drain drain;
+    int ret = fence(group, disks, count, err);
+    if (ret == 0)
+        ret = disks_drain(disks, count, &drain, err);
+    if (ret < 0)
+        return ret;
+    ret = disks_empty_prepare(disks, count, EMPTY_HIDDEN_FIRST, group->record->epoch, err);
+    if (ret == 0) {
+        ret = record_take_over(group, disks, count, err);
+        if (ret == 0)
+            disks_empty_commit(disks, count);
+        else
+            disks_empty_abort(disks, count, EMPTY_HIDDEN_FIRST);
+    }
+    graph_drain_end(&drain);
+    return ret;
 }

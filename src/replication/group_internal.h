@@ -5,6 +5,7 @@
 
 #include "drivers/copy_before_write.h"
 #include "replication/group.h"
+#include "replication/record_file.h"
 
 #define REPLICATION_MAX_DISKS 64u
 
@@ -33,8 +34,19 @@ struct replication_group {
     struct co_mutex calls;
     struct list disks; /* struct group_disk, in the graph's order */
     bool ending;
-    bool awaits_sync; /* S: no checkpoint yet, the disks are not equal */
-    uint64_t epoch;
+    bool awaits_sync; /* S: not started, there is no checkpoint to fall back to */
+
+    struct record_file *file; /* NULL: no state folder */
+    enum group_durability level;
+    char boot_id[GROUP_RECORD_BOOT_ID_BYTES];
+    int record_code; /* 0: the file has `record`; -ENOENT: there is none yet; else why it cannot be used */
+    struct err record_err;
+    struct group_record *record; /* what is true; a primary's has an epoch alone */
+    struct co_mutex record_lock; /* of `change` and the file */
+    struct group_record *change; /* being made */
+    struct group_record *cut;    /* what a checkpoint makes of it */
+    uint64_t record_changes, cut_changes;
+
     uint64_t checkpoint_wall_ns; /* 0: none yet */
     uint64_t checkpoint_now_ns;
     uint64_t checkpoint_held_ns, checkpoint_duration_ns; /* of the last one */
@@ -54,7 +66,7 @@ int group_begin(struct replication_group *group, struct group_members *ret_membe
     MAY_WAIT;
 void group_end(struct replication_group *group, struct group_members *members) MAY_WAIT;
 
-/* -ENODATA while the group awaits its first synchronisation. */
+/* -ENODATA while the group awaits a synchronisation, with the reason. */
 int group_check_synchronised(const struct replication_group *group, const char *what,
                              struct err *err);
 
@@ -63,14 +75,62 @@ struct group_disk *group_find_disk(struct replication_group *group, const struct
 /* -EIO, and the sticky error in words. */
 int group_error_text(const struct node *node, struct err *err);
 
+/*
+ * group_record.c. A change: group_record_change() gives a copy to alter, and excludes other changes
+ * until group_record_write() (durable; on failure nothing has changed) or group_record_drop().
+ */
+int group_record_init(struct replication_group *group); /* 0 or -ENOMEM */
+void group_record_release(struct replication_group *group);
+/* 0: there is a record. -ENOENT, without a text: none, or one that a start_over replaces. */
+int group_record_found(const struct replication_group *group, bool start_over, struct err *err);
+struct group_record *group_record_change(struct replication_group *group) MAY_WAIT;
+int group_record_write(struct replication_group *group, struct err *err) MAY_WAIT;
+void group_record_drop(struct replication_group *group);
+/* A checkpoint's change in two steps: the text is written before requests are held, and takes its
+ * place while they are. `first`: what a start makes of the record, to begin with; else NULL. */
+int group_record_prepare_cut(struct replication_group *group, struct group_disk *const *disks,
+                             size_t count, const struct group_record *first, struct err *err)
+    MAY_WAIT;
+int group_record_commit_cut(struct replication_group *group, struct group_disk *const *disks,
+                            size_t count, const struct group_record *first, struct err *err)
+    MAY_WAIT;
+/* S: what P forwards is not whole any more. Recorded before the one who noticed goes on. */
+void group_stream_broken(struct replication_group *group, const char *reason) MAY_WAIT;
+int group_check_stream(const struct replication_group *group, struct err *err);
+
+uint64_t group_random_id(const struct replication_group *group); /* never 0 */
+/* A generation of the group's own, for data that nobody else writes from now on. */
+void record_mint(struct replication_group *group, struct group_record *record);
+int record_set_disks(struct group_record *record, struct group_disk *const *disks, size_t count,
+                     struct err *err);
+/* Which generations are live: those of now, or those that the next emptying begins. */
+void record_set_overlays(struct group_record *record, struct group_disk *const *disks, size_t count,
+                         bool next);
+struct group_record_disk *record_find_disk(struct group_record *record, const struct node *node);
+void record_set_inconsistent(struct group_record *record, const char *reason);
+
+/* group_verdict.c: what a start makes of the record of an earlier run. */
+enum group_verdict {
+    VERDICT_LIVE,         /* the overlays hold the live epoch: go on */
+    VERDICT_MERGE,        /* a failover was interrupted: go on with it */
+    VERDICT_DONE,         /* the disks alone are the truth */
+    VERDICT_INCONSISTENT, /* what the last checkpoint needs is lost: `reason` */
+};
+/* Negative: the record is of another group or of a role that this start does not fit. */
+int group_verdict(struct replication_group *group, struct group_disk *const *disks, size_t count,
+                  enum group_verdict *ret_verdict, char reason[GROUP_RECORD_REASON_BYTES],
+                  struct err *err);
+
 /* group_disk.c: a secondary disk's parts, put together and taken apart. */
 /* Checks, in the order of docs/semantics.md; the nodes it finds. Changes nothing. */
 int disk_check(struct replication_group *group, struct node *node, struct group_disk *disk,
                struct err *err);
 /* Whether the overlays hold anything. */
 int disk_holds(struct group_disk *disk, bool *ret_holds, struct err *err) MAY_WAIT;
-/* Reopens, blocks, inserts; on failure nothing is left but what disk_undo() takes away. */
-int disk_prepare(struct group_disk *disk, bool copies, struct err *err) MAY_WAIT;
+/* Reopens, settles the overlays by what is recorded (NULL: nothing is; `forced`: as far as that goes),
+ * blocks, inserts; on failure nothing is left but what disk_undo() takes away. */
+int disk_prepare(struct group_disk *disk, bool copies, const struct group_record_disk *recorded,
+                 bool forced, struct err *err) MAY_WAIT;
 void disk_undo(struct group_disk *disk) MAY_WAIT;
 /* Takes the filter out. A failure leaves it standing, which costs speed alone: it is logged. */
 void disk_remove_filter(struct group_disk *disk) MAY_WAIT;
@@ -91,17 +151,29 @@ enum empty_order { EMPTY_ACTIVE_FIRST, EMPTY_HIDDEN_FIRST };
 int disks_empty_prepare(struct group_disk *const *disks, size_t count, enum empty_order order,
                         uint64_t epoch, struct err *err) MAY_WAIT;
 void disks_empty_commit(struct group_disk *const *disks, size_t count);
+void disks_empty_abort(struct group_disk *const *disks, size_t count, enum empty_order order)
+    MAY_WAIT;
 /* The disks of the group in this stage; `ret_disks` has room for REPLICATION_MAX_DISKS. */
 size_t disks_in_stage(struct replication_group *group, enum replication_stage stage,
                       struct group_disk **ret_disks);
 int disks_drain(struct group_disk *const *disks, size_t count, struct graph_drain *drain,
                 struct err *err) MAY_WAIT;
-/* For a start: an epoch for the disks given, whose stage is still `none`. */
+/* `first`: for a start, an epoch for disks whose stage is still `none`, with the record to begin
+ * with; else NULL. */
 int group_checkpoint_secondary(struct replication_group *group, struct group_disk *const *disks,
-                               size_t count, struct err *err) MAY_WAIT;
+                               size_t count, const struct group_record *first, struct err *err)
+    MAY_WAIT;
+
+/* group_start.c: a failover of a group that is inconsistent, with what there is. */
+int group_force_over(struct replication_group *group, const struct group_members *members,
+                     struct err *err) MAY_WAIT;
 
 /* group_failover.c */
 int group_fail_over(struct replication_group *group, struct group_disk *const *disks, size_t count,
+                    struct err *err) MAY_WAIT;
+/* The disks as they are become the truth: what the overlays hold is dropped. Of disks that were put
+ * together for it; their stage is still `none`. */
+int group_take_over(struct replication_group *group, struct group_disk *const *disks, size_t count,
                     struct err *err) MAY_WAIT;
 /* Begins the merges; a disk whose merge cannot start is failover-failed. */
 void group_merge(struct group_disk *const *disks, size_t count) MAY_WAIT;

@@ -168,6 +168,38 @@ static int add_merge(struct replication_group *group, struct json_object *object
     return any ? add_progress(object, NULL, &sum) : 0;
 }
 
+/* A secondary's; a primary has none. */
+static int add_marks(const struct replication_group *group, struct json_object *object)
+{
+    const struct group_record *record = group->record;
+    if (record->stage == GROUP_NONE && !group->awaits_sync)
+        return 0;
+    if (json_add_bool(object, "consistent", record->consistent) < 0 ||
+        json_add_bool(object, "stream-intact", record->stream_intact) < 0)
+        return -1;
+    if (!record->consistent &&
+        json_add_string(object, "inconsistent-reason", record->inconsistent_reason) < 0)
+        return -1;
+    if (!record->stream_intact &&
+        json_add_string(object, "stream-reason", record->stream_reason) < 0)
+        return -1;
+    if (record->promoted && json_add_bool(object, "promoted", true) < 0)
+        return -1;
+    if (group->file == NULL)
+        return 0;
+    return json_add_string(object, "durability", group_durability_name(record->level));
+}
+
+bool replication_has_taken_over(const struct replication_group *group)
+{
+    return group->record->stage == GROUP_FAILOVER ? !group->awaits_sync : group->record->promoted;
+}
+
+bool replication_takes_primary(const struct replication_group *group)
+{
+    return group->record->stage == GROUP_NONE || group->record->stage == GROUP_RUNNING;
+}
+
 struct json_object *replication_query(struct replication_group *group)
 {
     CLEANUP(json_putp) struct json_object *object = json_object_new_object();
@@ -178,9 +210,9 @@ struct json_object *replication_query(struct replication_group *group)
     if (object == NULL ||
         json_add_string(object, "role", any ? replication_mode_name(mode) : "none") < 0 ||
         json_add_string(object, "stage", replication_stage_name(stage)) < 0 ||
-        (group->awaits_sync && json_add_bool(object, "awaits-sync", true) < 0) ||
-        json_add_uint(object, "epoch", group->epoch) < 0 || add_checkpoint(group, object) < 0 ||
-        add_merge(group, object) < 0 || add_disks(group, object, &failed) < 0)
+        add_marks(group, object) < 0 || json_add_uint(object, "epoch", group->record->epoch) < 0 ||
+        add_checkpoint(group, object) < 0 || add_merge(group, object) < 0 ||
+        add_disks(group, object, &failed) < 0)
         return NULL;
     if (failed != NULL && add_error(object, failed) < 0)
         return NULL;

@@ -29,7 +29,7 @@ class Pair:
         self.primary_words = self.disk_words("p", disks) + [
             "--state", folder / "p-state", "--peer", self.peer, "--peer-control", self.control,
             "--export", f"unix:{folder}/p.sock", *primary]
-        self.start_secondary()
+        self.start_secondary("--fresh")
         self.start_primary()
 
     def disk_words(self, side, disks):
@@ -180,17 +180,14 @@ def test_verbs_that_make_no_sense_there_are_refused(daemons):
 
 # --- what the overlays hold at a start ---
 
-def test_overlays_that_hold_an_epoch_are_not_dropped_without_a_word(daemons):
+def test_a_restart_goes_on_at_the_last_checkpoint(daemons):
     pair = Pair(daemons)
     pair.io("p", "write -P 1 0 1M")
     pair.cli("checkpoint", "--name", "p")
     pair.io("p", "write -P 2 0 1M")
     pair.primary.stop()
     pair.secondary.stop()
-    again = daemons.cli("secondary", "--name", "s", *pair.secondary_words, check=False)
-    assert again.returncode == 1
-    assert "resume" in again.stderr and "fresh" in again.stderr
-    pair.start_secondary("--resume")
+    pair.start_secondary()
     pair.io("s", "read -P 1 0 1M", read_only=True)
     pair.cli("failover", "--name", "s", "--wait")
     pair.io("s", "read -P 1 0 1M")
@@ -300,7 +297,8 @@ def test_a_state_folder_is_for_one_daemon(daemons, folder):
     (["secondary", "--name", "x", "--disk", "a", "--disk", "disk0=b", "--listen", "h:1"], "disk0"),
     (["secondary", "--name", "x", "--disk", "a b=c"], "a b"),
     (["secondary", "--name", "x", "--disk", "a="], "a="),
-    (["secondary", "--fresh", "--resume"], "exclude"),
+    (["secondary", "--fresh", "--sync"], "exclude"),
+    (["secondary", "--durability", "fair"], "fair"),
     (["secondary", "--colour"], "colour"),
     (["secondary", "extra"], "extra"),
     (["primary", "--name", "x", "--disk", "a"], "--peer"),

@@ -567,7 +567,7 @@ def test_a_replicated_pair_speaks_tls_on_all_its_connections(daemons, folder, pa
     listen, control_port = free_port(), free_port()
     secondary = daemons.run("secondary", "s", "--disk", far, "--overlays", folder / "overlays",
                             "--state", folder / "s", "--listen", f"0.0.0.0:{listen}",
-                            "--control", f"0.0.0.0:{control_port}",
+                            "--control", f"0.0.0.0:{control_port}", "--fresh",
                             "--export", f"unix:{folder}/s.sock", *tls)
     assert "is ready" in secondary.line()
     primary = daemons.run("primary", "p", "--disk", near, "--state", folder / "p",

@@ -199,7 +199,7 @@ TEST_LOOP(a_secondary_takes_over_at_the_last_checkpoint)
     assert_int_equal(guest_write(guest, 1, 2), 0);
     assert_int_equal(guest_write(guest, 2, 2), 0);
 
-    must(daemon_failover(secondary.daemon, &err));
+    must(daemon_failover(secondary.daemon, false, &err));
     view = guest_connect("view", "top");
     assert_false(nbd_client_read_only(view));
     assert_int_equal(guest_write(view, 3, 3), 0);
@@ -230,7 +230,7 @@ TEST_LOOP(the_view_is_read_only_until_a_failover)
     secondary_start(&secondary);
     view = guest_connect("view", "top");
     assert_true(nbd_client_read_only(view));
-    must(daemon_failover(secondary.daemon, &err));
+    must(daemon_failover(secondary.daemon, false, &err));
     nbd_client_close(view);
     view = guest_connect("view", "top");
     assert_false(nbd_client_read_only(view));
@@ -255,7 +255,7 @@ TEST_LOOP(the_fence_closes_the_peers_server_and_no_other)
     secondary_start(&secondary);
     peer = guest_connect("peer", "disk");
     assert_int_equal(guest_write(peer, 0, 1), 0);
-    must(daemon_failover(secondary.daemon, &err));
+    must(daemon_failover(secondary.daemon, false, &err));
     assert_true(guest_write(peer, 0, 2) < 0);
     nbd_server_query(secondary.daemon->nbd, note_fenced, fenced);
     assert_string_equal(fenced, "peer");

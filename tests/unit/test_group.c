@@ -90,7 +90,7 @@ TEST_LOOP(before_its_first_synchronisation_a_secondary_has_nothing_to_fall_back_
     struct err why = ERR_INIT;
     uint64_t epoch = 0;
     fix_open(&fix, 1);
-    fix_ok(replication_await_sync(fix.s.group, &err));
+    fix_ok(replication_start(fix.s.group, REPLICATION_SECONDARY, REPLICATION_OVERLAYS_SYNC, &err));
     assert_int_equal(fix_fill(fix.forward[0], 0, BLOCK, 1), -EIO); /* P is not started */
     assert_int_equal(fix_fill(fix.peer[0], 0, BLOCK, 1), 0);
     assert_int_equal(replication_stop(fix.s.group, true, &why), -ENODATA);
@@ -101,8 +101,9 @@ TEST_LOOP(before_its_first_synchronisation_a_secondary_has_nothing_to_fall_back_
     fix_ok(replication_first_checkpoint(fix.s.group, &epoch, &err));
     assert_int_equal(epoch, 1);
     assert_int_equal(replication_first_checkpoint(fix.s.group, &epoch, &why), -EINVAL);
-    assert_int_equal(replication_await_sync(fix.s.group, &why), -EINVAL);
-    assert_int_equal(replication_await_sync(fix.p.group, &why), -EINVAL);
+    assert_int_equal(
+        replication_start(fix.s.group, REPLICATION_SECONDARY, REPLICATION_OVERLAYS_SYNC, &why),
+        -EBUSY);
     assert_int_equal(fix_fill(fix.peer[0], 0, BLOCK, 2), 0);
     assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), 1);
     fix_ok(replication_stop(fix.s.group, true, &err));
