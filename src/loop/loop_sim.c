@@ -27,23 +27,9 @@
 
 /* --- the seed and the trace --- */
 
-static uint64_t mix(uint64_t x)
-{
-    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return x ^ (x >> 31);
-}
-
-/* splitmix64 */
-static uint64_t random_next(uint64_t *state)
-{
-    *state += UINT64_C(0x9e3779b97f4a7c15);
-    return mix(*state);
-}
-
 uint64_t sim_random(struct sim *sim)
 {
-    return random_next(&sim->random_state);
+    return sim_random_from(&sim->random_state);
 }
 
 uint64_t sim_below(struct sim *sim, uint64_t limit)
@@ -62,18 +48,6 @@ uint64_t sim_delay_ns(struct sim *sim, struct sim_delay delay)
     if (delay.max_ns == 0)
         return 0;
     return delay.min_ns + sim_below(sim, delay.max_ns - delay.min_ns + 1);
-}
-
-void sim_trace(struct sim *sim, enum sim_kind kind, uint64_t a, uint64_t b, uint64_t c)
-{
-    uint64_t hash = sim->hash;
-
-    hash = mix(hash ^ (sim->now_ns + kind));
-    hash = mix(hash ^ a);
-    hash = mix(hash ^ b);
-    sim->hash = mix(hash ^ c);
-    TRACE("sim.event", "%llu ns: kind %d: %llu %llu %llu", (unsigned long long)sim->now_ns,
-          (int)kind, (unsigned long long)a, (unsigned long long)b, (unsigned long long)c);
 }
 
 uint64_t sim_trace_hash(const struct sim *sim)
@@ -96,84 +70,7 @@ void sim_set_limit(struct sim *sim, uint64_t limit_ns)
     sim->options.limit_ns = limit_ns;
 }
 
-/* --- what will happen: a pairing heap, for it needs no memory of its own --- */
-
-static bool event_before(const struct sim_event *a, const struct sim_event *b)
-{
-    return a->time_ns != b->time_ns ? a->time_ns < b->time_ns : a->tie < b->tie;
-}
-
-static struct sim_event *events_meld(struct sim_event *a, struct sim_event *b)
-{
-    if (a == NULL || b == NULL)
-        return a != NULL ? a : b;
-    if (event_before(b, a)) {
-        struct sim_event *swap = a;
-        a = b;
-        b = swap;
-    }
-    b->prev = a;
-    b->next = a->child;
-    if (b->next != NULL)
-        b->next->prev = b;
-    a->child = b;
-    return a;
-}
-
-/* Makes one heap of a row of siblings: in pairs, then from the end backwards. */
-static struct sim_event *events_merge_row(struct sim_event *first)
-{
-    struct sim_event *pairs = NULL;
-    struct sim_event *result = NULL;
-
-    while (first != NULL) {
-        struct sim_event *second = first->next;
-        struct sim_event *rest = second != NULL ? second->next : NULL;
-        first->next = first->prev = NULL;
-        if (second != NULL)
-            second->next = second->prev = NULL;
-        struct sim_event *pair = events_meld(first, second);
-        pair->next = pairs;
-        pairs = pair;
-        first = rest;
-    }
-    while (pairs != NULL) {
-        struct sim_event *rest = pairs->next;
-        pairs->next = NULL;
-        result = events_meld(result, pairs);
-        pairs = rest;
-    }
-    return result;
-}
-
-void sim_event_arm(struct sim *sim, struct sim_event *event, uint64_t delay_ns)
-{
-    assert(!event->armed);
-    event->armed = true;
-    event->child = event->next = event->prev = NULL;
-    event->time_ns = sim->now_ns + delay_ns;
-    event->tie = sim_random(sim);
-    sim->events = events_meld(sim->events, event);
-}
-
-void sim_event_cancel(struct sim *sim, struct sim_event *event)
-{
-    if (!event->armed)
-        return;
-    event->armed = false;
-    struct sim_event *below = events_merge_row(event->child);
-    if (event == sim->events) {
-        sim->events = below;
-        return;
-    }
-    if (event->prev->child == event)
-        event->prev->child = event->next;
-    else
-        event->prev->next = event->next;
-    if (event->next != NULL)
-        event->next->prev = event->prev;
-    sim->events = events_meld(sim->events, below);
-}
+/* --- waiting --- */
 
 static void sim_fire_due(struct sim *sim)
 {
@@ -184,10 +81,9 @@ static void sim_fire_due(struct sim *sim)
     }
 }
 
-/* --- waiting --- */
-
 struct sim_sleeper {
     struct sim_event event;
+    struct list_link link;
     struct co *co;
 };
 
@@ -200,11 +96,30 @@ void sim_pause(struct sim_loop *loop, uint64_t delay_ns)
 {
     struct sim_sleeper sleeper = {.event.fire = sim_sleeper_fire, .co = co_self()};
 
+    if (loop->dead || delay_ns == 0)
+        return;
     assert(sleeper.co != NULL);
     sim_event_arm(loop->sim, &sleeper.event, delay_ns);
+    list_push_back(&loop->sleepers, &sleeper.link);
     while (sleeper.event.armed)
         co_wait();
-    sim_trace(loop->sim, SIM_KIND_PAUSE, loop->index, delay_ns, 0);
+    list_remove(&sleeper.link);
+    if (!loop->dead)
+        sim_trace(loop->sim, SIM_KIND_PAUSE, loop->index, delay_ns, 0);
+}
+
+void sim_ghost_yield(const struct sim_loop *loop)
+{
+    if (loop->dead && co_self() != NULL)
+        co_yield();
+}
+
+void sim_pauses_end(struct sim_loop *loop)
+{
+    LIST_FOR_EACH(sleeper, &loop->sleepers, struct sim_sleeper, link) {
+        sim_event_cancel(loop->sim, &sleeper->event);
+        co_wake(sleeper->co);
+    }
 }
 
 /* --- the hang --- */
@@ -232,7 +147,7 @@ static void hang_add_coroutine(void *arg, const struct co *co)
     hang_add(arg, " %s", co_name(co));
 }
 
-static void sim_hang(struct sim *sim, const char *reason)
+void sim_hang(struct sim *sim, const char *reason)
 {
     struct hang_text hang = {.length = 0};
 
@@ -254,10 +169,20 @@ static void sim_hang(struct sim *sim, const char *reason)
 
 /* --- the world goes on --- */
 
-static bool loop_is_due(const struct sim_loop *loop)
+bool sim_loop_has_work(const struct sim_loop *loop)
 {
-    return loop_has_work(&loop->base) || !list_empty(&loop->posted) ||
-           loop_next_timer_ns(&loop->base) <= loop->sim->now_ns;
+    return loop_has_work(&loop->base) || !list_empty(&loop->posted);
+}
+
+static bool sim_loop_is_off(const struct sim_loop *loop)
+{
+    return loop->dead || loop->stopped;
+}
+
+static bool sim_loop_is_due(const struct sim_loop *loop)
+{
+    return !sim_loop_is_off(loop) &&
+           (sim_loop_has_work(loop) || loop_next_timer_ns(&loop->base) <= loop->sim->now_ns);
 }
 
 static void sim_run_posted(struct sim_loop *loop)
@@ -270,13 +195,13 @@ static void sim_run_posted(struct sim_loop *loop)
         task->run(task);
 }
 
-/* A turn of a loop without its wait, which the world does for all. */
-static void sim_loop_turn(struct sim_loop *loop)
+void sim_loop_turn(struct sim_loop *loop)
 {
     struct loop *former = loop_enter(&loop->base);
 
-    sim_trace(loop->sim, SIM_KIND_TURN, loop->index, 0, 0);
-    loop->base.now_ns = loop->sim->now_ns;
+    if (!loop->dead)
+        sim_trace(loop->sim, SIM_KIND_TURN, loop->index, 0, 0);
+    loop->base.now_ns = loop->dead ? loop->ghost_ns : loop->sim->now_ns;
     sim_run_posted(loop);
     loop_fire_timers(&loop->base);
     loop_run_ready(&loop->base);
@@ -289,13 +214,15 @@ static bool sim_turn_one(struct sim *sim, const struct sim_loop *polling)
 {
     uint64_t due = 0;
 
+    if (sim->ghosts > 0)
+        sim_run_ghosts(sim);
     LIST_FOR_EACH(loop, &sim->loops, struct sim_loop, link)
-        due += loop != polling && loop_is_due(loop);
+        due += loop != polling && sim_loop_is_due(loop);
     if (due == 0)
         return false;
     uint64_t chosen = due > 1 ? sim_below(sim, due) : 0;
     LIST_FOR_EACH(loop, &sim->loops, struct sim_loop, link) {
-        if (loop == polling || !loop_is_due(loop) || chosen-- != 0)
+        if (loop == polling || !sim_loop_is_due(loop) || chosen-- != 0)
             continue;
         sim_loop_turn(loop);
         break;
@@ -308,8 +235,10 @@ static uint64_t sim_next_ns(const struct sim *sim)
 {
     uint64_t next_ns = sim->events != NULL ? sim->events->time_ns : DEADLINE_NEVER;
 
-    LIST_FOR_EACH(loop, &sim->loops, struct sim_loop, link)
-        next_ns = MIN(next_ns, loop_next_timer_ns(&loop->base));
+    LIST_FOR_EACH(loop, &sim->loops, struct sim_loop, link) {
+        if (!sim_loop_is_off(loop))
+            next_ns = MIN(next_ns, loop_next_timer_ns(&loop->base));
+    }
     return next_ns;
 }
 
@@ -338,13 +267,14 @@ static bool sim_advance(struct sim *sim, uint64_t deadline_ns)
 
 bool sim_step(struct sim *sim)
 {
+    sim->hung = false;
     if (sim_is_over(sim))
         return false;
     if (sim_turn_one(sim, NULL)) {
         sim_fire_due(sim);
-        return true;
+        return !sim->hung;
     }
-    return sim_next_ns(sim) != DEADLINE_NEVER && sim_advance(sim, DEADLINE_NEVER);
+    return !sim->hung && sim_next_ns(sim) != DEADLINE_NEVER && sim_advance(sim, DEADLINE_NEVER);
 }
 
 static void sim_poll(struct loop *base, uint64_t deadline_ns)
@@ -354,25 +284,30 @@ static void sim_poll(struct loop *base, uint64_t deadline_ns)
 
     sim_trace(sim, SIM_KIND_TURN, loop->index, deadline_ns == DEADLINE_NEVER, 0);
     sim->now_ns += SIM_TURN_MIN_NS + sim_below(sim, SIM_TURN_MAX_NS - SIM_TURN_MIN_NS);
+    sim->hung = false;
     sim_fire_due(sim);
     sim_turn_one(sim, loop);
-    while (deadline_ns > sim->now_ns && !loop_is_due(loop) && !base->stopping) {
+    while (deadline_ns > sim->now_ns && !sim_loop_is_due(loop) && !base->stopping && !sim->hung) {
         if (sim_turn_one(sim, loop)) {
             sim_fire_due(sim);
-        } else if (!sim_advance(sim, deadline_ns)) {
-            loop_stop(base);
-            break;
+        } else {
+            (void)sim_advance(sim, deadline_ns);
         }
     }
+    if (sim->hung)
+        loop_stop(base);
     sim_run_posted(loop);
 }
 
 static struct list_link *sim_pick(struct loop *base, struct list *ready)
 {
-    struct sim *sim = sim_loop_of(base)->sim;
+    struct sim_loop *loop = sim_loop_of(base);
+    struct sim *sim = loop->sim;
     struct list_link *choices[SIM_PICK_MAX];
     uint64_t count = 0, seen = 0;
 
+    if (loop->dead)
+        return list_first(ready);
     sim->now_ns += SIM_RUN_NS;
     for (struct list_link *link = list_first(ready); link != &ready->head && seen < SIM_PICK_MAX;
          link = link->next) {
@@ -382,7 +317,7 @@ static struct list_link *sim_pick(struct loop *base, struct list *ready)
     if (count < 2)
         return choices[0];
     uint64_t chosen = sim_below(sim, count);
-    sim_trace(sim, SIM_KIND_PICK, sim_loop_of(base)->index, chosen, count);
+    sim_trace(sim, SIM_KIND_PICK, loop->index, chosen, count);
     return choices[chosen];
 }
 
@@ -394,17 +329,18 @@ static void sim_post(struct loop *base, struct loop_task *task)
 
 static uint64_t sim_clock_ns(struct loop *base)
 {
-    return sim_loop_of(base)->sim->now_ns;
+    const struct sim_loop *loop = sim_loop_of(base);
+    return loop->dead ? loop->ghost_ns : loop->sim->now_ns;
 }
 
 static uint64_t sim_wall_ns(struct loop *base)
 {
-    return SIM_WALL_BEGIN_NS + sim_loop_of(base)->sim->now_ns;
+    return SIM_WALL_BEGIN_NS + sim_clock_ns(base);
 }
 
 static uint64_t sim_loop_random(struct loop *base)
 {
-    return random_next(&sim_loop_of(base)->random_state);
+    return sim_random_from(&sim_loop_of(base)->random_state);
 }
 
 static unsigned sim_features(const struct loop *base UNUSED)
@@ -417,13 +353,19 @@ static int sim_signal_set(struct loop *base UNUSED, int signal UNUSED, struct er
     return 0;
 }
 
+/* How long a call takes; drawn only for the living. */
+static uint64_t sim_call_ns(struct sim_loop *loop, struct sim_delay delay)
+{
+    return loop->dead ? 0 : sim_delay_ns(loop->sim, delay);
+}
+
 static int sim_offload(struct loop *base, int (*call)(void *arg), void *arg) MAY_WAIT
 {
     struct sim_loop *loop = sim_loop_of(base);
 
-    sim_pause(loop, sim_delay_ns(loop->sim, loop->sim->options.offload));
+    sim_pause(loop, sim_call_ns(loop, loop->sim->options.offload));
     int result = call(arg);
-    sim_pause(loop, sim_delay_ns(loop->sim, loop->sim->options.offload));
+    sim_pause(loop, sim_call_ns(loop, loop->sim->options.offload));
     return result;
 }
 
@@ -451,13 +393,13 @@ int sim_new(const struct sim_options *options, struct sim **ret_sim, struct err 
     if (sim == NULL)
         return err_no_memory(err);
     sim->options = *options;
-    sim->random_state = mix(options->seed + 1);
-    sim->hash = mix(options->seed);
+    sim->random_state = sim_mix(options->seed + 1);
+    sim->hash = sim_mix(options->seed);
     sim->now_ns = SIM_CLOCK_BEGIN_NS;
     list_init(&sim->hosts);
     list_init(&sim->loops);
     list_init(&sim->conns);
-    list_init(&sim->cuts);
+    list_init(&sim->links);
     *ret_sim = sim;
     return 0;
 }
@@ -465,6 +407,7 @@ int sim_new(const struct sim_options *options, struct sim **ret_sim, struct err 
 static void sim_host_free(struct sim_host *host)
 {
     list_remove(&host->link);
+    sim_faults_drop(host);
     sim_fs_deinit(host);
     free(host);
 }
@@ -474,6 +417,10 @@ void sim_free(struct sim *sim)
     if (sim == NULL)
         return;
     assert(list_empty(&sim->loops));
+    LIST_FOR_EACH(host, &sim->hosts, struct sim_host, link) {
+        LIST_FOR_EACH_SAFE(remains, &host->remains, struct sim_remains, link)
+            sim_remains_end(remains, false);
+    }
     sim_net_deinit(sim);
     LIST_FOR_EACH_SAFE(host, &sim->hosts, struct sim_host, link)
         sim_host_free(host);
@@ -504,7 +451,12 @@ static int sim_host_make(struct sim *sim, const char *name, struct sim_host **re
     host->space.limit_bytes = sim->options.disk_bytes;
     snprintf(host->name, sizeof(host->name), "%s", name);
     snprintf(host->address, sizeof(host->address), "10.0.0.%u", (unsigned)host->index);
+    host->space.random_state = sim_mix(sim->options.seed ^ sim_mix(host->index << 32));
+    list_init(&host->inodes);
+    list_init(&host->changes);
     list_init(&host->faults);
+    list_init(&host->listeners);
+    list_init(&host->remains);
     list_push_back(&sim->hosts, &host->link);
     if (sim_fs_init(host) < 0) {
         sim_host_free(host);
@@ -519,9 +471,10 @@ static void sim_loop_free(struct loop *base)
     struct sim_loop *loop = sim_loop_of(base);
     struct sim *sim = loop->sim;
 
+    assert(!loop->dead || loop->gone);
     assert(list_empty(&loop->posted));
-    assert(list_empty(&loop->files));
-    assert(loop->socks == 0);
+    assert(loop->files == 0);
+    assert(list_empty(&loop->socks));
     list_remove(&loop->link);
     loop_deinit(base);
     free(loop);
@@ -591,12 +544,15 @@ int sim_loop_new(struct sim *sim, const char *host_name, struct loop **ret_loop,
     loop->sim = sim;
     loop->host = host;
     loop->index = ++sim->loops_made;
-    loop->random_state = mix(sim->options.seed ^ mix(loop->index));
+    loop->random_state = sim_mix(sim->options.seed ^ sim_mix(loop->index));
     loop->base.now_ns = sim->now_ns;
     list_init(&loop->posted);
-    list_init(&loop->files);
-    list_init(&loop->listeners);
+    list_init(&loop->sleepers);
+    list_init(&loop->requests);
+    list_init(&loop->handles);
+    list_init(&loop->socks);
     list_push_back(&sim->loops, &loop->link);
+    sim_host_power_on(host);
     *ret_loop = &loop->base;
     return 0;
 }

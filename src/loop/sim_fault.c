@@ -59,8 +59,10 @@ void sim_fault_clear(struct sim *sim, const char *host_name)
 {
     struct sim_host *host = sim_host_find(sim, host_name);
 
-    if (host != NULL)
-        sim_faults_drop(host);
+    if (host == NULL)
+        return;
+    sim_faults_drop(host);
+    sim_requests_unstall(host);
 }
 
 static bool sim_fault_fits(const struct sim_fault_rule *rule, const char *path, enum sim_op op)
@@ -74,19 +76,24 @@ static bool sim_fault_fits(const struct sim_fault_rule *rule, const char *path, 
     return strcmp(rule->path, path) == 0;
 }
 
-int sim_fault_check(struct sim_host *host, const char *path, enum sim_op op)
+static bool sim_fault_strikes(struct sim *sim, struct sim_fault_rule *rule)
 {
+    if (rule->skip > 0) {
+        rule->skip--;
+        return false;
+    }
+    return rule->fault.per_million == 0 || sim_below(sim, 1000000) < rule->fault.per_million;
+}
+
+int sim_fault_check(struct sim_host *host, const char *path, enum sim_op op, uint64_t *ret_stall_ns)
+{
+    *ret_stall_ns = 0;
     LIST_FOR_EACH(rule, &host->faults, struct sim_fault_rule, link) {
         struct sim_fault *fault = &rule->fault;
-        if (!sim_fault_fits(rule, path, op))
-            continue;
-        if (rule->skip > 0) {
-            rule->skip--;
-            continue;
-        }
-        if (fault->per_million != 0 && sim_below(host->sim, 1000000) >= fault->per_million)
+        if (!sim_fault_fits(rule, path, op) || !sim_fault_strikes(host->sim, rule))
             continue;
         int error = fault->error;
+        *ret_stall_ns = fault->stall_ns;
         if (fault->times != UINT_MAX && --fault->times == 0) {
             list_remove(&rule->link);
             free(rule);
@@ -94,6 +101,26 @@ int sim_fault_check(struct sim_host *host, const char *path, enum sim_op op)
         return error;
     }
     return 0;
+}
+
+int sim_bad_sectors(struct sim *sim, const char *host_name, const char *path, uint64_t offset_bytes,
+                    uint64_t length_bytes)
+{
+    struct sim_host *host = sim_host_find(sim, host_name);
+    struct sim_inode *inode;
+
+    int result = host != NULL ? sim_fs_find(host, path, &inode) : -ENOENT;
+    if (result < 0)
+        return result;
+    sim_tell(sim, host, NULL, "bad sectors in %s %llu+%llu", path, (unsigned long long)offset_bytes,
+             (unsigned long long)length_bytes);
+    return sim_pages_spoil(&inode->pages, offset_bytes, length_bytes);
+}
+
+void sim_set_request_hook(struct sim *sim, sim_request_hook *hook, void *arg)
+{
+    sim->hook = hook;
+    sim->hook_arg = arg;
 }
 
 void sim_disk_limit(struct sim *sim, const char *host_name, uint64_t bytes)

@@ -1,19 +1,31 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "loop/sim_pages.h"
 
+#include "loop/sim_internal.h"
+
 #include <errno.h>
 #include <string.h>
 
-#define FANOUT_BITS 9u
-#define FANOUT      (1u << FANOUT_BITS)
-#define LEVELS      4u /* 36 bits of page number: SIM_FILE_MAX_BYTES */
+#define FANOUT_BITS     9u
+#define FANOUT          (1u << FANOUT_BITS)
+#define LEVELS          4u /* 36 bits of page number: SIM_FILE_MAX_BYTES */
+#define UNITS           (SIM_PAGE_BYTES / SIM_UNIT_BYTES)
+#define ALL_UNITS       ((1u << UNITS) - 1)
+/* Of units that are written again before a sync: those whose former bytes the kernel had written. */
+#define WRITTEN_PERCENT 25u
 
 struct sim_pages_node {
-    void *slots[FANOUT]; /* nodes; on the lowest level pages: NULL, unwritten, or bytes */
+    void *slots[FANOUT]; /* nodes; on the lowest level struct sim_page, NULL for a durable hole */
 };
 
-/* An allocated page that was never written: takes space, reads as zeroes, is no data. */
-static uint8_t unwritten[1];
+struct sim_page {
+    struct list_link link; /* pages->unsynced */
+    uint64_t number;
+    uint8_t *bytes;           /* what reads see; NULL: zeroes */
+    uint8_t *stable;          /* what a power cut falls back to, while unsynced; NULL: zeroes */
+    uint8_t dirty, lost, bad; /* units, a bit each */
+    bool taken, stable_taken; /* whether it takes space */
+};
 
 static unsigned slot_index(uint64_t page, unsigned level)
 {
@@ -21,7 +33,7 @@ static unsigned slot_index(uint64_t page, unsigned level)
 }
 
 /* The slot of a page, NULL when there is none. *ret_end: the first page behind what is missing. */
-static void **slot_find(const struct sim_pages *pages, uint64_t page, uint64_t *ret_end)
+static struct sim_page **slot_find(const struct sim_pages *pages, uint64_t page, uint64_t *ret_end)
 {
     struct sim_pages_node *node = pages->root;
 
@@ -29,14 +41,14 @@ static void **slot_find(const struct sim_pages *pages, uint64_t page, uint64_t *
     for (unsigned level = LEVELS - 1; node != NULL; level--) {
         void **slot = &node->slots[slot_index(page, level)];
         if (level == 0)
-            return slot;
+            return (struct sim_page **)slot;
         *ret_end = ((page >> (level * FANOUT_BITS)) + 1) << (level * FANOUT_BITS);
         node = *slot;
     }
     return NULL;
 }
 
-static void **slot_make(struct sim_pages *pages, uint64_t page)
+static struct sim_page **slot_make(struct sim_pages *pages, uint64_t page)
 {
     void **slot = (void **)&pages->root;
 
@@ -47,73 +59,207 @@ static void **slot_make(struct sim_pages *pages, uint64_t page)
             return NULL;
         slot = &((struct sim_pages_node *)*slot)->slots[slot_index(page, level)];
     }
-    return slot;
+    return (struct sim_page **)slot;
 }
 
-static bool slot_has_data(void **slot)
+static struct sim_page *page_make(struct sim_pages *pages, uint64_t number)
 {
-    return slot != NULL && *slot != NULL && *slot != unwritten;
+    struct sim_page **slot = slot_make(pages, number);
+
+    if (slot != NULL && *slot == NULL) {
+        *slot = calloc(1, sizeof(**slot));
+        if (*slot != NULL)
+            (*slot)->number = number;
+    }
+    return slot != NULL ? *slot : NULL;
 }
 
-static void slot_drop(struct sim_pages *pages, void **slot)
+static bool page_has_data(struct sim_page *const *slot)
 {
-    if (*slot == NULL)
-        return;
-    if (*slot != unwritten)
-        free(*slot);
-    *slot = NULL;
-    pages->space->used_bytes -= SIM_PAGE_BYTES;
+    return slot != NULL && *slot != NULL && (*slot)->bytes != NULL;
 }
 
-static int space_take(struct sim_space *space)
+static bool page_is_unsynced(const struct sim_page *page)
 {
-    if (space->limit_bytes != 0 && space->used_bytes + SIM_PAGE_BYTES > space->limit_bytes)
+    return (page->dirty | page->lost) != 0;
+}
+
+/* --- space --- */
+
+static int page_take(struct sim_pages *pages, struct sim_page *page)
+{
+    struct sim_space *space = pages->space;
+
+    if (page->taken)
+        return 0;
+    if (pages->counted && space->limit_bytes != 0 &&
+        space->used_bytes + SIM_PAGE_BYTES > space->limit_bytes)
         return -ENOSPC;
-    space->used_bytes += SIM_PAGE_BYTES;
+    page->taken = true;
+    pages->taken++;
+    if (pages->counted)
+        space->used_bytes += SIM_PAGE_BYTES;
     return 0;
 }
 
-/* The page's bytes for writing: allocated and zeroed first when need be. */
-static int page_for_write(struct sim_pages *pages, uint64_t page, uint8_t **ret_bytes)
+static void page_give(struct sim_pages *pages, struct sim_page *page)
 {
-    void **slot = slot_make(pages, page);
-    if (slot == NULL)
-        return -ENOMEM;
-    if (!slot_has_data(slot)) {
-        if (*slot == NULL) {
-            int result = space_take(pages->space);
-            if (result < 0)
-                return result;
-            *slot = unwritten;
+    if (!page->taken)
+        return;
+    page->taken = false;
+    pages->taken--;
+    if (pages->counted)
+        pages->space->used_bytes -= SIM_PAGE_BYTES;
+}
+
+void sim_pages_count(struct sim_pages *pages, bool counted)
+{
+    if (counted == pages->counted)
+        return;
+    pages->counted = counted;
+    if (counted)
+        pages->space->used_bytes += pages->taken * SIM_PAGE_BYTES;
+    else
+        pages->space->used_bytes -= pages->taken * SIM_PAGE_BYTES;
+}
+
+/* --- what is not durable --- */
+
+static void unit_copy(uint8_t *to, const uint8_t *from, unsigned unit)
+{
+    if (from != NULL)
+        memcpy(to + (size_t)unit * SIM_UNIT_BYTES, from + (size_t)unit * SIM_UNIT_BYTES,
+               SIM_UNIT_BYTES);
+    else
+        memset(to + (size_t)unit * SIM_UNIT_BYTES, 0, SIM_UNIT_BYTES);
+}
+
+static bool units_copy(uint8_t **to, const uint8_t *from, unsigned units)
+{
+    if (*to == NULL && from == NULL)
+        return true;
+    if (*to == NULL)
+        *to = calloc(1, SIM_PAGE_BYTES);
+    for (unsigned unit = 0; *to != NULL && unit < UNITS; unit++) {
+        if (units & 1u << unit)
+            unit_copy(*to, from, unit);
+    }
+    return *to != NULL;
+}
+
+/* Units that are about to change: what they fall back to is kept. False: memory is out. */
+static bool page_change(struct sim_pages *pages, struct sim_page *page, unsigned units,
+                        bool was_taken)
+{
+    unsigned again = page->dirty & units;
+
+    if (!page_is_unsynced(page)) {
+        assert(page->stable == NULL);
+        if (page->bytes != NULL && (page->stable = malloc(SIM_PAGE_BYTES)) == NULL)
+            return false;
+        if (page->bytes != NULL)
+            memcpy(page->stable, page->bytes, SIM_PAGE_BYTES);
+        page->stable_taken = was_taken;
+        list_push_back(&pages->unsynced, &page->link);
+    } else if (again != 0 && sim_random_from(&pages->space->random_state) % 100 < WRITTEN_PERCENT) {
+        if (!units_copy(&page->stable, page->bytes, again))
+            return false;
+        page->stable_taken = was_taken;
+    }
+    page->dirty |= units;
+    page->lost &= ~units;
+    return true;
+}
+
+/* It is what it falls back to. */
+static void page_settle(struct sim_page *page)
+{
+    free(page->stable);
+    page->stable = NULL;
+    page->dirty = page->lost = 0;
+    list_remove(&page->link);
+}
+
+static void page_free_if_hole(struct sim_pages *pages, struct sim_page *page)
+{
+    uint64_t missing_end;
+
+    if (page->taken || page->bytes != NULL || page->bad != 0 || page_is_unsynced(page))
+        return;
+    *slot_find(pages, page->number, &missing_end) = NULL;
+    free(page);
+}
+
+void sim_pages_sync(struct sim_pages *pages)
+{
+    LIST_FOR_EACH_SAFE(page, &pages->unsynced, struct sim_page, link) {
+        if (page->lost == 0) {
+            page_settle(page);
+            page_free_if_hole(pages, page);
+        } else if (units_copy(&page->stable, page->bytes, page->dirty)) {
+            page->dirty = 0;
+            page->stable_taken = page->stable_taken || page->taken;
         }
-        uint8_t *bytes = calloc(1, SIM_PAGE_BYTES);
-        if (bytes == NULL)
-            return -ENOMEM;
-        *slot = bytes;
     }
-    *ret_bytes = *slot;
-    return 0;
 }
 
-static int page_reserve(struct sim_pages *pages, uint64_t page)
+void sim_pages_lose(struct sim_pages *pages)
 {
-    void **slot = slot_make(pages, page);
-    if (slot == NULL)
-        return -ENOMEM;
-    if (*slot == NULL) {
-        int result = space_take(pages->space);
-        if (result < 0)
-            return result;
-    } else if (*slot != unwritten) {
-        free(*slot);
+    LIST_FOR_EACH(page, &pages->unsynced, struct sim_page, link) {
+        page->lost |= page->dirty;
+        page->dirty = 0;
     }
-    *slot = unwritten;
-    return 0;
 }
+
+static void page_cut(struct sim_pages *pages, struct sim_page *page, unsigned dropped)
+{
+    unsigned unsynced = page->dirty | page->lost;
+
+    if (dropped != 0 && !units_copy(&page->bytes, page->stable, dropped))
+        return; /* memory is out: it stays as written */
+    if (dropped == unsynced && !page->stable_taken) {
+        free(page->bytes);
+        page->bytes = NULL;
+        page_give(pages, page);
+    } else if (dropped != 0 && page->bytes != NULL && !page->taken) {
+        page->taken = true; /* beyond any limit: it has been there */
+        pages->taken++;
+        if (pages->counted)
+            pages->space->used_bytes += SIM_PAGE_BYTES;
+    }
+    page_settle(page);
+    page_free_if_hole(pages, page);
+}
+
+void sim_pages_cut(struct sim_pages *pages, bool (*keep)(void *arg, uint64_t offset_bytes),
+                   void *arg)
+{
+    LIST_FOR_EACH_SAFE(page, &pages->unsynced, struct sim_page, link) {
+        unsigned dropped = 0;
+        for (unsigned unit = 0; unit < UNITS; unit++) {
+            uint64_t offset_bytes = page->number * SIM_PAGE_BYTES + unit * SIM_UNIT_BYTES;
+            if (((page->dirty | page->lost) & 1u << unit) != 0 && !keep(arg, offset_bytes))
+                dropped |= 1u << unit;
+        }
+        page_cut(pages, page, dropped);
+    }
+}
+
+/* --- all of it --- */
 
 void sim_pages_init(struct sim_pages *pages, struct sim_space *space)
 {
-    *pages = (struct sim_pages){.space = space};
+    *pages = (struct sim_pages){.space = space, .counted = true};
+    list_init(&pages->unsynced);
+}
+
+static void page_free(struct sim_pages *pages, struct sim_page *page)
+{
+    page_give(pages, page);
+    list_remove(&page->link);
+    free(page->bytes);
+    free(page->stable);
+    free(page);
 }
 
 static void node_clear(struct sim_pages *pages, struct sim_pages_node *node, unsigned level)
@@ -122,7 +268,7 @@ static void node_clear(struct sim_pages *pages, struct sim_pages_node *node, uns
         if (node->slots[i] == NULL)
             continue;
         if (level == 0)
-            slot_drop(pages, &node->slots[i]);
+            page_free(pages, node->slots[i]);
         else
             node_clear(pages, node->slots[i], level - 1);
     }
@@ -136,28 +282,73 @@ void sim_pages_clear(struct sim_pages *pages)
     pages->root = NULL;
 }
 
+/* --- reading and writing --- */
+
 static size_t within_page(uint64_t offset_bytes, uint64_t length_bytes)
 {
     return MIN(length_bytes, SIM_PAGE_BYTES - offset_bytes % SIM_PAGE_BYTES);
 }
 
-void sim_pages_read(const struct sim_pages *pages, void *bytes, size_t length_bytes,
-                    uint64_t offset_bytes)
+/* The units of its page that a range within one page touches, */
+static unsigned units_touched(uint64_t offset_bytes, size_t length_bytes)
+{
+    unsigned first = offset_bytes % SIM_PAGE_BYTES / SIM_UNIT_BYTES;
+    unsigned end = (unsigned)((offset_bytes % SIM_PAGE_BYTES + length_bytes + SIM_UNIT_BYTES - 1) /
+                              SIM_UNIT_BYTES);
+    return ((1u << end) - 1) & ~((1u << first) - 1);
+}
+
+/* and those that it covers. */
+static unsigned units_covered(uint64_t offset_bytes, size_t length_bytes)
+{
+    unsigned first = (offset_bytes % SIM_PAGE_BYTES + SIM_UNIT_BYTES - 1) / SIM_UNIT_BYTES;
+    unsigned end = (unsigned)((offset_bytes % SIM_PAGE_BYTES + length_bytes) / SIM_UNIT_BYTES);
+    return first < end ? ((1u << end) - 1) & ~((1u << first) - 1) : 0;
+}
+
+int sim_pages_read(const struct sim_pages *pages, void *bytes, size_t length_bytes,
+                   uint64_t offset_bytes)
 {
     uint8_t *to = bytes;
 
     while (length_bytes > 0) {
         uint64_t missing_end;
         size_t part = within_page(offset_bytes, length_bytes);
-        void **slot = slot_find(pages, offset_bytes / SIM_PAGE_BYTES, &missing_end);
-        if (slot_has_data(slot))
-            memcpy(to, (uint8_t *)*slot + offset_bytes % SIM_PAGE_BYTES, part);
+        struct sim_page **slot = slot_find(pages, offset_bytes / SIM_PAGE_BYTES, &missing_end);
+        if (slot != NULL && *slot != NULL &&
+            ((*slot)->bad & units_touched(offset_bytes, part)) != 0)
+            return -EIO;
+        if (page_has_data(slot))
+            memcpy(to, (*slot)->bytes + offset_bytes % SIM_PAGE_BYTES, part);
         else
             memset(to, 0, part);
         to += part;
         offset_bytes += part;
         length_bytes -= part;
     }
+    return 0;
+}
+
+static int page_write(struct sim_pages *pages, const uint8_t *from, uint64_t offset_bytes,
+                      size_t length_bytes)
+{
+    struct sim_page *page = page_make(pages, offset_bytes / SIM_PAGE_BYTES);
+    if (page == NULL)
+        return -ENOMEM;
+    bool was_taken = page->taken;
+    int result = page_take(pages, page);
+    if (result == 0 &&
+        !page_change(pages, page, units_touched(offset_bytes, length_bytes), was_taken))
+        result = -ENOMEM;
+    if (result == 0 && page->bytes == NULL && (page->bytes = calloc(1, SIM_PAGE_BYTES)) == NULL)
+        result = -ENOMEM;
+    if (result < 0) {
+        page_free_if_hole(pages, page);
+        return result;
+    }
+    memcpy(page->bytes + offset_bytes % SIM_PAGE_BYTES, from, length_bytes);
+    page->bad &= ~units_covered(offset_bytes, length_bytes);
+    return 0;
 }
 
 int sim_pages_write(struct sim_pages *pages, const void *bytes, size_t length_bytes,
@@ -166,12 +357,10 @@ int sim_pages_write(struct sim_pages *pages, const void *bytes, size_t length_by
     const uint8_t *from = bytes;
 
     while (length_bytes > 0) {
-        uint8_t *page;
         size_t part = within_page(offset_bytes, length_bytes);
-        int result = page_for_write(pages, offset_bytes / SIM_PAGE_BYTES, &page);
+        int result = page_write(pages, from, offset_bytes, part);
         if (result < 0)
             return result;
-        memcpy(page + offset_bytes % SIM_PAGE_BYTES, from, part);
         from += part;
         offset_bytes += part;
         length_bytes -= part;
@@ -179,24 +368,65 @@ int sim_pages_write(struct sim_pages *pages, const void *bytes, size_t length_by
     return 0;
 }
 
-static void page_zero_part(struct sim_pages *pages, uint64_t offset_bytes, size_t length_bytes)
+static int page_zero_part(struct sim_pages *pages, uint64_t offset_bytes, size_t length_bytes)
 {
     uint64_t missing_end;
-    void **slot = slot_find(pages, offset_bytes / SIM_PAGE_BYTES, &missing_end);
+    struct sim_page **slot = slot_find(pages, offset_bytes / SIM_PAGE_BYTES, &missing_end);
 
-    if (slot_has_data(slot))
-        memset((uint8_t *)*slot + offset_bytes % SIM_PAGE_BYTES, 0, length_bytes);
+    if (slot == NULL || *slot == NULL)
+        return 0;
+    (*slot)->bad &= ~units_covered(offset_bytes, length_bytes);
+    if (!page_has_data(slot))
+        return 0;
+    if (!page_change(pages, *slot, units_touched(offset_bytes, length_bytes), true))
+        return -ENOMEM;
+    memset((*slot)->bytes + offset_bytes % SIM_PAGE_BYTES, 0, length_bytes);
+    return 0;
 }
 
-static void pages_drop(struct sim_pages *pages, uint64_t page, uint64_t end)
+/* The whole page reads as zeroes from now on, and takes space or not. */
+static int page_zero(struct sim_pages *pages, struct sim_page *page, bool keep)
 {
-    while (page < end) {
-        uint64_t missing_end;
-        void **slot = slot_find(pages, page, &missing_end);
-        if (slot != NULL)
-            slot_drop(pages, slot);
-        page = slot != NULL ? page + 1 : missing_end;
+    bool was_taken = page->taken;
+    int result = keep ? page_take(pages, page) : 0;
+    if (result == 0 && (page->bytes != NULL || was_taken != keep) &&
+        !page_change(pages, page, ALL_UNITS, was_taken))
+        result = -ENOMEM;
+    if (result == 0) {
+        page->bad = 0;
+        free(page->bytes);
+        page->bytes = NULL;
+        if (!keep)
+            page_give(pages, page);
     }
+    page_free_if_hole(pages, page);
+    return result;
+}
+
+static int pages_drop(struct sim_pages *pages, uint64_t number, uint64_t end)
+{
+    while (number < end) {
+        uint64_t missing_end;
+        struct sim_page **slot = slot_find(pages, number, &missing_end);
+        if (slot != NULL && *slot != NULL) {
+            int result = page_zero(pages, *slot, false);
+            if (result < 0)
+                return result;
+        }
+        number = slot != NULL ? number + 1 : missing_end;
+    }
+    return 0;
+}
+
+static int pages_reserve(struct sim_pages *pages, uint64_t number, uint64_t end)
+{
+    for (; number < end; number++) {
+        struct sim_page *page = page_make(pages, number);
+        int result = page != NULL ? page_zero(pages, page, true) : -ENOMEM;
+        if (result < 0)
+            return result;
+    }
+    return 0;
 }
 
 int sim_pages_zero(struct sim_pages *pages, uint64_t offset_bytes, uint64_t length_bytes, bool keep)
@@ -204,35 +434,43 @@ int sim_pages_zero(struct sim_pages *pages, uint64_t offset_bytes, uint64_t leng
     uint64_t end_bytes = offset_bytes + length_bytes;
     uint64_t first = align_up(offset_bytes, SIM_PAGE_BYTES) / SIM_PAGE_BYTES;
     uint64_t end = end_bytes / SIM_PAGE_BYTES;
+    int result = 0;
 
-    if (first > end) { /* inside one page */
-        page_zero_part(pages, offset_bytes, length_bytes);
-        return 0;
-    }
+    if (first > end) /* inside one page */
+        return page_zero_part(pages, offset_bytes, length_bytes);
     if (offset_bytes % SIM_PAGE_BYTES != 0)
-        page_zero_part(pages, offset_bytes, first * SIM_PAGE_BYTES - offset_bytes);
-    if (end_bytes % SIM_PAGE_BYTES != 0)
-        page_zero_part(pages, end * SIM_PAGE_BYTES, end_bytes % SIM_PAGE_BYTES);
-    if (!keep) {
-        pages_drop(pages, first, end);
-        return 0;
-    }
-    for (uint64_t page = first; page < end; page++) {
-        int result = page_reserve(pages, page);
-        if (result < 0)
-            return result;
-    }
-    return 0;
+        result = page_zero_part(pages, offset_bytes, first * SIM_PAGE_BYTES - offset_bytes);
+    if (result == 0 && end_bytes % SIM_PAGE_BYTES != 0)
+        result = page_zero_part(pages, end * SIM_PAGE_BYTES, end_bytes % SIM_PAGE_BYTES);
+    if (result < 0)
+        return result;
+    return keep ? pages_reserve(pages, first, end) : pages_drop(pages, first, end);
 }
 
 uint64_t sim_pages_next(const struct sim_pages *pages, uint64_t page, uint64_t end, bool data)
 {
     while (page < end) {
         uint64_t missing_end;
-        void **slot = slot_find(pages, page, &missing_end);
-        if (slot_has_data(slot) == data)
+        struct sim_page **slot = slot_find(pages, page, &missing_end);
+        if (page_has_data(slot) == data)
             return page;
         page = slot != NULL ? page + 1 : missing_end;
     }
     return end;
+}
+
+int sim_pages_spoil(struct sim_pages *pages, uint64_t offset_bytes, uint64_t length_bytes)
+{
+    uint64_t end_bytes = align_up(offset_bytes + length_bytes, SIM_UNIT_BYTES);
+
+    offset_bytes = align_down(offset_bytes, SIM_UNIT_BYTES);
+    while (offset_bytes < end_bytes) {
+        size_t part = within_page(offset_bytes, end_bytes - offset_bytes);
+        struct sim_page *page = page_make(pages, offset_bytes / SIM_PAGE_BYTES);
+        if (page == NULL)
+            return -ENOMEM;
+        page->bad |= units_touched(offset_bytes, part);
+        offset_bytes += part;
+    }
+    return 0;
 }

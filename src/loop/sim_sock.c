@@ -1,11 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/*
- * The simulator's network. A connection has two channels, one for each direction; what is sent is
- * under way, arrives after a while in pieces of any size, in order, and waits to be received. Both
- * together are bounded. As with TCP, an end that closes sends an end-of-stream behind its bytes, or
- * a reset when it has not read all; bytes that find nobody are answered with a reset.
- */
-#include "loop/sim_internal.h"
+/* Sockets of the simulator, as the program sees them: listening, connecting, moving bytes. */
+#include "loop/sim_net.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -16,52 +11,6 @@
 #define SIM_CONNECT_LATE_NS  (1 * NS_PER_S)
 #define SIM_SHORT_PERCENT    30u /* of sends and receives that move less than they could */
 #define SIM_LATE_PERCENT     10u /* of receives whose bytes are there that wait all the same */
-
-enum sim_scope { SIM_SCOPE_ANY, SIM_SCOPE_LOOPBACK, SIM_SCOPE_OUTSIDE };
-
-struct sim_conn;
-
-/* One direction, named by the end it leads to. Counts of bytes: taken <= arrived <= sent. */
-struct sim_channel {
-    struct sim_event event; /* the next arrival */
-    struct sim_conn *conn;
-    unsigned side;
-    uint8_t *ring;
-    uint64_t sent, arrived, taken;
-    bool fin, fin_arrived;
-    bool reset, reset_arrived;
-};
-
-struct sim_conn {
-    struct list_link link;
-    struct list_link backlog_link;
-    struct sim *sim;
-    struct sim_host *hosts[2]; /* [0]: who connected */
-    struct sim_channel to[2];
-    bool open[2];
-    struct sim_sock *ends[2]; /* [1] is NULL until accepted */
-    char client_name[64], server_name[128];
-};
-
-struct sim_sock {
-    struct sock base;
-    struct sim_loop *loop;
-    struct co *receiver, *sender; /* that wait inside a call */
-    struct sim_conn *conn;
-    unsigned side;
-    /* of listeners: */
-    struct list_link link;
-    struct list backlog;
-    unsigned backlog_count;
-    enum sim_scope scope;
-    struct sim_inode *inode;
-    char *path;
-};
-
-struct sim_cut {
-    struct list_link link;
-    struct sim_host *hosts[2];
-};
 
 static struct sim_sock *sim_sock_of(struct sock *sock)
 {
@@ -74,160 +23,8 @@ static void sim_wake(struct co *co)
         co_wake(co);
 }
 
-/* --- channels --- */
-
-static bool sim_channel_has_more(const struct sim_channel *channel)
-{
-    if (channel->reset_arrived)
-        return false;
-    return channel->arrived < channel->sent || (channel->fin && !channel->fin_arrived) ||
-           channel->reset;
-}
-
-static void sim_channel_go_on(struct sim_channel *channel)
-{
-    struct sim_conn *conn = channel->conn;
-
-    if (channel->event.armed || !sim_channel_has_more(channel) ||
-        sim_hosts_are_cut(conn->sim, conn->hosts[0], conn->hosts[1]))
-        return;
-    sim_event_arm(conn->sim, &channel->event, sim_delay_ns(conn->sim, conn->sim->options.net));
-}
-
-/* Tells the end `side` that the connection is broken. */
-static void sim_conn_reset(struct sim_conn *conn, unsigned side)
-{
-    conn->to[side].reset = true;
-    sim_channel_go_on(&conn->to[side]);
-}
-
-static void sim_channel_arrive(struct sim_channel *channel)
-{
-    struct sim_conn *conn = channel->conn;
-    struct sim_sock *end = conn->ends[channel->side];
-    uint64_t bytes = channel->sent - channel->arrived;
-
-    if (channel->reset) {
-        channel->reset_arrived = true;
-        channel->sent = channel->arrived;
-    } else if (bytes > 0 && (!conn->open[channel->side] || (end != NULL && end->base.shut != 0))) {
-        channel->arrived = channel->taken = channel->sent;
-        sim_conn_reset(conn, !channel->side);
-    } else if (bytes > 0) {
-        if (sim_chance(conn->sim, SIM_SHORT_PERCENT))
-            bytes = 1 + sim_below(conn->sim, bytes);
-        channel->arrived += bytes;
-    } else if (channel->fin) {
-        channel->fin_arrived = true;
-    }
-    sim_trace(conn->sim, SIM_KIND_ARRIVE, channel->side, channel->arrived,
-              (uint64_t)channel->fin_arrived << 1 | channel->reset_arrived);
-}
-
-static void sim_channel_fire(struct sim_event *event)
-{
-    struct sim_channel *channel = CONTAINER_OF(event, struct sim_channel, event);
-    struct sim_conn *conn = channel->conn;
-
-    sim_channel_arrive(channel);
-    if (conn->ends[channel->side] != NULL) {
-        sim_wake(conn->ends[channel->side]->receiver);
-        if (channel->reset_arrived)
-            sim_wake(conn->ends[channel->side]->sender);
-    }
-    sim_channel_go_on(channel);
-}
-
-static size_t sim_channel_room(const struct sim_channel *channel)
-{
-    return channel->conn->sim->options.sock_buffer_bytes - (channel->sent - channel->taken);
-}
-
-static void sim_channel_put(struct sim_channel *channel, const uint8_t *bytes, size_t length_bytes)
-{
-    size_t capacity = channel->conn->sim->options.sock_buffer_bytes;
-
-    while (length_bytes > 0) {
-        size_t at = channel->sent % capacity;
-        size_t part = MIN(length_bytes, capacity - at);
-        memcpy(channel->ring + at, bytes, part);
-        channel->sent += part;
-        bytes += part;
-        length_bytes -= part;
-    }
-}
-
-static void sim_channel_take(struct sim_channel *channel, uint8_t *bytes, size_t length_bytes)
-{
-    size_t capacity = channel->conn->sim->options.sock_buffer_bytes;
-
-    while (length_bytes > 0) {
-        size_t at = channel->taken % capacity;
-        size_t part = MIN(length_bytes, capacity - at);
-        memcpy(bytes, channel->ring + at, part);
-        channel->taken += part;
-        bytes += part;
-        length_bytes -= part;
-    }
-}
-
-/* --- connections --- */
-
-static void sim_conn_free(struct sim_conn *conn)
-{
-    list_remove(&conn->link);
-    for (unsigned side = 0; side < 2; side++) {
-        sim_event_cancel(conn->sim, &conn->to[side].event);
-        free(conn->to[side].ring);
-    }
-    free(conn);
-}
-
-static struct sim_conn *sim_conn_new(struct sim_host *client, struct sim_host *server)
-{
-    struct sim *sim = client->sim;
-    struct sim_conn *conn = calloc(1, sizeof(*conn));
-
-    if (conn == NULL)
-        return NULL;
-    conn->sim = sim;
-    conn->hosts[0] = client;
-    conn->hosts[1] = server;
-    list_push_back(&sim->conns, &conn->link);
-    for (unsigned side = 0; side < 2; side++) {
-        conn->open[side] = true;
-        conn->to[side].event.fire = sim_channel_fire;
-        conn->to[side].conn = conn;
-        conn->to[side].side = side;
-        conn->to[side].ring = malloc(sim->options.sock_buffer_bytes);
-    }
-    if (conn->to[0].ring == NULL || conn->to[1].ring == NULL) {
-        sim_conn_free(conn);
-        return NULL;
-    }
-    return conn;
-}
-
-static void sim_conn_close(struct sim_conn *conn, unsigned side, bool abort)
-{
-    struct sim_channel *in = &conn->to[side];
-
-    conn->open[side] = false;
-    conn->ends[side] = NULL;
-    if (!conn->open[!side]) {
-        sim_conn_free(conn);
-        return;
-    }
-    if (abort || in->taken < in->arrived) {
-        sim_conn_reset(conn, !side);
-        return;
-    }
-    conn->to[!side].fin = true;
-    sim_channel_go_on(&conn->to[!side]);
-}
-
 /* The socket at one end; NULL when memory is out. */
-static struct sim_sock *sim_sock_new(struct sim_loop *loop, struct sim_conn *conn, unsigned side)
+static struct sim_sock *sim_sock_new(struct sim_loop *loop, struct sim_end *end)
 {
     struct sim_sock *self = calloc(1, sizeof(*self));
 
@@ -235,17 +32,21 @@ static struct sim_sock *sim_sock_new(struct sim_loop *loop, struct sim_conn *con
         return NULL;
     sock_init(&self->base, &loop->base);
     self->loop = loop;
-    list_init(&self->backlog);
-    loop->socks++;
-    if (conn == NULL)
+    list_push_back(&loop->socks, &self->link);
+    if (end == NULL)
         return self;
-    self->conn = conn;
-    self->side = side;
-    conn->ends[side] = self;
-    const char *names[2] = {conn->client_name, conn->server_name};
-    snprintf(self->base.local_name, sizeof(self->base.local_name), "%s", names[side]);
-    snprintf(self->base.peer_name, sizeof(self->base.peer_name), "%s", names[!side]);
+    self->end = end;
+    end->sock = self;
+    const char *names[2] = {end->conn->client_name, end->conn->server_name};
+    snprintf(self->base.local_name, sizeof(self->base.local_name), "%s", names[end->side]);
+    snprintf(self->base.peer_name, sizeof(self->base.peer_name), "%s", names[!end->side]);
     return self;
+}
+
+static void sim_sock_free(struct sim_sock *self)
+{
+    list_remove(&self->link);
+    free(self);
 }
 
 /* --- names --- */
@@ -286,17 +87,10 @@ static int sim_target_find(struct sim_loop *loop, const struct sock_address *add
     return 0;
 }
 
-/* All listeners of the world. */
-#define FOR_EACH_LISTENER(listener_, sim_)                      \
-    LIST_FOR_EACH(loop_, &(sim_)->loops, struct sim_loop, link) \
-        LIST_FOR_EACH(listener_, &loop_->listeners, struct sim_sock, link)
-
-static struct sim_sock *sim_listener_at(struct sim *sim, const struct sim_target *target, bool bind)
+static struct sim_listener *sim_listener_at(const struct sim_target *target, bool bind)
 {
-    FOR_EACH_LISTENER(listener, sim)
-    {
-        if (listener->inode != NULL || listener->loop->host != target->host ||
-            listener->base.local_port != target->port || listener->base.shut != 0)
+    LIST_FOR_EACH(listener, &target->host->listeners, struct sim_listener, link) {
+        if (listener->inode != NULL || listener->port != target->port || listener->shut)
             continue;
         if (listener->scope == target->scope || listener->scope == SIM_SCOPE_ANY ||
             (bind && target->scope == SIM_SCOPE_ANY))
@@ -305,11 +99,10 @@ static struct sim_sock *sim_listener_at(struct sim *sim, const struct sim_target
     return NULL;
 }
 
-static struct sim_sock *sim_listener_on(struct sim *sim, const struct sim_inode *inode)
+static struct sim_listener *sim_listener_on(struct sim_host *host, const struct sim_inode *inode)
 {
-    FOR_EACH_LISTENER(listener, sim)
-    {
-        if (listener->inode == inode && listener->base.shut == 0)
+    LIST_FOR_EACH(listener, &host->listeners, struct sim_listener, link) {
+        if (listener->inode == inode && !listener->shut)
             return listener;
     }
     return NULL;
@@ -317,26 +110,23 @@ static struct sim_sock *sim_listener_on(struct sim *sim, const struct sim_inode 
 
 /* --- listening --- */
 
-static int sim_listen_unix(struct sim_sock *self, const char *path, struct err *err)
+static int sim_listen_unix(struct sim_sock *self, struct sim_listener *listener, const char *path)
 {
-    struct sim_host *host = self->loop->host;
+    struct sim_host *host = listener->host;
     struct sim_inode *inode;
 
     if (sim_fs_find(host, path, &inode) == 0) {
-        if (inode->kind != SIM_SOCKET || sim_listener_on(host->sim, inode) != NULL)
-            return err_set(err, -EADDRINUSE,
-                           "'%s' is in use: another process listens there, or it is no socket",
-                           path);
+        if (inode->kind != SIM_SOCKET || sim_listener_on(host, inode) != NULL)
+            return -EADDRINUSE;
         sim_fs_unlink(host, path);
     }
-    self->path = strdup(path);
-    if (self->path == NULL)
-        return err_no_memory(err);
+    listener->path = strdup(path);
+    if (listener->path == NULL)
+        return -ENOMEM;
     int result = sim_fs_make(host, path, SIM_SOCKET, &inode);
     if (result < 0)
-        return err_set_errno(err, result, "cannot listen on '%s'", path);
-    inode->refs++;
-    self->inode = inode;
+        return result;
+    listener->inode = sim_inode_ref(inode);
     snprintf(self->base.local_name, sizeof(self->base.local_name), "unix:%s", path);
     return 0;
 }
@@ -349,35 +139,88 @@ static void sim_port_choose(struct sim_target *target)
     for (int tries = SIM_PORT_MIN; target->port == 0 && tries <= SIM_PORT_MAX; tries++) {
         target->port = host->next_port;
         host->next_port = host->next_port < SIM_PORT_MAX ? host->next_port + 1 : SIM_PORT_MIN;
-        if (sim_listener_at(host->sim, target, true) != NULL)
+        if (sim_listener_at(target, true) != NULL)
             target->port = 0;
     }
 }
 
-static int sim_listen_inet(struct sim_sock *self, const struct sock_address *address,
-                           struct err *err)
+static int sim_listen_inet(struct sim_sock *self, struct sim_listener *listener,
+                           struct sim_target target)
 {
-    struct sim_host *host = self->loop->host;
-    struct sim_target target;
-    char name[256];
+    static const char *const names[] = {"0.0.0.0", "127.0.0.1"};
+    struct sim_host *host = listener->host;
 
-    int result = sim_target_find(self->loop, address, true, &target, err);
-    if (result < 0)
-        return result;
     if (target.host != host)
-        result = -EADDRNOTAVAIL;
+        return -EADDRNOTAVAIL;
     if (target.port == 0)
         sim_port_choose(&target);
-    if (result == 0 && (target.port == 0 || sim_listener_at(host->sim, &target, true) != NULL))
-        result = -EADDRINUSE;
-    if (result < 0)
-        return err_set_errno(err, result, "cannot listen on %s",
-                             sock_address_format(address, name, sizeof(name)));
-    static const char *const names[] = {"0.0.0.0", "127.0.0.1"};
-    self->scope = target.scope;
-    self->base.local_port = target.port;
+    if (target.port == 0 || sim_listener_at(&target, true) != NULL)
+        return -EADDRINUSE;
+    listener->scope = target.scope;
+    listener->port = self->base.local_port = target.port;
     snprintf(self->base.local_name, sizeof(self->base.local_name), "%s:%u",
              target.scope == SIM_SCOPE_OUTSIDE ? host->address : names[target.scope], target.port);
+    return 0;
+}
+
+/* Once nobody listens there, the path may be taken by another: it must not be ours to unlink then. */
+static void sim_listener_unlink(struct sim_listener *listener)
+{
+    if (listener->inode == NULL)
+        return;
+    sim_fs_unlink(listener->host, listener->path);
+    sim_inode_unref(listener->inode);
+    listener->inode = NULL;
+}
+
+/* The path of a process that was killed stays. */
+static void sim_listener_free(struct sim_listener *listener)
+{
+    struct sim_conn *conn;
+
+    while ((conn = LIST_POP_FRONT(&listener->backlog, struct sim_conn, backlog_link)) != NULL) {
+        if (listener->host->down)
+            sim_end_vanish(&conn->ends[1]);
+        else
+            sim_end_close(&conn->ends[1], true);
+    }
+    if (listener->inode != NULL)
+        sim_inode_unref(listener->inode);
+    list_remove(&listener->link);
+    list_remove(&listener->remains_link);
+    free(listener->path);
+    free(listener);
+}
+
+static struct sim_listener *sim_listener_new(struct sim_sock *self)
+{
+    struct sim_listener *listener = calloc(1, sizeof(*listener));
+
+    if (listener == NULL)
+        return NULL;
+    listener->host = self->loop->host;
+    listener->sock = self;
+    list_init(&listener->backlog);
+    return listener;
+}
+
+/* -EIO: the process is dead. */
+static int sim_listen(struct sim_sock *self, const struct sock_address *address,
+                      const struct sim_target *target)
+{
+    struct sim_listener *listener = self->loop->dead ? NULL : sim_listener_new(self);
+
+    if (listener == NULL)
+        return self->loop->dead ? -EIO : -ENOMEM;
+    int result = address->family == SOCK_FAMILY_UNIX
+                     ? sim_listen_unix(self, listener, address->path)
+                     : sim_listen_inet(self, listener, *target);
+    if (result < 0) {
+        sim_listener_free(listener);
+        return result;
+    }
+    list_push_back(&listener->host->listeners, &listener->link);
+    self->listener = listener;
     return 0;
 }
 
@@ -385,60 +228,70 @@ int sim_sock_listen(struct loop *base, const struct sock_address *address,
                     struct sock **ret_listener, struct err *err)
 {
     struct sim_loop *loop = sim_loop_of(base);
-    struct sim_sock *self = sim_sock_new(loop, NULL, 0);
+    struct sim_target target = {.host = loop->host};
+    char name[256];
+    int result = 0;
 
+    if (address->family == SOCK_FAMILY_INET)
+        result = sim_target_find(loop, address, true, &target, err);
+    if (result < 0)
+        return result;
+    sim_ghost_yield(loop);
+    struct sim_sock *self = sim_sock_new(loop, NULL);
     if (self == NULL)
         return err_no_memory(err);
-    int result = address->family == SOCK_FAMILY_UNIX ? sim_listen_unix(self, address->path, err)
-                                                     : sim_listen_inet(self, address, err);
+    result = sim_listen(self, address, &target);
+    sim_tell(loop->sim, loop->host, loop, "listen on %s: %s",
+             sock_address_format(address, name, sizeof(name)),
+             result < 0 ? strerror(-result) : "ok");
     if (result < 0) {
-        free(self->path);
-        free(self);
-        loop->socks--;
-        return result;
+        sim_sock_free(self);
+        return err_set_errno(err, result, "cannot listen on %s",
+                             sock_address_format(address, name, sizeof(name)));
     }
     self->base.listening = true;
-    list_push_back(&loop->listeners, &self->link);
     *ret_listener = &self->base;
     return 0;
 }
 
-int sim_sock_accept(struct sock *listener, struct sock **ret_sock)
+int sim_sock_accept(struct sock *sock, struct sock **ret_sock)
 {
-    struct sim_sock *self = sim_sock_of(listener);
+    struct sim_sock *self = sim_sock_of(sock);
 
     assert(self->receiver == NULL);
-    listener->receiving = true;
-    while (listener->shut == 0 && list_empty(&self->backlog)) {
+    sock->receiving = true;
+    while (sock->shut == 0 && (self->listener == NULL || list_empty(&self->listener->backlog))) {
         self->receiver = co_self();
         co_wait();
         self->receiver = NULL;
     }
-    listener->receiving = false;
-    if (listener->shut != 0)
-        return listener->shut;
-    struct sim_conn *conn = LIST_POP_FRONT(&self->backlog, struct sim_conn, backlog_link);
-    self->backlog_count--;
-    struct sim_sock *sock = sim_sock_new(self->loop, conn, 1);
-    if (sock == NULL) {
-        sim_conn_close(conn, 1, true);
+    sock->receiving = false;
+    if (sock->shut != 0)
+        return sock->shut;
+    struct sim_conn *conn = LIST_POP_FRONT(&self->listener->backlog, struct sim_conn, backlog_link);
+    self->listener->backlog_count--;
+    struct sim_sock *accepted = sim_sock_new(self->loop, &conn->ends[1]);
+    if (accepted == NULL) {
+        sim_end_close(&conn->ends[1], true);
         return -ENOMEM;
     }
     sim_trace(self->loop->sim, SIM_KIND_ACCEPT, self->loop->index, conn->to[1].arrived, 0);
-    *ret_sock = &sock->base;
+    sim_tell(self->loop->sim, self->loop->host, self->loop, "accepts %s on %s", conn->client_name,
+             conn->server_name);
+    *ret_sock = &accepted->base;
     return 0;
 }
 
 /* --- connecting --- */
 
-static void sim_conn_name(struct sim_conn *conn, const struct sim_sock *listener,
+static void sim_conn_name(struct sim_conn *conn, const struct sim_listener *listener,
                           const struct sim_target *target)
 {
     struct sim_host *client = conn->hosts[0];
 
     if (listener->inode != NULL) {
         snprintf(conn->client_name, sizeof(conn->client_name), "unix:");
-        snprintf(conn->server_name, sizeof(conn->server_name), "%s", listener->base.local_name);
+        snprintf(conn->server_name, sizeof(conn->server_name), "unix:%.100s", listener->path);
         return;
     }
     bool loopback = target->scope == SIM_SCOPE_LOOPBACK;
@@ -449,34 +302,54 @@ static void sim_conn_name(struct sim_conn *conn, const struct sim_sock *listener
              loopback ? "127.0.0.1" : target->host->address, target->port);
 }
 
-/* One knock: -EAGAIN when nobody answers. */
-static int sim_connect_once(struct sim_loop *loop, const struct sock_address *address,
-                            struct sim_target *target, struct sim_conn **ret_conn)
+/* Who listens there. -EAGAIN: nobody answers. */
+static int sim_connect_find(struct sim_loop *loop, const struct sock_address *address,
+                            struct sim_target *target, struct sim_listener **ret_listener)
 {
-    struct sim_sock *listener;
+    struct sim_listener *listener;
     struct sim_inode *inode;
+    struct sim_link *out = sim_link_find(loop->sim, loop->host, target->host);
+    struct sim_link *back = sim_link_find(loop->sim, target->host, loop->host);
 
+    if (out == NULL || back == NULL)
+        return -ENOMEM;
+    if (out->options.blocked || back->options.blocked || target->host->down)
+        return -EAGAIN;
+    if (sim_chance(loop->sim, out->options.refuse_percent))
+        return -ECONNREFUSED;
     if (address->family == SOCK_FAMILY_UNIX) {
         int result = sim_fs_find(loop->host, address->path, &inode);
         if (result < 0)
             return result;
-        listener = inode->kind == SIM_SOCKET ? sim_listener_on(loop->sim, inode) : NULL;
+        listener = inode->kind == SIM_SOCKET ? sim_listener_on(loop->host, inode) : NULL;
     } else {
-        if (sim_hosts_are_cut(loop->sim, loop->host, target->host))
-            return -EAGAIN;
-        listener = sim_listener_at(loop->sim, target, false);
+        listener = sim_listener_at(target, false);
     }
     if (listener == NULL)
         return -ECONNREFUSED;
     if (listener->backlog_count >= SIM_BACKLOG_MAX)
         return -EAGAIN;
+    *ret_listener = listener;
+    return 0;
+}
+
+/* One knock. */
+static int sim_connect_once(struct sim_loop *loop, const struct sock_address *address,
+                            struct sim_target *target, struct sim_conn **ret_conn)
+{
+    struct sim_listener *listener;
+
+    int result = sim_connect_find(loop, address, target, &listener);
+    if (result < 0)
+        return result;
     struct sim_conn *conn = sim_conn_new(loop->host, target->host);
     if (conn == NULL)
         return -ENOMEM;
     sim_conn_name(conn, listener, target);
     list_push_back(&listener->backlog, &conn->backlog_link);
     listener->backlog_count++;
-    sim_wake(listener->receiver);
+    if (listener->sock != NULL)
+        sim_wake(listener->sock->receiver);
     *ret_conn = conn;
     return 0;
 }
@@ -501,7 +374,8 @@ static int sim_connect(struct sim_loop *loop, const struct sock_address *address
     if (!sim_pause_until(loop, sim_delay_ns(loop->sim, loop->sim->options.net), deadline_ns))
         return -ETIMEDOUT;
     int result;
-    while ((result = sim_connect_once(loop, address, target, ret_conn)) == -EAGAIN) {
+    while ((result = loop->dead ? -ENETUNREACH
+                                : sim_connect_once(loop, address, target, ret_conn)) == -EAGAIN) {
         if (!sim_pause_until(loop, again_ns, deadline_ns))
             return -ETIMEDOUT;
         again_ns = MIN(again_ns * 2, SIM_CONNECT_LATE_NS);
@@ -522,14 +396,19 @@ int sim_sock_connect(struct loop *base, const struct sock_address *address, uint
         result = sim_target_find(loop, address, false, &target, err);
     if (result < 0)
         return result;
-    result = sim_connect(loop, address, &target, deadline_ns, &conn);
-    sim_trace(loop->sim, SIM_KIND_CONNECT, loop->index, (uint64_t)-result, 0);
+    sock_address_format(address, name, sizeof(name));
+    sim_ghost_yield(loop);
+    result = loop->dead ? -ENETUNREACH : sim_connect(loop, address, &target, deadline_ns, &conn);
+    if (!loop->dead) {
+        sim_trace(loop->sim, SIM_KIND_CONNECT, loop->index, (uint64_t)-result, 0);
+        sim_tell(loop->sim, loop->host, loop, "connect to %s: %s", name,
+                 result < 0 ? strerror(-result) : "ok");
+    }
     if (result < 0)
-        return err_set_errno(err, result, "cannot connect to %s",
-                             sock_address_format(address, name, sizeof(name)));
-    struct sim_sock *self = sim_sock_new(loop, conn, 0);
+        return err_set_errno(err, result, "cannot connect to %s", name);
+    struct sim_sock *self = sim_sock_new(loop, &conn->ends[0]);
     if (self == NULL) {
-        sim_conn_close(conn, 0, true);
+        sim_end_close(&conn->ends[0], true);
         return err_no_memory(err);
     }
     /* The answer travels back; the other side may be at work already. */
@@ -545,15 +424,17 @@ static size_t sim_shorten(struct sim *sim, size_t bytes)
     return bytes > 1 && sim_chance(sim, SIM_SHORT_PERCENT) ? 1 + sim_below(sim, bytes) : bytes;
 }
 
-ssize_t sim_sock_recv(struct sock *sock, void *bytes, size_t length_bytes)
+/* Waits until there is something to say: bytes, the end of the stream, or why not. */
+static ssize_t sim_recv_wait(struct sim_sock *self) MAY_WAIT
 {
-    struct sim_sock *self = sim_sock_of(sock);
-    struct sim *sim = self->loop->sim;
-    struct sim_channel *in = &self->conn->to[self->side];
-
-    if (sim->options.net.max_ns != 0 && sim_chance(sim, SIM_LATE_PERCENT))
-        sim_pause(self->loop, sim_delay_ns(sim, sim->options.net));
-    while (sock->shut == 0 && in->arrived == in->taken) {
+    for (;;) {
+        if (self->base.shut != 0)
+            return self->base.shut;
+        if (self->end == NULL)
+            return -ECONNRESET;
+        const struct sim_channel *in = &self->end->conn->to[self->end->side];
+        if (in->arrived > in->taken)
+            return (ssize_t)(in->arrived - in->taken);
         if (in->reset_arrived)
             return -ECONNRESET;
         if (in->fin_arrived)
@@ -562,13 +443,24 @@ ssize_t sim_sock_recv(struct sock *sock, void *bytes, size_t length_bytes)
         co_wait();
         self->receiver = NULL;
     }
-    if (sock->shut != 0)
-        return sock->shut;
-    size_t got = sim_shorten(sim, MIN(length_bytes, in->arrived - in->taken));
+}
+
+ssize_t sim_sock_recv(struct sock *sock, void *bytes, size_t length_bytes)
+{
+    struct sim_sock *self = sim_sock_of(sock);
+    struct sim *sim = self->loop->sim;
+
+    if (!self->loop->dead && sim->options.net.max_ns != 0 && sim_chance(sim, SIM_LATE_PERCENT))
+        sim_pause(self->loop, sim_delay_ns(sim, sim->options.net));
+    ssize_t there = sim_recv_wait(self);
+    if (there <= 0)
+        return there;
+    struct sim_channel *in = &self->end->conn->to[self->end->side];
+    size_t got = sim_shorten(sim, MIN(length_bytes, (size_t)there));
     sim_channel_take(in, bytes, got);
     sim_trace(sim, SIM_KIND_RECV, self->loop->index, got, in->taken);
-    if (self->conn->ends[!self->side] != NULL)
-        sim_wake(self->conn->ends[!self->side]->sender);
+    sim_tell(sim, self->loop->host, self->loop, "receives %zu bytes from %s", got, sock->peer_name);
+    sim_channel_ack(in);
     return (ssize_t)got;
 }
 
@@ -576,11 +468,13 @@ ssize_t sim_sock_recv(struct sock *sock, void *bytes, size_t length_bytes)
 static ssize_t sim_send_some(struct sim_sock *self, const void *bytes, size_t length_bytes)
 {
     struct sim *sim = self->loop->sim;
-    struct sim_channel *in = &self->conn->to[self->side];
-    struct sim_channel *out = &self->conn->to[!self->side];
 
     if (self->base.shut != 0)
         return self->base.shut;
+    if (self->end == NULL)
+        return -ECONNRESET;
+    struct sim_channel *in = &self->end->conn->to[self->end->side];
+    struct sim_channel *out = &self->end->conn->to[!self->end->side];
     if (in->reset_arrived)
         return in->fin_arrived ? -EPIPE : -ECONNRESET;
     size_t put = MIN(length_bytes, sim_channel_room(out));
@@ -589,7 +483,7 @@ static ssize_t sim_send_some(struct sim_sock *self, const void *bytes, size_t le
     put = sim_shorten(sim, put);
     sim_channel_put(out, bytes, put);
     sim_trace(sim, SIM_KIND_SEND, self->loop->index, put, out->sent);
-    sim_channel_go_on(out);
+    sim_tell(sim, self->loop->host, self->loop, "sends %zu bytes to %s", put, self->base.peer_name);
     return (ssize_t)put;
 }
 
@@ -634,27 +528,18 @@ ssize_t sim_sock_send_now(struct sock *sock, const struct iovec *iov, int count)
 
 /* --- ending --- */
 
-/* Once nobody listens there, the path may be taken by another: it must not be ours to unlink then. */
-static void sim_listener_unlink(struct sim_sock *self)
-{
-    if (self->inode == NULL)
-        return;
-    sim_fs_unlink(self->loop->host, self->path);
-    sim_inode_unref(self->inode);
-    self->inode = NULL;
-}
-
 void sim_sock_shutdown(struct sock *sock)
 {
     struct sim_sock *self = sim_sock_of(sock);
 
-    sim_trace(self->loop->sim, SIM_KIND_SHUTDOWN, self->loop->index, (uint64_t)-sock->shut, 0);
-    if (self->conn != NULL) {
-        self->conn->to[!self->side].fin = true;
-        sim_channel_go_on(&self->conn->to[!self->side]);
+    if (!self->loop->dead)
+        sim_trace(self->loop->sim, SIM_KIND_SHUTDOWN, self->loop->index, (uint64_t)-sock->shut, 0);
+    if (self->end != NULL)
+        sim_channel_fin(&self->end->conn->to[!self->end->side]);
+    if (self->listener != NULL) {
+        self->listener->shut = true;
+        sim_listener_unlink(self->listener);
     }
-    if (sock->listening)
-        sim_listener_unlink(self);
     sim_wake(self->receiver);
     sim_wake(self->sender);
 }
@@ -662,74 +547,57 @@ void sim_sock_shutdown(struct sock *sock)
 void sim_sock_close(struct sock *sock)
 {
     struct sim_sock *self = sim_sock_of(sock);
-    struct sim_conn *conn;
 
     assert(self->receiver == NULL);
     assert(self->sender == NULL);
-    if (self->conn != NULL)
-        sim_conn_close(self->conn, self->side, false);
-    list_remove(&self->link);
-    while ((conn = LIST_POP_FRONT(&self->backlog, struct sim_conn, backlog_link)) != NULL)
-        sim_conn_close(conn, 1, true);
-    sim_listener_unlink(self);
-    free(self->path);
-    self->loop->socks--;
-    free(self);
+    if (self->end != NULL) {
+        sim_tell(self->loop->sim, self->loop->host, self->loop, "closes %s", sock->peer_name);
+        sim_end_close(self->end, false);
+    }
+    if (self->listener != NULL) {
+        sim_listener_unlink(self->listener);
+        sim_listener_free(self->listener);
+    }
+    sim_sock_free(self);
 }
 
-/* --- cuts --- */
-
-static struct sim_cut *sim_cut_find(struct sim *sim, const struct sim_host *a,
-                                    const struct sim_host *b)
+static void sim_sock_abandon(struct sim_sock *self, struct sim_remains *remains)
 {
-    LIST_FOR_EACH(cut, &sim->cuts, struct sim_cut, link) {
-        if ((cut->hosts[0] == a && cut->hosts[1] == b) ||
-            (cut->hosts[0] == b && cut->hosts[1] == a))
-            return cut;
+    struct sim_end *end = self->end;
+    struct sim_listener *listener = self->listener;
+
+    self->end = NULL;
+    self->listener = NULL;
+    if (end != NULL && remains != NULL) {
+        end->sock = NULL;
+        list_push_back(&remains->ends, &end->link);
+    } else if (end != NULL) {
+        sim_end_vanish(end);
     }
-    return NULL;
+    if (listener != NULL && remains != NULL) {
+        listener->sock = NULL;
+        list_push_back(&remains->listeners, &listener->remains_link);
+    } else if (listener != NULL) {
+        sim_listener_free(listener);
+    }
+    sim_wake(self->receiver);
+    sim_wake(self->sender);
 }
 
-bool sim_hosts_are_cut(struct sim *sim, const struct sim_host *a, const struct sim_host *b)
+void sim_socks_abandon(struct sim_loop *loop, struct sim_remains *remains)
 {
-    return sim_cut_find(sim, a, b) != NULL;
+    LIST_FOR_EACH(sock, &loop->socks, struct sim_sock, link)
+        sim_sock_abandon(sock, remains);
 }
 
-int sim_net_cut(struct sim *sim, const char *host_a, const char *host_b, bool cut)
+void sim_socks_end(struct sim_remains *remains)
 {
-    struct sim_host *a = sim_host_find(sim, host_a);
-    struct sim_host *b = sim_host_find(sim, host_b);
-
-    if (a == NULL || b == NULL || a == b)
-        return -EINVAL;
-    struct sim_cut *known = sim_cut_find(sim, a, b);
-    if (cut && known == NULL) {
-        known = calloc(1, sizeof(*known));
-        if (known == NULL)
-            return -ENOMEM;
-        known->hosts[0] = a;
-        known->hosts[1] = b;
-        list_push_back(&sim->cuts, &known->link);
-    } else if (!cut && known != NULL) {
-        list_remove(&known->link);
-        free(known);
+    LIST_FOR_EACH_SAFE(end, &remains->ends, struct sim_end, link) {
+        if (remains->host->down)
+            sim_end_vanish(end);
+        else
+            sim_end_close(end, false);
     }
-    LIST_FOR_EACH(conn, &sim->conns, struct sim_conn, link) {
-        for (unsigned side = 0; side < 2; side++) {
-            if (sim_hosts_are_cut(sim, conn->hosts[0], conn->hosts[1]))
-                sim_event_cancel(sim, &conn->to[side].event);
-            else
-                sim_channel_go_on(&conn->to[side]);
-        }
-    }
-    return 0;
-}
-
-void sim_net_deinit(struct sim *sim)
-{
-    assert(list_empty(&sim->conns));
-    LIST_FOR_EACH_SAFE(cut, &sim->cuts, struct sim_cut, link) {
-        list_remove(&cut->link);
-        free(cut);
-    }
+    LIST_FOR_EACH_SAFE(listener, &remains->listeners, struct sim_listener, remains_link)
+        sim_listener_free(listener);
 }
