@@ -256,6 +256,15 @@ static ssize_t receive(struct qmp_client *client, int timeout_ms)
     return got < 0 ? -errno : got;
 }
 
+static int lost(const struct qmp_client *client, int code, struct err *err)
+{
+    const char *refusal = client->tls != NULL ? tls_stream_refusal(client->tls) : NULL;
+
+    if (refusal != NULL)
+        return err_set(err, code, "%s: TLS: %s", client->address, refusal);
+    return err_set_errno(err, code, "%s: connection lost", client->address);
+}
+
 int qmp_client_next(struct qmp_client *client, int timeout_ms, struct json_object **ret_message,
                     struct err *err)
 {
@@ -276,7 +285,7 @@ int qmp_client_next(struct qmp_client *client, int timeout_ms, struct json_objec
         if (got == -EINTR || got == -EAGAIN)
             continue;
         if (got < 0)
-            return err_set_errno(err, (int)got, "%s: connection lost", client->address);
+            return lost(client, (int)got, err);
         if (got == 0)
             return err_set(err, -EPIPE, "%s: the daemon has closed the connection",
                            client->address);

@@ -345,6 +345,18 @@ static int client_begin(struct nbd_client *client, struct err *err)
     return 0;
 }
 
+/* That the connection has ended is less than why. */
+static void tell_refusal(const struct nbd_client *client, struct err *err)
+{
+    const char *refusal = sock_tls_refusal(client->sock);
+
+    if (refusal == NULL || strstr(err->text, refusal) != NULL)
+        return;
+    int code = err->code;
+    err_clear(err);
+    err_set(err, code, "TLS: %s", refusal);
+}
+
 int nbd_client_open(struct loop *loop, const struct nbd_client_options *options,
                     struct nbd_client **ret_client, struct err *err)
 {
@@ -363,8 +375,10 @@ int nbd_client_open(struct loop *loop, const struct nbd_client_options *options,
         return result;
     sock_deadline(client->sock, deadline_ns);
     result = nbd_client_handshake(client, err);
-    if (result < 0)
+    if (result < 0) {
+        tell_refusal(client, err);
         return err_prefix(err, "NBD server %s", client->address);
+    }
     sock_deadline(client->sock, DEADLINE_NEVER);
     client->minimum_bytes = MIN(client->minimum_bytes, client->maximum_bytes);
     client->maximum_bytes = MIN(client->maximum_bytes, NBD_MAX_REQUEST_BYTES);

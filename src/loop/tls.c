@@ -21,6 +21,7 @@
 #define RECORD_EXTRA_BYTES 512u           /* head, padding and tag */
 #define TURN_BYTES         (1024u * 1024) /* that one call encrypts before others get a turn */
 #define PEER_BYTES         256u
+#define REFUSAL_BYTES      256u
 
 struct tls {
     gnutls_session_t session;
@@ -42,6 +43,7 @@ struct tls {
      * the caller comes back with this byte, which is in `out` already. */
     bool owed;
     char peer[PEER_BYTES];
+    char refusal[REFUSAL_BYTES]; /* by an alert of the peer's; "": it has sent none */
 };
 
 /* --- GnuTLS's way to the buffers --- */
@@ -106,6 +108,30 @@ static int alert_errno(int alert)
     default:
         return -ECONNABORTED;
     }
+}
+
+static const char *alert_advice(const struct tls *tls, int errno_of)
+{
+    bool server = tls->creds->endpoint == TLS_SERVER;
+
+    if (tls->creds->kind == TLS_PSK)
+        return "; do both sides have the same user with the same key?";
+    if (errno_of != -EACCES)
+        return "; does it want credentials of another kind (x509, psk)?";
+    return server ? "; the certificate of this side is not one that it believes"
+                  : "; is client-cert.pem there, and of an authority that the server believes?";
+}
+
+/* Notes the alert that the peer has sent; its errno. */
+static int take_refusal(struct tls *tls)
+{
+    gnutls_alert_description_t alert = gnutls_alert_get(tls->session);
+    int result = alert_errno((int)alert);
+
+    snprintf(tls->refusal, sizeof(tls->refusal), "the %s refused it: %s%s",
+             tls->creds->endpoint == TLS_SERVER ? "client" : "server", gnutls_alert_get_name(alert),
+             alert_advice(tls, result));
+    return result;
 }
 
 static int tls_errno(int code)
@@ -195,13 +221,11 @@ static int recv_end(struct tls *tls, int result)
 
 static int recv_fail(struct sock *sock, int code)
 {
-    int alert = (int)gnutls_alert_get(sock->tls->session);
-
     if (code != GNUTLS_E_FATAL_ALERT_RECEIVED)
         return tls_errno(code);
-    log_warning("tls", "%s refuses the connection: %s", sock->peer_name,
-                gnutls_alert_get_name((gnutls_alert_description_t)alert));
-    return alert_errno(alert);
+    int result = take_refusal(sock->tls);
+    log_warning("tls", "%s: %s", sock->peer_name, sock->tls->refusal);
+    return result;
 }
 
 ssize_t tls_recv(struct sock *sock, void *bytes, size_t length_bytes)
@@ -365,11 +389,27 @@ static int handshake_step(void *arg)
     return 0;
 }
 
-/* What the certificate lacks, in words. */
+/* What the certificate lacks, and what to do; NULL: something rare, for GnuTLS to say. */
+static const char *verify_reason(unsigned status)
+{
+    if ((status & GNUTLS_CERT_REVOKED) != 0)
+        return "it has been revoked (ca-crl.pem)";
+    if ((status & GNUTLS_CERT_SIGNER_NOT_FOUND) != 0)
+        return "its authority is not among those in ca-cert.pem of this side";
+    if ((status & GNUTLS_CERT_EXPIRED) != 0)
+        return "it has expired; replace it there";
+    if ((status & GNUTLS_CERT_NOT_ACTIVATED) != 0)
+        return "it is not valid yet; check the clocks of both hosts";
+    if ((status & GNUTLS_CERT_PURPOSE_MISMATCH) != 0)
+        return "it is for another purpose (tls_www_server and tls_www_client are told apart)";
+    return NULL;
+}
+
 static int fail_verify(const struct tls *tls, struct err *err)
 {
     unsigned status = gnutls_session_get_verify_cert_status(tls->session);
     bool server = tls->creds->endpoint == TLS_SERVER;
+    const char *reason = verify_reason(status);
     gnutls_datum_t text = {NULL, 0};
 
     if ((status & GNUTLS_CERT_UNEXPECTED_OWNER) != 0 && !server)
@@ -377,28 +417,28 @@ static int fail_verify(const struct tls *tls, struct err *err)
                        "the server's certificate is not for '%s'; connect by the name that it has, "
                        "or say it with tls-hostname",
                        tls->hostname);
-    (void)gnutls_certificate_verification_status_print(status, GNUTLS_CRT_X509, &text, 0);
+    if (reason == NULL &&
+        gnutls_certificate_verification_status_print(status, GNUTLS_CRT_X509, &text, 0) == 0)
+        reason = (const char *)text.data;
     err_set(err, -EPERM, "the %s's certificate is refused: %s", server ? "client" : "server",
-            text.data != NULL ? (const char *)text.data : "it cannot be verified");
+            reason != NULL ? reason : "it cannot be verified");
     gnutls_free(text.data);
     return err->code;
 }
 
-static int fail_alert(const struct tls *tls, struct err *err)
+/* What a server finds that has no such user, or another key: on purpose it cannot tell which. */
+static bool is_wrong_key(const struct tls *tls, int code)
 {
-    gnutls_alert_description_t alert = gnutls_alert_get(tls->session);
-    bool server = tls->creds->endpoint == TLS_SERVER;
-    bool psk = tls->creds->kind == TLS_PSK;
-
-    return err_set(err, alert_errno((int)alert), "the %s refused it: %s%s",
-                   server ? "client" : "server", gnutls_alert_get_name(alert),
-                   psk ? "; do both sides have the same user with the same key?" : "");
+    return tls->creds->kind == TLS_PSK && tls->creds->endpoint == TLS_SERVER &&
+           (code == GNUTLS_E_RECEIVED_ILLEGAL_PARAMETER || code == GNUTLS_E_DECRYPTION_FAILED);
 }
 
-static int fail_handshake(const struct tls *tls, int code, struct err *err)
+static int fail_handshake(struct tls *tls, int code, struct err *err)
 {
     bool server = tls->creds->endpoint == TLS_SERVER;
 
+    if (is_wrong_key(tls, code))
+        return err_set(err, -EPERM, "the client's user is not in keys.psk, or has another key");
     switch (code) {
     case GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR:
         return fail_verify(tls, err);
@@ -406,7 +446,19 @@ static int fail_handshake(const struct tls *tls, int code, struct err *err)
     case GNUTLS_E_CERTIFICATE_REQUIRED:
         return err_set(err, -EPERM, "the %s sent no certificate", server ? "client" : "server");
     case GNUTLS_E_FATAL_ALERT_RECEIVED:
-        return fail_alert(tls, err);
+        code = take_refusal(tls);
+        return err_set(err, code, "%s", tls->refusal);
+    case GNUTLS_E_UNEXPECTED_PACKET:
+    case GNUTLS_E_UNSUPPORTED_VERSION_PACKET:
+    case GNUTLS_E_UNEXPECTED_PACKET_LENGTH:
+    case GNUTLS_E_RECORD_OVERFLOW:
+        return err_set(err, -EPROTO, "the %s does not speak TLS", server ? "client" : "server");
+    case GNUTLS_E_INSUFFICIENT_CREDENTIALS:
+    case GNUTLS_E_NO_CIPHER_SUITES:
+        return err_set(err, -EPERM,
+                       "the %s wants credentials of another kind: certificates (x509) and shared "
+                       "keys (psk) do not go together",
+                       server ? "client" : "server");
     case GNUTLS_E_PREMATURE_TERMINATION:
         return err_set(err, -ECONNRESET, "the %s closed the connection",
                        server ? "client" : "server");
@@ -597,6 +649,11 @@ const char *sock_tls_peer(const struct sock *sock)
     return sock->tls != NULL ? sock->tls->peer : "";
 }
 
+const char *sock_tls_refusal(const struct sock *sock)
+{
+    return sock->tls != NULL && sock->tls->refusal[0] != '\0' ? sock->tls->refusal : NULL;
+}
+
 /* --- ending --- */
 
 void tls_bye(struct sock *sock)
@@ -717,6 +774,11 @@ void tls_stream_free(struct tls_stream *stream)
     free(stream);
 }
 
+const char *tls_stream_refusal(const struct tls_stream *stream)
+{
+    return stream->tls->refusal[0] != '\0' ? stream->tls->refusal : NULL;
+}
+
 ssize_t tls_stream_recv(struct tls_stream *stream, void *bytes, size_t length_bytes, int timeout_ms)
 {
     struct tls *tls = stream->tls;
@@ -727,7 +789,7 @@ ssize_t tls_stream_recv(struct tls_stream *stream, void *bytes, size_t length_by
         if (got >= 0)
             return got;
         if (got == GNUTLS_E_FATAL_ALERT_RECEIVED)
-            return alert_errno((int)gnutls_alert_get(tls->session));
+            return take_refusal(tls);
         if (got != GNUTLS_E_AGAIN && got != GNUTLS_E_INTERRUPTED)
             return tls_errno((int)got);
         if (!tls->starved)

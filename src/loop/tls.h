@@ -61,6 +61,10 @@ bool sock_is_tls(const struct sock *sock);
  * not. For logs. Text lives as long as the socket. */
 const char *sock_tls_peer(const struct sock *sock);
 
+/* How the peer has put an end to it, by an alert, and what to do; NULL: it has not. With TLS 1.3 a client
+ * learns by the first recv only that its certificate will not do. Text lives as long as the socket. */
+const char *sock_tls_refusal(const struct sock *sock);
+
 /* --- without a loop: for programs that do one thing after the other --- */
 
 /* As tls_creds_load(), in the calling thread. */
@@ -77,6 +81,8 @@ void tls_stream_free(struct tls_stream *stream); /* NULL is fine */
  * been decrypted and not been taken is not seen by poll(): ask here first. */
 ssize_t tls_stream_recv(struct tls_stream *stream, void *bytes, size_t length_bytes,
                         int timeout_ms);
+/* As sock_tls_refusal(). */
+const char *tls_stream_refusal(const struct tls_stream *stream);
 int tls_stream_send(struct tls_stream *stream, const void *bytes, size_t length_bytes);
 
 #endif

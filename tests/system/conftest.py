@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import tls_files
 from blockstep import Daemons
 
 
@@ -16,6 +17,15 @@ def folder():
     path = Path(tempfile.mkdtemp(prefix="bs-"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def papers():
+    """Folders of certificates and keys, see tls_files.py. Not to be changed."""
+    path = Path(tempfile.mkdtemp(prefix="bs-tls-"))
+    tls_files.make_all(path)
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture

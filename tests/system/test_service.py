@@ -2,15 +2,11 @@
 """What systemd is to the daemons, played here: readiness, a passed socket, the journal."""
 
 import os
-import shutil
 import socket
 import subprocess
-import tempfile
-from pathlib import Path
 
 import pytest
 
-import tls_files
 from blockstep import (BLOCKSTEP, BLOCKSTEPD, DEADLINE_S, Qmp, QmpError, free_port, make_file, run)
 
 MIB = 1 << 20
@@ -181,14 +177,6 @@ def test_a_passed_socket_that_other_hosts_can_reach_needs_a_word(manager):
         assert manager.hear() == "READY=1"
         process.terminate()
         assert process.wait(DEADLINE_S) == 0
-
-
-@pytest.fixture(scope="module")
-def papers():
-    path = Path(tempfile.mkdtemp(prefix="bs-tls-"))
-    tls_files.make_all(path)
-    yield path
-    shutil.rmtree(path)
 
 
 def size_over_tls(passed, folder, check=True):

@@ -9,7 +9,6 @@ import shutil
 import socket
 import ssl
 import struct
-import tempfile
 import time
 from pathlib import Path
 
@@ -25,14 +24,6 @@ KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 IV = "ICEiIyQlJicoKSorLC0uLw=="
 ENCRYPTED = "iVH3atUv9ttAAgATWF0jTA=="
 DATA = bytes(range(256)) * 4096
-
-
-@pytest.fixture(scope="module")
-def papers():
-    path = Path(tempfile.mkdtemp(prefix="bs-tls-"))
-    tls_files.make_all(path)
-    yield path
-    shutil.rmtree(path)
 
 
 def x509(folder, endpoint="server", id="t", *more):
@@ -503,15 +494,15 @@ def test_an_encrypted_key_is_opened_with_its_password(daemons, folder, papers):
     daemon.qmp.cmd("object-add", {**add, "passwordid": "px"})
 
 
-def test_a_secret_means_what_it_means_to_qemu(daemons, papers):
+def test_a_secret_means_what_it_means_to_qemu(daemons, folder, papers):
     """Encrypted as libvirt does it: the same options open the same key on both sides."""
     objects = [f"secret,id=master,format=base64,data={KEY}",
                f"secret,id=pw,format=base64,keyid=master,iv={IV},data={ENCRYPTED}",
                f"tls-creds-x509,id=t,dir={papers}/locked,endpoint=client,passwordid=pw"]
     words = [word for text in objects for word in ("--object", text)]
     daemons.start(*words)
-    run("qemu-img", "create", "-q", "-f", "raw", papers / "img", "1M")
-    run("qemu-io", *words, "-f", "raw", "-c", "read 0 512", papers / "img")
+    run("qemu-img", "create", "-q", "-f", "raw", folder / "img", "1M")
+    run("qemu-io", *words, "-f", "raw", "-c", "read 0 512", folder / "img")
 
 
 def test_secrets_are_told_to_nobody(daemons, folder, papers):

@@ -2,9 +2,10 @@
 """Folders of certificates and keys, made with certtool and psktool as docs/security.md tells it.
 
 good, other: an authority, a server "localhost" and 127.0.0.1, a client, each; other's authority is
-another one. expired: good's authority, a client whose certificate has expired. nocert: good's
-authority alone. locked: good, with
-the client's key encrypted; PASSWORD is in locked/password. psk, psk2: keys of "qemu", which differ.
+another one. expired: good's authority, a server and a client whose certificates have expired.
+expired-server, expired-client: good, but for that one. nocert: good's authority alone. mixed: a client
+of other's authority that believes good's. locked: good, with its keys encrypted; PASSWORD is in
+locked/password. psk, psk2: keys of "qemu", which differ. joe: a key of "joe".
 """
 
 import shutil
@@ -83,6 +84,13 @@ def make_all(root):
     make_locked(root / "good", root / "locked")
     make_psk(root / "psk")
     make_psk(root / "psk2")
+    make_psk(root / "joe", "joe")
+    shutil.copytree(root / "other", root / "mixed")
+    shutil.copy(root / "good/ca-cert.pem", root / "mixed")
+    for side in ("server", "client"):
+        shutil.copytree(root / "good", root / f"expired-{side}")
+        for part in ("cert", "key"):
+            shutil.copy(root / f"expired/{side}-{part}.pem", root / f"expired-{side}")
 
 
 def psk_secret(folder):
