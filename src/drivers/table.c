@@ -27,9 +27,5 @@ const struct driver *const drivers_table[] = {
 };
 
 const struct object_type *const object_types_table[] = {
-    &secret_type,
-    &throttle_group_type,
-    &tls_creds_psk_type,
-    &tls_creds_x509_type,
-    NULL,
+    &secret_type, &throttle_group_type, &tls_creds_psk_type, &tls_creds_x509_type, NULL,
 };
