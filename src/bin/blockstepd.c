@@ -4,7 +4,6 @@
 #include "bin/cli.h"
 #include "bin/privileges.h"
 #include "bin/process.h"
-#include "bin/runtime.h"
 #include "bin/service.h"
 #include "control/daemon.h"
 #include "drivers/table.h"

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -145,4 +146,18 @@ int privileges_limit(struct err *err)
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return err_set_errno(err, -errno, "cannot set no_new_privs");
     return 0;
+}
+
+int state_folder_check(const char *folder, struct err *err)
+{
+    struct stat st;
+
+    if (stat(folder, &st) < 0 && errno == ENOENT)
+        return 0;
+    if (stat(folder, &st) < 0)
+        return err_set_errno(err, -errno, "--state: cannot look at %s", folder);
+    if ((st.st_mode & S_IWOTH) == 0)
+        return 0;
+    return err_set(err, -EPERM, "--state: others may write to %s (mode %04o); chmod 700 it", folder,
+                   (unsigned)st.st_mode & 07777);
 }

@@ -21,4 +21,8 @@ int privileges_become(const char *user, struct err *err);
  */
 int privileges_limit(struct err *err);
 
+/* What lies in a state folder decides which data counts: -EPERM when others may write there. One that
+ * is not there yet will be made. */
+int state_folder_check(const char *folder, struct err *err);
+
 #endif

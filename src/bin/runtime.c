@@ -177,17 +177,3 @@ int runtime_only_name(char *name, size_t name_bytes, struct err *err)
                        folder);
     return err_set(err, -EINVAL, "there are several daemons, say which: --name %s", names);
 }
-
-int state_folder_check(const char *folder, struct err *err)
-{
-    struct stat st;
-
-    if (stat(folder, &st) < 0 && errno == ENOENT)
-        return 0;
-    if (stat(folder, &st) < 0)
-        return err_set_errno(err, -errno, "--state: cannot look at %s", folder);
-    if ((st.st_mode & S_IWOTH) == 0)
-        return 0;
-    return err_set(err, -EPERM, "--state: others may write to %s (mode %04o); chmod 700 it", folder,
-                   (unsigned)st.st_mode & 07777);
-}

@@ -27,8 +27,5 @@ size_t runtime_each_name(void (*visit)(void *arg, const char *name), void *arg, 
 
 /* mkdir -p. */
 int folder_make(const char *path, unsigned mode, struct err *err);
-/* What lies in a state folder decides which data counts: -EPERM when others may write there. One that
- * is not there yet will be made. */
-int state_folder_check(const char *folder, struct err *err);
 
 #endif
