@@ -29,7 +29,7 @@
 
 static const char *const directions[] = {"read", "write", NULL};
 static const char *const actions[] = {"ignore", "report", "stop", NULL};
-static const char *const job_types[] = {"commit", "mirror", NULL};
+static const char *const job_types[] = {"backup", "commit", "mirror", NULL};
 static const char *const job_statuses[] = {"undefined", "created",   "running", "paused",
                                            "ready",     "standby",   "waiting", "pending",
                                            "aborting",  "concluded", "null",    NULL};

@@ -34,6 +34,26 @@ class QmpError(Exception):
         self.desc = error["desc"]
 
 
+class Heard:
+    """What our daemons have answered and told since the test began. conftest.py looks at it."""
+
+    KEPT = 50  # of one command or event: thousands show no more
+
+    def __init__(self):
+        self.answers, self.events = {}, {}
+
+    def note(self, kept, name, value):
+        values = kept.setdefault(name, [])
+        if len(values) < self.KEPT:
+            values.append(value)
+
+    def forget(self):
+        self.answers, self.events = {}, {}
+
+
+HEARD = Heard()
+
+
 class Qmp:
     """A control connection. Events that arrive on the way are kept in self.events."""
 
@@ -79,7 +99,13 @@ class Qmp:
     def receive(self, timeout=None):
         """The next object, answer or event, None when the connection has ended."""
         line = self.line(timeout)
-        return None if line is None else json.loads(line)
+        value = None if line is None else json.loads(line)
+        if value is not None and "event" in value and self.is_ours():
+            HEARD.note(HEARD.events, value["event"], value.get("data", {}))
+        return value
+
+    def is_ours(self):
+        return self.greeting["QMP"]["version"]["package"].startswith("blockstep")
 
     def answer(self, timeout=None):
         """The next object that is no event."""
@@ -93,7 +119,11 @@ class Qmp:
 
     def raw(self, data, timeout=None):
         self.send(data)
-        return self.answer(timeout)
+        answer = self.answer(timeout)
+        if isinstance(data, dict) and "return" in answer and self.is_ours():
+            name = data.get("execute", data.get("exec-oob"))
+            HEARD.note(HEARD.answers, name, answer["return"])
+        return answer
 
     def cmd(self, name, arguments=None, /, timeout=None, **more):
         """Runs a command; keyword arguments have their "_" turned into "-". Returns its result."""

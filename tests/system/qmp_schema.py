@@ -13,6 +13,8 @@ import subprocess
 
 from blockstep import DEADLINE_S
 
+JSON_TYPES = {"string": str, "int": int, "boolean": bool, "null": type(None), "value": object}
+
 COMMAND_LINES = [
     ["qemu-storage-daemon", "--chardev", "stdio,id=c", "--monitor", "c"],
     ["qemu-system-x86_64", "-M", "none", "-nodefaults", "-display", "none", "-qmp", "stdio"],
@@ -50,6 +52,49 @@ class Schema:
         if entry["meta-type"] == "builtin":
             return entry["json-type"]
         return {"enum": "string"}.get(entry["meta-type"], entry["meta-type"])
+
+
+    def check(self, place, type_name, value):
+        """Yields what of the value is not as its type says."""
+        entry = self.types[type_name]
+        kind = entry["meta-type"]
+        if kind == "object":
+            yield from self.check_object(place, type_name, value)
+        elif kind == "array":
+            if isinstance(value, list):
+                for item in value:
+                    yield from self.check(f"{place}[]", entry["element-type"], item)
+            else:
+                yield f"{place}: {value!r} is no list"
+        elif kind == "enum":
+            if value not in entry["values"]:
+                yield f"{place}: {value!r} is none of {entry['values']}"
+        elif kind == "builtin" and not isinstance(value, JSON_TYPES[entry["json-type"]]):
+            yield f"{place}: {value!r} is no {entry['json-type']}"
+
+    def check_object(self, place, type_name, value):
+        if not isinstance(value, dict):
+            yield f"{place}: {value!r} is no object"
+            return
+        members = self.members(type_name)
+        tag = self.types[type_name].get("tag")
+        if tag in value:
+            members = {**members, **self.members(type_name, value[tag])}
+        for name, member in members.items():
+            if name in value:
+                yield from self.check(f"{place}.{name}", member["type"], value[name])
+            elif "default" not in member:
+                yield f"{place}: '{name}' is missing"
+        for name in value.keys() - members.keys():
+            yield f"{place}: '{name}' is not declared"
+
+    def check_answer(self, command, value):
+        return self.check(f"{command}()", self.commands[command]["ret-type"], value)
+
+    def check_event(self, event, data):
+        if event not in self.events:
+            return [f"{event} is not declared"]
+        return self.check(event, self.events[event]["arg-type"], data)
 
 
 def live():

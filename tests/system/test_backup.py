@@ -55,6 +55,7 @@ def wait_for_writes(disks, count):
         time.sleep(0.01)
 
 
+@pytest.mark.commands("blockdev-backup")
 def test_a_backup_of_a_busy_disk_is_of_one_moment(disks):
     """Whatever the guest writes: a mirror that ends at the backup's start tells what was there."""
     copy = disks.add("copy")

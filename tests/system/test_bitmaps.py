@@ -71,6 +71,8 @@ def bitmaps(both, node="d"):
     return {bitmap["name"]: bitmap for bitmap in told[0]}
 
 
+@pytest.mark.commands("block-dirty-bitmap-add", "block-dirty-bitmap-remove",
+                      "block-dirty-bitmap-enable", "block-dirty-bitmap-disable")
 def test_bitmaps_come_and_go_as_in_qemu(both):
     add = "block-dirty-bitmap-add"
     both.cmd(add, node="d", name="a")
@@ -92,6 +94,7 @@ def test_bitmaps_come_and_go_as_in_qemu(both):
     assert list(bitmaps(both)) == ["b"]
 
 
+@pytest.mark.commands("block-dirty-bitmap-merge", "block-dirty-bitmap-clear")
 def test_bitmaps_count_and_merge_as_in_qemu(both):
     both.cmd("block-dirty-bitmap-add", node="d", name="small", granularity=4096)
     both.cmd("block-dirty-bitmap-add", node="d", name="large", granularity=256 * KIB)

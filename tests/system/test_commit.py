@@ -64,6 +64,7 @@ def chain(daemons, folder):
     return Chain(daemons, folder)
 
 
+@pytest.mark.commands("block-commit")
 def test_an_active_commit_under_a_guest_leaves_it_on_the_base(chain):
     guest = Guest(chain.socket)
     chain.commit()

@@ -94,6 +94,7 @@ def test_an_export_goes_at_once_though_its_requests_are_throttled(daemons, folde
     assert len(cookies) == 100
 
 
+@pytest.mark.commands("object-add", "object-del")
 def test_nodes_of_a_throttle_group_share_its_limits(daemons, folder):
     sock = folder / "nbd.sock"
     daemon = daemons.start(
@@ -259,6 +260,7 @@ def test_quorum_without_a_majority_fails_the_read(daemons, folder):
     assert client.pread(512, 512) == bytes(512)
 
 
+@pytest.mark.commands("x-blockdev-change")
 def test_quorum_children_come_and_go_under_load(daemons, folder):
     for name in ("c0", "c1", "c2", "c3"):
         make_file(folder / name, 4 * MIB)

@@ -231,6 +231,7 @@ class Onlooker(threading.Thread):
         assert self.failure is None, self.failure
 
 
+@pytest.mark.commands("x-blockdev-drain", "x-debug-query-block-graph")
 def test_thousands_of_changes_below_a_guest_lose_nothing_and_stall_nobody(daemons, folder):
     seed = int(os.environ.get("BLOCKSTEP_TEST_SEED", random.randrange(1 << 32)))
     print(f"BLOCKSTEP_TEST_SEED={seed}")
@@ -265,6 +266,7 @@ def test_thousands_of_changes_below_a_guest_lose_nothing_and_stall_nobody(daemon
 
 # --- the commands ---
 
+@pytest.mark.commands("x-blockdev-replace")
 def test_a_point_in_time_begins_below_a_running_guest(daemons, folder):
     graph = Graph(daemons, folder, 1)
     run("qemu-io", "-f", "raw", "-c", f"write -P 9 0 {SIZE}", f"nbd+unix:///disk?socket={graph.sock}",

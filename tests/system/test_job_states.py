@@ -44,6 +44,7 @@ def test_jobs_that_are_not_there(both):
     show(both)
 
 
+@pytest.mark.commands("blockdev-mirror", "job-complete", "query-jobs", "query-block-jobs")
 def test_a_mirror_that_is_completed(both):
     start(both)
     both.event("JOB_STATUS_CHANGE", status="ready")
@@ -63,6 +64,7 @@ def test_a_mirror_that_is_cancelled_keeps_its_copy(both):
     gone(both)
 
 
+@pytest.mark.commands("job-cancel")
 def test_a_mirror_that_is_cancelled_by_force(both):
     for verb in ({"block-job-cancel": {"device": "j", "force": True}}, {"job-cancel": {"id": "j"}}):
         start(both)
@@ -72,6 +74,7 @@ def test_a_mirror_that_is_cancelled_by_force(both):
         gone(both)
 
 
+@pytest.mark.commands("job-pause", "job-resume")
 def test_a_ready_mirror_that_is_paused(both):
     start(both)
     both.event("JOB_STATUS_CHANGE", status="ready")
@@ -96,6 +99,7 @@ def test_a_paused_mirror_completes_when_it_is_resumed(both):
     gone(both)
 
 
+@pytest.mark.commands("job-finalize", "job-dismiss")
 def test_a_mirror_that_waits_to_be_finalized_and_dismissed(both):
     start(both, **{"auto-finalize": False, "auto-dismiss": False})
     both.event("JOB_STATUS_CHANGE", status="ready")
@@ -123,4 +127,17 @@ def test_a_pending_mirror_that_is_cancelled(both):
     both.cmd("block-job-cancel", device="j")
     both.event("BLOCK_JOB_PENDING")
     both.cmd("job-cancel", id="j")
+    gone(both)
+
+
+@pytest.mark.commands("block-job-finalize", "block-job-dismiss")
+def test_a_mirror_that_waits_by_the_older_names(both):
+    start(both, **{"auto-finalize": False, "auto-dismiss": False})
+    both.event("JOB_STATUS_CHANGE", status="ready")
+    both.cmd("block-job-cancel", device="j")
+    both.event("BLOCK_JOB_PENDING")
+    for verb in ("block-job-dismiss", "block-job-finalize"):
+        both.cmd(verb, id="j")
+    both.event("JOB_STATUS_CHANGE", status="concluded")
+    both.cmd("block-job-dismiss", id="j")
     gone(both)

@@ -92,6 +92,7 @@ def test_holes_stay_holes(disks):
     assert data_bytes(target) <= data_bytes(disks.path) + MIB
 
 
+@pytest.mark.commands("block-job-complete", "block-job-dismiss")
 def test_a_complete_under_writes_loses_none(disks):
     target = disks.add("copy")
     guest = Guest(disks.socket)
@@ -108,6 +109,8 @@ def test_a_complete_under_writes_loses_none(disks):
     assert target.read_bytes()[MIB:2 * MIB] == b"\x4d" * MIB
 
 
+@pytest.mark.commands("block-job-pause", "block-job-resume", "block-job-set-speed",
+                      "block-job-cancel")
 def test_verbs_of_a_mirror_that_is_slow(disks):
     target = disks.add("copy")
     disks.qmp.cmd("blockdev-mirror", job_id="m", device="source", target="copy", sync="full",
@@ -134,6 +137,7 @@ def test_verbs_of_a_mirror_that_is_slow(disks):
 
 
 @pytest.mark.parametrize("form", ["nbd+unix:///d?socket={}", "nbd:unix:{}:exportname=d"])
+@pytest.mark.commands("drive-mirror")
 def test_a_drive_mirror_to_qemu_nbd(disks, folder, form):
     target, socket = make_file(folder / "copy.raw", SIZE), folder / "t.sock"
     server = subprocess.Popen(["qemu-nbd", "-f", "raw", "-x", "d", "-k", str(socket), "-t",

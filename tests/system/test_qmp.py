@@ -32,6 +32,8 @@ def test_the_greeting_is_as_the_specification_says(daemons):
     assert greeting["capabilities"] == ["oob"]
 
 
+@pytest.mark.commands("qmp_capabilities", "query-version", "query-commands", "query-status", "stop",
+                      "cont")
 def test_version_status_and_commands_are_told(daemons):
     qmp = daemons.start().qmp
     assert qmp.cmd("query-version") == qmp.greeting["QMP"]["version"]
@@ -139,6 +141,7 @@ def test_a_peer_takes_only_its_own_verbs(daemons, folder):
     peer.close()
 
 
+@pytest.mark.commands("x-query-resources")
 def test_what_is_bounded_is_told_with_its_bound(daemons):
     daemon = daemons.start("--blockdev", NULL)
     figures = daemon.qmp.cmd("x-query-resources")
@@ -152,6 +155,7 @@ def test_what_is_bounded_is_told_with_its_bound(daemons):
 
 # --- nodes ---
 
+@pytest.mark.commands("blockdev-add", "blockdev-del", "query-named-block-nodes", "query-block")
 def test_a_node_comes_shows_itself_in_qemus_shape_and_goes(daemons, folder):
     path = make_file(folder / "disk", 1 << 20)
     qmp = daemons.start().qmp
@@ -225,6 +229,8 @@ def test_x_blockdev_change_checks_what_it_is_told(daemons):
 
 # --- NBD ---
 
+@pytest.mark.commands("nbd-server-start", "nbd-server-stop", "nbd-server-add", "nbd-server-remove",
+                      "block-export-add", "block-export-del", "query-block-exports")
 def test_servers_and_exports_come_and_go_as_managers_do_it(daemons, folder):
     qmp = daemons.start("--blockdev", NULL).qmp
     uri = f"nbd+unix:///n?socket={folder}/nbd"
@@ -241,6 +247,9 @@ def test_servers_and_exports_come_and_go_as_managers_do_it(daemons, folder):
     qmp.cmd("block-export-add", type="nbd", id="e", node_name="n", name="other")
     info = json.loads(run("nbdinfo", "--json", f"nbd+unix:///other?socket={folder}/nbd"))
     assert info["exports"][0]["is_read_only"] is True
+    qmp.cmd("block-export-del", id="e")
+    qmp.event("BLOCK_EXPORT_DELETED", id="e")
+    qmp.cmd("block-export-add", type="nbd", id="e", node_name="n", name="other")
     qmp.cmd("nbd-server-stop")
     assert qmp.cmd("query-block-exports") == []
     assert not (folder / "nbd").exists()
@@ -281,6 +290,7 @@ def say(qmp, line):
     return qmp.cmd("human-monitor-command", {"command-line": line})
 
 
+@pytest.mark.commands("human-monitor-command")
 def test_nodes_come_and_go_by_lines_for_people(daemons, folder):
     make_file(folder / "far.raw", 1 << 20)
     far = daemons.start("--blockdev", f"file,node-name=far,filename={folder}/far.raw",

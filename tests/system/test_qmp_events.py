@@ -71,6 +71,7 @@ def test_a_broken_quorum_tells_of_each_child_once_a_second(daemons, folder):
         qmp.event("QUORUM_REPORT_BAD", **{"node-name": child})
 
 
+@pytest.mark.commands("quit")
 def test_what_is_held_back_is_told_before_the_end(daemons, folder):
     daemon = start_failing(
         daemons, folder, "blkdebug,node-name=n,inject.0.kind=write,inject.0.errno=5,inject.0.count=0,"

@@ -52,6 +52,7 @@ def test_each_difference_has_a_reason():
         assert before.strip().endswith((".", ":")) and not before.startswith(" "), before
 
 
+@pytest.mark.commands("query-qmp-schema")
 def test_the_schema_is_whole_and_has_the_form_of_qemus(daemons):
     entries = daemons.start().qmp.cmd("query-qmp-schema")
     names = [entry["name"] for entry in entries]

@@ -70,6 +70,7 @@ def test_a_request_that_hangs_ends_with_an_error(hung):
     assert node["x-driver-specific"]["connected"] is False
 
 
+@pytest.mark.commands("yank", "query-yank")
 def test_a_yank_out_of_band_frees_the_command_that_waits_for_the_connection(hung):
     qmp = Qmp(hung.near.socket_path, negotiate=False)
     qmp.cmd("qmp_capabilities", {"enable": ["oob"]})

@@ -94,6 +94,8 @@ def pair(daemons, folder):
     return managed
 
 
+@pytest.mark.commands("xen-set-replication", "query-xen-replication-status",
+                      "xen-colo-do-checkpoint", "x-colo-lost-heartbeat", "query-colo-status")
 def test_checkpoints_then_the_primary_dies_and_the_heartbeat_is_lost(pair):
     for number in range(1, 4):
         pair.io("p", f"write -P {number} 0 1M")
@@ -112,6 +114,7 @@ def test_checkpoints_then_the_primary_dies_and_the_heartbeat_is_lost(pair):
     pair.io("s", "read -P 3 0 512k", "read -P 4 512k 1M")
 
 
+@pytest.mark.commands("x-query-nbd-servers")
 def test_failover_by_the_name_that_needs_no_colo_migration(pair):
     pair.io("p", "write -P 1 0 1M")
     pair.checkpoint()
@@ -129,6 +132,35 @@ def test_failover_by_the_name_that_needs_no_colo_migration(pair):
     assert status["error"] is True and status["desc"]
     with pytest.raises(QmpError):
         pair.primary.qmp.cmd("xen-colo-do-checkpoint")
+
+
+@pytest.mark.commands("replication-start", "replication-checkpoint", "replication-stop",
+                      "query-replication")
+def test_the_same_by_our_own_names_with_the_primary_assembled_by_lines(daemons, folder):
+    pair = Managed(daemons, folder)
+    primary, secondary = pair.primary.qmp, pair.secondary.qmp
+    secondary.cmd("nbd-server-start", {"addr": {
+        "type": "inet", "data": {"host": "127.0.0.1", "port": str(pair.port)}}})
+    secondary.cmd("nbd-server-add", device="disk0", writable=True, server="default")
+    secondary.cmd("replication-start", mode="secondary")
+    assert primary.cmd("human-monitor-command", {"command-line": (
+        "drive_add -n buddy driver=replication,mode=primary,file.driver=nbd,file.host=127.0.0.1,"
+        f"file.port={pair.port},file.export=disk0,node-name=node0")}) == ""
+    primary.cmd("x-blockdev-change", parent="colo-disk0", node="node0")
+    primary.cmd("replication-start", mode="primary")
+    pair.io("p", "write -P 1 0 1M")
+    epochs = [qmp.cmd("replication-checkpoint")["epoch"] for qmp in (primary, secondary)]
+    assert epochs == [qmp.cmd("query-replication")["epoch"] for qmp in (primary, secondary)]
+    pair.io("p", "write -P 2 0 1M")
+    pair.io("s", "read -P 1 0 1M")
+    primary.cmd("replication-stop")
+    assert primary.cmd("query-replication")["stage"] == "done"
+    primary.cmd("x-blockdev-change", parent="colo-disk0", child="children.1")
+    assert primary.cmd("human-monitor-command", {"command-line": "drive_del node0"}) == ""
+    assert "node0" not in [node["node-name"] for node in primary.cmd("query-named-block-nodes")]
+    secondary.cmd("replication-stop", failover=True)
+    secondary.event("REPLICATION_STAGE_CHANGE", stage="done")
+    pair.io("s", "read -P 1 0 1M")
 
 
 def test_teardown_and_the_secondary_lost_for_the_primary(pair):
