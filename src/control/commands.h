@@ -11,6 +11,7 @@ extern const struct qmp_command commands_block[];
 extern const struct qmp_command commands_backup[];
 extern const struct qmp_command commands_bitmaps[];
 extern const struct qmp_command commands_commit[];
+extern const struct qmp_command commands_create[];
 extern const struct qmp_command commands_graph[];
 extern const struct qmp_command commands_nbd[];
 extern const struct qmp_command commands_objects[];

@@ -22,6 +22,11 @@ struct overlay_create {
 int overlay_create(struct loop *loop, const char *path, const struct overlay_create *create,
                    bool replace, struct err *err) MAY_WAIT;
 
+/* The same in an empty file that is a node's; the edge has PERM_WRITE and PERM_RESIZE. Durable when it
+ * returns. */
+int overlay_create_in(struct edge *file, const struct overlay_create *create, struct err *err)
+    MAY_WAIT;
+
 /* What is in it and what that costs. Any node of driver overlay; constant time. */
 struct overlay_stats {
     uint64_t held_blocks; /* data, and zeroes in short runs */

@@ -179,6 +179,18 @@ static int create_superblock(struct loop *loop, const struct overlay_create *cre
     return 0;
 }
 
+/* All that a new image has; NULL when memory is out. */
+static struct buf *create_bytes(struct loop *loop, const struct overlay_superblock *sb)
+{
+    struct buf *buf = buf_alloc(loop_bufs(loop), OVERLAY_LOG_OFFSET_BYTES);
+
+    if (buf == NULL)
+        return NULL;
+    memset(buf->bytes, 0, OVERLAY_LOG_OFFSET_BYTES);
+    overlay_superblock_encode(sb, buf->bytes + superblock_offset(sb->serial));
+    return buf;
+}
+
 static int create_write(struct loop *loop, const char *path, const struct overlay_superblock *sb,
                         struct err *err) MAY_WAIT
 {
@@ -189,12 +201,10 @@ static int create_write(struct loop *loop, const char *path, const struct overla
 
     if (ret < 0)
         return ret;
-    buf = buf_alloc(loop_bufs(loop), OVERLAY_LOG_OFFSET_BYTES);
+    buf = create_bytes(loop, sb);
     if (buf == NULL) {
         ret = err_no_memory(err);
     } else {
-        memset(buf->bytes, 0, OVERLAY_LOG_OFFSET_BYTES);
-        overlay_superblock_encode(sb, buf->bytes + superblock_offset(sb->serial));
         ret = file_write(file, buf->bytes, OVERLAY_LOG_OFFSET_BYTES, 0);
         if (ret == 0)
             ret = file_sync(file);
@@ -233,6 +243,28 @@ int overlay_create(struct loop *loop, const char *path, const struct overlay_cre
         return err_set_errno(err, ret, "cannot replace '%s'", path);
     }
     return 0;
+}
+
+int overlay_create_in(struct edge *file, const struct overlay_create *create, struct err *err)
+{
+    struct loop *loop = graph_loop(file->graph);
+    struct overlay_superblock sb;
+    int ret = create_superblock(loop, create, &sb, err);
+
+    if (ret < 0)
+        return err_prefix(err, "cannot create an overlay in node '%s'", file->child->name);
+    struct buf *buf = create_bytes(loop, &sb);
+    if (buf == NULL)
+        return err_no_memory(err);
+    struct io io = {.length_bytes = OVERLAY_LOG_OFFSET_BYTES,
+                    .data = buf_slice_of(buf, 0, OVERLAY_LOG_OFFSET_BYTES)};
+    ret = io_write(file, &io);
+    buf_unref(buf);
+    if (ret == 0)
+        ret = io_flush(file);
+    return ret < 0
+               ? err_set_errno(err, ret, "cannot create an overlay in node '%s'", file->child->name)
+               : 0;
 }
 
 /* --- telling --- */

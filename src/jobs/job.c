@@ -194,7 +194,7 @@ static int job_pick_id(struct job_list *list, const char *id, char *text, struct
 {
     if (id != NULL) {
         if (id[0] == '\0' || strlen(id) >= JOB_ID_BYTES)
-            return err_set(err, -EINVAL, "job id '%s': 1 to %u bytes are fine", id,
+            return err_set(err, -EINVAL, "Invalid job ID '%s': 1 to %u bytes are fine", id,
                            JOB_ID_BYTES - 1);
         if (job_find(list, id) != NULL)
             return err_set(err, -EEXIST, "Job ID '%s' already in use", id);
