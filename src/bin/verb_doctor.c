@@ -16,6 +16,7 @@
 #include <sys/statvfs.h>
 #include <sys/timex.h>
 #include <sys/utsname.h>
+#include <time.h>
 #include <unistd.h>
 
 #define OLDEST_KERNEL_MAJOR  5
@@ -39,6 +40,8 @@ struct doctor {
     bool json;
     struct json_object *checks;
     enum verdict worst;
+    struct tls_options tls;
+    const char *address; /* a control address that is tried; NULL: none */
 };
 
 static const char *const verdict_names[] = {"ok", "note", "warning", "failed"};
@@ -48,9 +51,17 @@ static void print_help(void)
     printf(
         "usage: blockstep doctor [OPTION...] [FILE...]\n\n"
         "Looks at this host: kernel, io_uring, limits, clock, folders; at the daemons that have a\n"
-        "control socket here, and at their peers; and at the disks named: size, locks, room.\n"
-        "Changes nothing.\n\n"
+        "control socket here, and at their peers; at credentials for TLS; and at the disks named:\n"
+        "size, locks, room. Changes nothing.\n\n"
         "Exit status: 0 fit (there may be warnings), 1 something will not work, 2 wrong usage.\n\n"
+        "      --qmp ADDRESS      try this control address as well: HOST:PORT or unix:PATH\n"
+        "      --tls-creds-dir DIR\n"
+        "                         look at these credentials, and use them with HOST:PORT\n"
+        "      --tls KIND         what they are: x509 (default) or psk\n"
+        "      --tls-username USER\n"
+        "                         whose key of keys.psk is used (default: qemu)\n"
+        "      --tls-password-file FILE\n"
+        "                         holds the password of an encrypted private key\n"
         "  -o, --output FORMAT    text (default) or json\n");
 }
 
@@ -232,13 +243,22 @@ static void compare_version(struct doctor *doctor, const char *who, struct qmp_c
         finding(doctor, VERDICT_OK, "version", "%s: %s", who, version);
 }
 
+/* With the credentials, where it is TCP and there are some. */
+static int connect_control(const struct doctor *doctor, const char *address,
+                           struct qmp_client **ret_client, struct err *err)
+{
+    struct tls_creds_options tls;
+
+    return qmp_client_connect_tls(address, tls_options_client(&doctor->tls, &tls), ret_client, err);
+}
+
 static void check_peer(struct doctor *doctor, const char *name, const char *address)
 {
     CLEANUP(qmp_client_closep) struct qmp_client *peer = NULL;
     struct err err = ERR_INIT;
     char who[400];
 
-    if (qmp_client_connect(address, &peer, &err) < 0) {
+    if (connect_control(doctor, address, &peer, &err) < 0) {
         finding(doctor, VERDICT_WARNING, "peer", "of %s: %s", name, err.text);
         return;
     }
@@ -272,6 +292,105 @@ static void check_daemon(void *arg, const char *name)
     compare_version(doctor, name, client);
     if (json_text(status, "peer-control") != NULL)
         check_peer(doctor, name, json_text(status, "peer-control"));
+}
+
+/* The control address that was named. */
+static void check_control(struct doctor *doctor, const char *address)
+{
+    CLEANUP(qmp_client_closep) struct qmp_client *client = NULL;
+    CLEANUP(json_putp) struct json_object *status = NULL;
+    bool secure = strncmp(address, "unix:", 5) == 0 || doctor->tls.folder != NULL;
+    struct err err = ERR_INIT;
+
+    if (connect_control(doctor, address, &client, &err) < 0 ||
+        qmp_client_run(client, "query-replication", NULL, &status, &err) < 0) {
+        finding(doctor, VERDICT_FAILED, "remote", "%s", err.text);
+        return;
+    }
+    finding(doctor, secure ? VERDICT_OK : VERDICT_NOTE, "remote", "%s: %s, %s%s", address,
+            json_text(status, "role"), json_text(status, "stage"),
+            doctor->tls.folder != NULL ? ", over TLS"
+            : secure                   ? ""
+                                       : ", in the clear");
+    compare_version(doctor, address, client);
+}
+
+/* --- credentials --- */
+
+static bool has_file(const char *folder, const char *name)
+{
+    char path[PATH_MAX];
+
+    return snprintf(path, sizeof(path), "%s/%s", folder, name) < (int)sizeof(path) &&
+           access(path, F_OK) == 0;
+}
+
+static void tell_end(struct doctor *doctor, const char *side, int64_t end_s)
+{
+    int64_t days = (end_s - (int64_t)time(NULL)) / 86400;
+    time_t end = (time_t)end_s;
+    char date[32] = "?";
+    struct tm tm;
+
+    if (gmtime_r(&end, &tm) != NULL)
+        strftime(date, sizeof(date), "%Y-%m-%d", &tm);
+    if (days < TLS_EXPIRES_SOON_DAYS)
+        finding(doctor, VERDICT_WARNING, "tls",
+                "%s: certificates expire on %s (%" PRId64 " days left): make new ones", side, date,
+                days);
+    else
+        finding(doctor, VERDICT_OK, "tls", "%s: certificates that are good until %s", side, date);
+}
+
+/* What a daemon would do with them, and say. */
+static void check_side(struct doctor *doctor, enum tls_endpoint endpoint)
+{
+    const char *side = endpoint == TLS_SERVER ? "server" : "client";
+    struct tls_creds_options options;
+    struct tls_creds *creds = NULL;
+    struct err err = ERR_INIT;
+
+    tls_options_client(&doctor->tls, &options);
+    options.endpoint = endpoint;
+    if (endpoint == TLS_SERVER)
+        options.username = NULL;
+    if (tls_creds_load_now(&options, &creds, &err) < 0) {
+        finding(doctor, VERDICT_FAILED, "tls", "%s: %s", side, err.text);
+        return;
+    }
+    if (tls_creds_expires_s(creds) == TLS_EXPIRES_NEVER)
+        finding(doctor, VERDICT_OK, "tls", "%s: shared keys", side);
+    else
+        tell_end(doctor, side, tls_creds_expires_s(creds));
+    tls_creds_unref(creds);
+}
+
+static void check_credentials(struct doctor *doctor, const char *folder)
+{
+    static const char *const sides[] = {"server", "client"};
+    struct stat st;
+
+    if (stat(folder, &st) < 0) {
+        finding(doctor, VERDICT_FAILED, "tls", "%s: %s", folder, strerror(errno));
+        return;
+    }
+    if ((st.st_mode & S_IWOTH) != 0)
+        finding(doctor, VERDICT_FAILED, "tls",
+                "%s: everybody may put other files there (mode %04o): chmod 700 it", folder,
+                (unsigned)st.st_mode & 07777);
+    for (unsigned i = 0; i < ARRAY_LEN(sides); i++) {
+        bool server = i == 0, there;
+        char name[32];
+
+        snprintf(name, sizeof(name), "%s-cert.pem", sides[i]);
+        there = doctor->tls.kind == TLS_PSK || has_file(folder, name);
+        if (!there)
+            finding(doctor, VERDICT_NOTE, "tls", "%s: there is no %s, which a %s needs", folder,
+                    name, server ? "secondary" : "primary");
+        /* A client may do without, a host that is no server too. */
+        if (there || !server)
+            check_side(doctor, server ? TLS_SERVER : TLS_CLIENT);
+    }
 }
 
 /* --- disks --- */
@@ -395,6 +514,10 @@ static int examine(struct doctor *doctor, char **disks, int count)
     check_folders(doctor);
     if (runtime_each_name(check_daemon, doctor, &err) == 0)
         finding(doctor, VERDICT_NOTE, "daemon", "none runs here");
+    if (doctor->tls.folder != NULL)
+        check_credentials(doctor, doctor->tls.folder);
+    if (doctor->address != NULL)
+        check_control(doctor, doctor->address);
     for (int i = 0; i < count; i++)
         check_disk(doctor, disks[i]);
     if (doctor->json)
@@ -402,10 +525,30 @@ static int examine(struct doctor *doctor, char **disks, int count)
     return code != EXIT_OK || doctor->worst < VERDICT_FAILED ? code : EXIT_FAILED;
 }
 
+static int take(struct doctor *doctor, int option)
+{
+    int taken = tls_options_take(&doctor->tls, option);
+
+    if (taken != 0)
+        return taken;
+    switch (option) {
+    case 'q':
+        doctor->address = optarg;
+        return -1;
+    case 'o':
+        return cli_parse_output(optarg, &doctor->json) < 0 ? EXIT_USAGE : -1;
+    default:
+        return cli_usage_error("see the usage");
+    }
+}
+
 int verb_doctor(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"output", required_argument, NULL, 'o'}, {"help", no_argument, NULL, 'h'}, {0}};
+    static const struct option options[] = {TLS_LONG_OPTIONS,
+                                            {"qmp", required_argument, NULL, 'q'},
+                                            {"output", required_argument, NULL, 'o'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {0}};
     struct doctor doctor = {0};
     int option, code;
 
@@ -414,11 +557,13 @@ int verb_doctor(int argc, char **argv)
             print_help();
             return EXIT_OK;
         }
-        if (option != 'o')
-            return cli_usage_error("see the usage");
-        if (cli_parse_output(optarg, &doctor.json) < 0)
-            return EXIT_USAGE;
+        code = take(&doctor, option);
+        if (code >= 0)
+            return code;
     }
+    code = tls_options_check(&doctor.tls);
+    if (code >= 0)
+        return code;
     doctor.checks = json_object_new_array();
     if (doctor.checks == NULL) {
         cli_error("out of memory");

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "drivers/tls_object.h"
 
+#include "base/log.h"
 #include "drivers/secret_object.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 struct tls_object {
@@ -47,6 +49,20 @@ static int password_find(struct graph *graph, const char *id, struct object **re
                : err_set(err, -EINVAL, "secret '%s' is no text, as a password is", id);
 }
 
+/* It will be at night, and months after somebody knew how certificates are made. */
+static void warn_of_end(const struct object *object)
+{
+    const struct tls_object *self = object->state;
+    int64_t end_s = tls_creds_expires_s(self->creds);
+    int64_t left_s = end_s - (int64_t)(loop_wall_ns(graph_loop(object->graph)) / NS_PER_S);
+
+    if (end_s != TLS_EXPIRES_NEVER && left_s < TLS_EXPIRES_SOON_DAYS * INT64_C(86400))
+        log_warning("tls",
+                    "object '%s': its certificates expire within %" PRId64 " days; new ones "
+                    "are taken by object-del and object-add",
+                    object->id, left_s / 86400 + 1);
+}
+
 static int tls_load(struct object *object, struct err *err) MAY_WAIT
 {
     const struct tls_object_options *options = object->options;
@@ -68,6 +84,8 @@ static int tls_load(struct object *object, struct err *err) MAY_WAIT
     if (r == 0)
         r = tls_creds_load(graph_loop(object->graph), &wanted, &self->creds, err);
     object_unuse(password);
+    if (r == 0)
+        warn_of_end(object);
     return r;
 }
 

@@ -45,6 +45,12 @@ int tls_creds_load(struct loop *loop, const struct tls_creds_options *options,
 struct tls_creds *tls_creds_ref(struct tls_creds *creds);
 void tls_creds_unref(struct tls_creds *creds); /* NULL is fine */
 enum tls_endpoint tls_creds_endpoint(const struct tls_creds *creds);
+/* When the first of the certificates ends, its own or its authority's, in seconds since 1970 UTC;
+ * TLS_EXPIRES_NEVER: shared keys do not. */
+#define TLS_EXPIRES_NEVER     INT64_MAX
+/* Time enough to get others. */
+#define TLS_EXPIRES_SOON_DAYS 30
+int64_t tls_creds_expires_s(const struct tls_creds *creds);
 /* A peer that gets through has proved who it is, or that it knows the key. */
 bool tls_creds_prove_peer(const struct tls_creds *creds);
 

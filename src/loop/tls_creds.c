@@ -79,6 +79,11 @@ enum tls_endpoint tls_creds_endpoint(const struct tls_creds *creds)
     return creds->endpoint;
 }
 
+int64_t tls_creds_expires_s(const struct tls_creds *creds)
+{
+    return creds->expires_s;
+}
+
 bool tls_creds_prove_peer(const struct tls_creds *creds)
 {
     return creds->kind == TLS_PSK || creds->verify_peer;
@@ -205,6 +210,14 @@ static int certificate_check_times(const struct load *load, const struct pem *pe
     return 0;
 }
 
+/* GnuTLS's word for none is -1. */
+static int64_t certificate_end_s(gnutls_x509_crt_t certificate)
+{
+    time_t until = gnutls_x509_crt_get_expiration_time(certificate);
+
+    return until != (time_t)-1 ? (int64_t)until : TLS_EXPIRES_NEVER;
+}
+
 /* Of several authorities one that is valid is enough; of our own chain the first one counts. */
 static int certificates_check(const struct load *load, const struct pem *pem, bool any)
 {
@@ -214,11 +227,14 @@ static int certificates_check(const struct load *load, const struct pem *pem, bo
 
     if (code < 0)
         return pem_bad(load, pem, "certificate", code);
+    int64_t end_s = 0;
     int result = -1;
     for (unsigned i = 0; i < count && (i == 0 || (any && result < 0)); i++) {
         err_clear(load->err);
         result = certificate_check_times(load, pem, list[i]);
+        end_s = certificate_end_s(list[i]);
     }
+    load->creds->expires_s = MIN(load->creds->expires_s, end_s);
     if (count > MAX_CERTIFICATES && !any)
         result = err_set(load->err, -E2BIG, "'%s' holds more than %u certificates", pem->path,
                          MAX_CERTIFICATES);
@@ -474,6 +490,7 @@ static struct tls_creds *creds_new(const struct tls_creds_options *options)
     creds->kind = options->kind;
     creds->endpoint = options->endpoint;
     creds->verify_peer = options->verify_peer;
+    creds->expires_s = TLS_EXPIRES_NEVER;
     return creds;
 }
 

@@ -19,6 +19,7 @@ struct tls_creds {
     enum tls_kind kind;
     enum tls_endpoint endpoint;
     bool verify_peer;
+    int64_t expires_s;
     gnutls_certificate_credentials_t x509;
     gnutls_psk_server_credentials_t psk_server;
     gnutls_psk_client_credentials_t psk_client;

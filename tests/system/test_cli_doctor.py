@@ -3,9 +3,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 
-from blockstep import BLOCKSTEP, DEADLINE_S, make_file
+from blockstep import BLOCKSTEP, DEADLINE_S, free_port, make_file
 from test_cli import Pair
 
 MIB = 1 << 20
@@ -86,3 +87,83 @@ def test_without_a_place_for_control_sockets_a_host_is_not_fit(folder):
                           check=False, timeout=DEADLINE_S, env=env)
     assert done.returncode == 1
     assert json.loads(done.stdout)["fit"] is False
+
+
+# --- TLS ---
+
+def test_credentials_that_do_are_told_with_their_end(daemons, papers):
+    found = checks(daemons, "--tls-creds-dir", papers / "good")
+    sides = texts(found, "tls", "ok")
+    assert [text.split(":")[0] for text in sides] == ["server", "client"]
+    assert all("good until 20" in text for text in sides)
+    found = checks(daemons, "--tls-creds-dir", papers / "ending")
+    assert all("(19 days left)" in text or "(20 days left)" in text
+               for text in texts(found, "tls", "warning"))
+    assert len(texts(found, "tls", "warning")) == 2
+    # The daemon says so as well, when it reads them.
+    daemon = daemons.start("--object", f"tls-creds-x509,id=t,dir={papers}/ending,endpoint=server")
+    assert "object 't': its certificates expire within 20 days" in daemon.log_text()
+    found = checks(daemons, "--tls-creds-dir", papers / "psk", "--tls", "psk")
+    assert texts(found, "tls", "ok") == ["server: shared keys", "client: shared keys"]
+    found = checks(daemons, "--tls-creds-dir", papers / "locked", "--tls-password-file",
+                   papers / "locked/password")
+    assert len(texts(found, "tls", "ok")) == 2
+
+
+def test_credentials_that_will_not_do_are_named(daemons, folder, papers):
+    mine = folder / "mine"
+
+    def failed(change, *words):
+        shutil.rmtree(mine, ignore_errors=True)
+        shutil.copytree(papers / "good", mine)
+        change()
+        return texts(checks(daemons, "--tls-creds-dir", mine, *words), "tls", "failed")
+
+    def said(found, side, *words):
+        assert any(text.startswith(side) and all(word in text for word in words) for text in found), found
+
+    said(failed((mine / "client-key.pem").unlink), "client:", "client-key.pem' is missing")
+    said(failed(lambda: (mine / "server-key.pem").chmod(0o644)), "server:", "chmod 600 it")
+    both = failed((mine / "ca-cert.pem").unlink)
+    said(both, "server:", "ca-cert.pem' is missing")
+    said(both, "client:", "ca-cert.pem' is missing")
+    said(failed(lambda: shutil.copy(papers / "other/client-key.pem", mine)), "client:",
+         "is not that of the certificate")
+    said(failed(lambda: shutil.copy(papers / "expired/server-cert.pem", mine)), "server:",
+         "has expired on 2020-02-01")
+    said(failed(lambda: mine.chmod(0o777)), str(mine), "everybody may put other files there")
+    said(failed(lambda: None, "--tls", "psk"), "server:", "keys.psk' is missing")
+    assert failed((mine / "server-cert.pem").unlink) == []
+    assert any("which a secondary needs" in text
+               for text in texts(checks(daemons, "--tls-creds-dir", mine), "tls", "note"))
+    said(texts(checks(daemons, "--tls-creds-dir", folder / "nosuch"), "tls", "failed"),
+         str(folder / "nosuch"), "No such file")
+
+
+def test_the_other_hosts_control_is_tried_over_tls(daemons, folder, papers):
+    port = free_port()
+    tls = ["--tls-creds-dir", papers / "good"]
+    secondary = daemons.run("secondary", "s", "--disk", make_file(folder / "s.raw", MIB), "--listen",
+                            f"127.0.0.1:{port}", "--control", f"127.0.0.1:{(control := free_port())}",
+                            "--state", folder / "s-state", *tls)
+    assert secondary.line()
+    primary = daemons.run("primary", "p", "--disk", make_file(folder / "p.raw", MIB), "--peer",
+                          f"localhost:{port}", "--peer-control", f"localhost:{control}",
+                          "--export", f"unix:{folder}/p.sock", "--state", folder / "p-state", *tls)
+    assert primary.line()
+    address = f"localhost:{control}"
+    found = checks(daemons, "--qmp", address, *tls)
+    [remote] = texts(found, "remote", "ok")
+    assert remote.startswith(f"{address}: secondary, ") and remote.endswith(", over TLS")
+    versions = texts(found, "version", "ok")
+    assert any(text.startswith(f"the peer of p at {address}") for text in versions), versions
+    # Without them neither the peer nor the address answers, and what to do is told.
+    found = checks(daemons, "--qmp", address)
+    assert all("--tls-creds-dir" in text for text in
+               texts(found, "remote", "failed") + texts(found, "peer", "warning"))
+    found = checks(daemons, "--qmp", address, "--tls-creds-dir", papers / "nocert")
+    assert "is client-cert.pem there" in texts(found, "remote", "failed")[0]
+    plain = daemons.start("--qmp", f"inet:127.0.0.1:{(other := free_port())}")
+    found = checks(daemons, "--qmp", f"127.0.0.1:{other}")
+    assert texts(found, "remote", "note") == [f"127.0.0.1:{other}: none, none, in the clear"]
+    assert texts(checks(daemons, "--qmp", f"unix:{plain.socket_path}"), "remote", "ok")

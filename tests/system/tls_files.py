@@ -3,7 +3,7 @@
 
 good, other: an authority, a server "localhost" and 127.0.0.1, a client, each; other's authority is
 another one. expired: good's authority, a server and a client whose certificates have expired.
-expired-server, expired-client: good, but for that one. nocert: good's authority alone. mixed: a client
+expired-server, expired-client: good, but for that one. ending: good, but for 20 days only. nocert: good's authority alone. mixed: a client
 of other's authority that believes good's. locked: good, with its keys encrypted; PASSWORD is in
 locked/password. psk, psk2: keys of "qemu", which differ. joe: a key of "joe".
 """
@@ -25,16 +25,16 @@ def make_key(path):
     path.chmod(0o600)
 
 
-def make_authority(folder, name):
+def make_authority(folder, name, days=400):
     folder.mkdir()
     make_key(folder / "ca-key.pem")
     template = folder / "ca.info"
-    template.write_text(f"cn = {name}\nca\ncert_signing_key\nexpiration_days = 2\n")
+    template.write_text(f"cn = {name}\nca\ncert_signing_key\nexpiration_days = {days}\n")
     certtool("--generate-self-signed", "--load-privkey", folder / "ca-key.pem",
              "--template", template, "--outfile", folder / "ca-cert.pem")
 
 
-def make_peer(folder, kind, authority, expired=False):
+def make_peer(folder, kind, authority, expired=False, days=400):
     make_key(folder / f"{kind}-key.pem")
     template = folder / f"{kind}.info"
     lines = ["signing_key", f"tls_www_{kind}", f"cn = {'localhost' if kind == 'server' else 'tester'}"]
@@ -43,7 +43,7 @@ def make_peer(folder, kind, authority, expired=False):
     if expired:
         lines += ['activation_date = "2020-01-01 00:00:00"', 'expiration_date = "2020-02-01 00:00:00"']
     else:
-        lines += ["expiration_days = 2"]
+        lines += [f"expiration_days = {days}"]
     template.write_text("\n".join(lines) + "\n")
     certtool("--generate-certificate", "--load-privkey", folder / f"{kind}-key.pem",
              "--load-ca-privkey", authority / "ca-key.pem",
@@ -81,6 +81,9 @@ def make_all(root):
         shutil.copy(root / "good/ca-cert.pem", root / name)
     make_peer(root / "expired", "client", root / "good", expired=True)
     make_peer(root / "expired", "server", root / "good", expired=True)
+    shutil.copytree(root / "good", root / "ending")
+    for side in ("server", "client"):
+        make_peer(root / "ending", side, root / "good", days=20)
     make_locked(root / "good", root / "locked")
     make_psk(root / "psk")
     make_psk(root / "psk2")
