@@ -42,9 +42,9 @@ static const char *const copy_mode_names[] = {"background", "write-blocking", NU
                    .help = "bytes in flight at most"),                                          \
         MIRROR_OPT("replaces", OPT_STRING, replaces, .help = "not supported yet"),              \
         MIRROR_OPT("on-source-error", OPT_ENUM, on_source_error, .values = job_on_error_names,  \
-                   .help = "only 'report' yet: the job fails"),                                 \
+                   .help = "what the job does when the source cannot be read"),                 \
         MIRROR_OPT("on-target-error", OPT_ENUM, on_target_error, .values = job_on_error_names,  \
-                   .help = "only 'report' yet: the job fails"),                                 \
+                   .help = "what the job does when the target cannot be written"),              \
         MIRROR_OPT("copy-mode", OPT_ENUM, copy_mode, .values = copy_mode_names,                 \
                    .help = "only 'background' yet"),                                            \
         MIRROR_OPT("auto-finalize", OPT_BOOL, auto_finalize, .fallback = "on",                  \
@@ -82,9 +82,6 @@ static int check_supported(const struct mirror_args *args, struct err *err)
     if (args->copy_mode != 0)
         return err_set(err, -EOPNOTSUPP, "copy-mode '%s' is not supported yet: use background",
                        copy_mode_names[args->copy_mode]);
-    if (args->on_source_error != 0 || args->on_target_error != 0)
-        return err_set(err, -EOPNOTSUPP,
-                       "on-source-error and on-target-error: only 'report' is supported yet");
     return 0;
 }
 
@@ -105,6 +102,8 @@ static int start_mirror(struct daemon *daemon, const struct mirror_args *args, s
         .buf_bytes = args->buf_size,
         .speed_bytes = args->speed,
         .no_unmap = !unmap,
+        .on_source_error = (enum job_on_error)args->on_source_error,
+        .on_target_error = (enum job_on_error)args->on_target_error,
     };
     struct job *job;
     int r = mirror_new(&daemon->jobs, &options, &job, err);

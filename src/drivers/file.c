@@ -298,22 +298,51 @@ static int raw_describe(struct node *node, struct json_object *object)
 static int raw_usage(struct node *node, uint64_t *ret_bytes)
 {
     const struct file_state *state = node->state;
+    struct file_stat stat;
+    int ret = file_stat(state->file, &stat);
 
-    return file_usage(state->file, ret_bytes);
+    if (ret == 0)
+        *ret_bytes = stat.usage_bytes;
+    return ret;
 }
 
 /* --- requests --- */
 
+/* What others cut off behind our back is lost: that must not pass for durable, or for zeroes. */
+static int check_not_truncated(struct node *node)
+{
+    const struct file_state *state = node->state;
+    const struct file_options *options = node->options;
+    struct file_stat stat;
+    int ret;
+
+    if (file_info(state->file)->block_device)
+        return 0;
+    ret = file_stat(state->file, &stat);
+    if (ret < 0 || stat.length_bytes >= state->end_bytes)
+        return ret;
+    log_error("file",
+              "'%s' has %" PRIu64 " bytes where there were %" PRIu64
+              ": somebody else has truncated it",
+              options->filename, stat.length_bytes, state->end_bytes);
+    return -EIO;
+}
+
 static int raw_read(struct node *node, struct io *io) MAY_WAIT
 {
     const struct file_state *state = node->state;
+    uint64_t end_bytes = io->offset_bytes + io->length_bytes;
     ssize_t length = file_read(state->file, io->data.bytes, io->length_bytes, io->offset_bytes);
+    int ret = 0;
 
     if (unlikely(length < 0))
         return (int)length;
-    if (unlikely((size_t)length < io->length_bytes))
-        memset(io->data.bytes + length, 0, io->length_bytes - (size_t)length);
-    return 0;
+    if (likely((size_t)length == io->length_bytes))
+        return 0;
+    if (io->offset_bytes + (size_t)length < MIN(end_bytes, state->end_bytes))
+        ret = check_not_truncated(node);
+    memset(io->data.bytes + length, 0, io->length_bytes - (size_t)length);
+    return ret;
 }
 
 static int raw_write(struct node *node, struct io *io) MAY_WAIT
@@ -346,8 +375,9 @@ static int raw_discard(struct node *node, struct io *io) MAY_WAIT
 static int raw_flush(struct node *node) MAY_WAIT
 {
     const struct file_state *state = node->state;
+    int ret = file_sync(state->file);
 
-    return file_sync(state->file);
+    return ret < 0 ? ret : check_not_truncated(node);
 }
 
 static int raw_extents(struct node *node, uint64_t offset_bytes, uint64_t length_bytes,
@@ -382,11 +412,14 @@ static int raw_extents(struct node *node, uint64_t offset_bytes, uint64_t length
 static int raw_truncate(struct node *node, uint64_t length_bytes) MAY_WAIT
 {
     struct file_state *state = node->state;
-    int ret = file_truncate(state->file, length_bytes);
+    uint64_t before_bytes = state->end_bytes;
+    int ret;
 
+    /* What goes is not missed by a flush meanwhile. */
+    state->end_bytes = MIN(before_bytes, length_bytes);
+    ret = file_truncate(state->file, length_bytes);
     state->data_end_bytes = 0;
-    if (ret == 0)
-        state->end_bytes = length_bytes;
+    state->end_bytes = ret == 0 ? length_bytes : before_bytes;
     return ret;
 }
 

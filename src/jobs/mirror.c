@@ -20,6 +20,11 @@
 /* What each change of a guest is held back at first, when sweeps do not get less. */
 #define MIRROR_SLOW_NS (2 * NS_PER_MS)
 
+/* Between tries when errors are ignored. */
+#define MIRROR_RETRY_NS (100 * NS_PER_MS)
+/* Not an error of the job: the piece is marked again, and waits for a better time. */
+#define MIRROR_AGAIN    (-ERESTART)
+
 /* Zeroes at once: where the target has to write them, a request still ends within its deadline. */
 #define MIRROR_ZERO_BYTES (UINT64_C(64) * 1024 * 1024)
 
@@ -38,6 +43,7 @@ struct mirror_state {
     uint64_t ready_slow_ns; /* how much slowing it took to be ready */
     bool pivot;             /* asked for */
     bool held;              /* the guest waits */
+    unsigned stumbles;      /* pieces that could not be copied, and are tried again */
     int failure;
 };
 
@@ -68,16 +74,34 @@ static int mirror_fail(struct job *job, const struct edge *where, const char *ve
                        uint64_t offset_bytes, uint64_t length_bytes, int code)
 {
     struct mirror_state *s = job->state;
+    struct err err = ERR_INIT;
+    bool source = where == s->source;
+    char range[80] = "";
     if (s->failure != 0)
         return code;
+    if (length_bytes > 0)
+        snprintf(range, sizeof(range), "%" PRIu64 " bytes at offset %" PRIu64 " of ", length_bytes,
+                 offset_bytes);
+    err_set_errno(&err, code, "mirror job '%s': cannot %s %s%s node '%s'", job->id, verb, range,
+                  source ? "source" : "target", where->child->name);
+    if (job_handle_error(job, source ? s->options.on_source_error : s->options.on_target_error,
+                         source, code) == 0) {
+        log_warning("job", "%s", err.text);
+        s->stumbles++;
+        return MIRROR_AGAIN;
+    }
     s->failure = code;
-    err_set_errno(&job->err, code,
-                  "mirror job '%s': cannot %s %" PRIu64 " bytes at offset %" PRIu64
-                  " of %s node '%s'",
-                  job->id, verb, length_bytes, offset_bytes,
-                  where == s->source ? "source" : "target", where->child->name);
-    job_report_error(job, where == s->source);
+    job->err = err;
     return code;
+}
+
+/* After a stumble: until a user resumes the job, or for a while. -ECANCELED: it shall end. */
+static int mirror_wait_again(struct job *job) MAY_WAIT
+{
+    if (job->pauses == 0 && !job_should_end(job))
+        (void)co_queue_wait_until(&job->changed,
+                                  loop_now_ns(graph_loop(job->list->graph)) + MIRROR_RETRY_NS);
+    return job_pause_point(job);
 }
 
 /* --- claiming --- */
@@ -153,6 +177,8 @@ static int mirror_claim_locked(struct job *job, struct mirror_piece *ret_piece) 
     /* What is left of the stretch has not been looked at, and is as it was. */
     uint64_t next = piece.offset_bytes + piece.length_bytes;
     dirty_tracker_mark(&s->dirty, next, end - next);
+    if (ret == MIRROR_AGAIN)
+        s->cursor_bytes = end; /* it is for the next sweep */
     if (ret < 0)
         return ret;
     s->cursor_bytes = next;
@@ -242,7 +268,7 @@ static int mirror_data(struct job *job, struct buf *buf, const struct mirror_pie
             io.flags = mirror_write_flags(s);
             ret = io_write(s->target, &io);
             if (ret < 0)
-                (void)mirror_fail(job, s->target, "write", io.offset_bytes, io.length_bytes, ret);
+                ret = mirror_fail(job, s->target, "write", io.offset_bytes, io.length_bytes, ret);
             *moved += io.length_bytes;
         }
         io.offset_bytes += io.length_bytes;
@@ -291,13 +317,19 @@ static int mirror_copy(struct job *job, struct buf **buf, const struct mirror_pi
 
 static int mirror_work(struct job *job) MAY_WAIT
 {
+    const struct mirror_state *s = job->state;
     CLEANUP(buf_unrefp) struct buf *buf = NULL;
     while (!mirror_should_stop(job)) {
         struct mirror_piece piece = {0};
         int ret = mirror_claim(job, &piece);
-        if (ret == 0 && piece.length_bytes > 0)
+        if (ret == 0 && piece.length_bytes == 0)
+            return 0;
+        if (ret == 0)
             ret = mirror_copy(job, &buf, &piece);
-        if (ret < 0 || piece.length_bytes == 0)
+        /* The guest is not held for that. */
+        if (ret == MIRROR_AGAIN && !s->held)
+            ret = mirror_wait_again(job);
+        if (ret < 0)
             return ret;
     }
     return 0;
@@ -308,7 +340,7 @@ static void mirror_worker(void *arg) MAY_WAIT
     struct mirror_sweep *sweep = arg;
     struct mirror_state *s = sweep->job->state;
     int ret = mirror_work(sweep->job);
-    if (ret < 0 && s->failure == 0)
+    if (ret < 0 && ret != MIRROR_AGAIN && s->failure == 0)
         s->failure = ret;
     co_group_report(&sweep->group, ret);
     co_group_leave(&sweep->group);
@@ -353,8 +385,14 @@ static int mirror_mark_held(struct job *job) MAY_WAIT
         bool held;
         uint64_t length;
         int ret = io_held(s->source, base, offset, length_bytes - offset, &held, &length);
-        if (ret < 0)
-            return mirror_fail(job, s->source, "map", offset, length_bytes - offset, ret);
+        if (ret < 0) {
+            ret = mirror_fail(job, s->source, "map", offset, length_bytes - offset, ret);
+            if (ret == MIRROR_AGAIN)
+                ret = mirror_wait_again(job);
+            if (ret < 0)
+                return ret;
+            continue;
+        }
         if (held)
             dirty_tracker_mark(&s->dirty, offset, length);
         offset += length;
@@ -377,15 +415,20 @@ static void mirror_slow_guest(struct job *job, uint64_t found_bytes)
         s->dirty.slow_ns = MIN(MAX(2 * s->dirty.slow_ns, MIRROR_SLOW_NS), DIRTY_MAX_SLOW_NS);
 }
 
-/* Until little is marked, or the guest is too fast. */
+/* Until little is marked, or the guest is too fast; and nothing is marked for an error. */
 static int mirror_catch_up(struct job *job) MAY_WAIT
 {
     struct mirror_state *s = job->state;
     for (unsigned sweeps = 0; sweeps < MIRROR_MAX_SWEEPS; sweeps++) {
         uint64_t found_bytes = dirty_tracker_bytes(&s->dirty);
+        unsigned stumbles = s->stumbles;
         int ret = mirror_sweep(job);
         if (ret < 0)
             return ret;
+        if (s->stumbles != stumbles) {
+            sweeps = 0;
+            continue;
+        }
         if (dirty_tracker_bytes(&s->dirty) <= MIRROR_NEAR_BYTES)
             break;
         mirror_slow_guest(job, found_bytes);
@@ -453,15 +496,12 @@ static int mirror_last_sweep(struct job *job) MAY_WAIT
     return ret;
 }
 
-static int mirror_finish(struct job *job) MAY_WAIT
+static int mirror_try_finish(struct job *job) MAY_WAIT
 {
     struct mirror_state *s = job->state;
     struct graph_drain drain;
-    /* While it waits to be told, the guest goes on, and neither is held nor slowed. */
-    int ret = job->auto_finalize ? 0 : job_await_finalize(job);
     s->dirty.slow_ns = job->speed_bytes == 0 ? s->ready_slow_ns : 0;
-    if (ret == 0)
-        ret = mirror_catch_up(job);
+    int ret = mirror_catch_up(job);
     /* Flushed before the hold as well: little is left for the one inside. */
     if (ret == 0)
         ret = mirror_flush(job);
@@ -477,6 +517,19 @@ static int mirror_finish(struct job *job) MAY_WAIT
     ret = job_should_end(job) ? -ECANCELED : mirror_last_sweep(job);
     s->held = false;
     graph_drain_end(&drain);
+    return ret;
+}
+
+static int mirror_finish(struct job *job) MAY_WAIT
+{
+    /* While it waits to be told, the guest goes on, and neither is held nor slowed. */
+    int ret = job->auto_finalize ? 0 : job_await_finalize(job);
+    while (ret == 0) {
+        ret = mirror_try_finish(job);
+        if (ret != MIRROR_AGAIN)
+            break;
+        ret = mirror_wait_again(job);
+    }
     return ret;
 }
 

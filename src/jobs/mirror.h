@@ -14,6 +14,10 @@
  * A commit of a backing chain is the same, with the foot of the chain for a target: what the layers above
  * it hold is copied, and readers see the same at any moment.
  *
+ * An error of the source or the target fails the job, or what could not be copied stays marked and is
+ * tried again: after a pause that a user ends (stop), or a short one (ignore). The job is not ready, nor
+ * does it end, before all has been copied; the guest is never held while it waits for that.
+ *
  * Zeroes travel as zeroes, and only to where the target does not read as zeroes already.
  */
 #ifndef BLOCKSTEP_JOBS_MIRROR_H
@@ -55,6 +59,7 @@ struct mirror_options {
     uint64_t buf_bytes;    /* 0: MIRROR_BUF_BYTES */
     uint64_t speed_bytes;  /* per second; 0: no limit */
     bool no_unmap;         /* zeroes on the target keep their space */
+    enum job_on_error on_source_error, on_target_error;
 };
 
 /* Watches the source from now on. Refuses a target that is the source, lies below it, is of another

@@ -57,9 +57,9 @@ int file_truncate(struct file *file, uint64_t length_bytes)
     return file->loop->ops->file_truncate(file, length_bytes);
 }
 
-int file_usage(struct file *file, uint64_t *ret_bytes)
+int file_stat(struct file *file, struct file_stat *ret_stat)
 {
-    return file->loop->ops->file_usage(file, ret_bytes);
+    return file->loop->ops->file_stat(file, ret_stat);
 }
 
 int file_extent(struct file *file, uint64_t offset_bytes, uint64_t length_bytes, bool *ret_data,

@@ -55,8 +55,12 @@ int file_punch(struct file *file, uint64_t offset_bytes, uint64_t length_bytes) 
 int file_zero(struct file *file, uint64_t offset_bytes, uint64_t length_bytes, bool may_unmap)
     MAY_WAIT;
 int file_truncate(struct file *file, uint64_t length_bytes) MAY_WAIT;
-/* What it takes up on its file system (a block device: nothing). Does not wait. */
-int file_usage(struct file *file, uint64_t *ret_bytes);
+/* As it is now, whoever has changed it. Does not wait. */
+struct file_stat {
+    uint64_t length_bytes; /* of a block device 0 */
+    uint64_t usage_bytes;  /* what it takes up on its file system */
+};
+int file_stat(struct file *file, struct file_stat *ret_stat);
 
 /* Whether there is data at the offset, and for how many bytes (1 to length_bytes) it stays so. Files
  * that cannot tell are all data. */

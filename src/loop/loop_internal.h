@@ -41,7 +41,7 @@ struct loop_ops {
     int (*file_zero)(struct file *file, uint64_t offset_bytes, uint64_t length_bytes, bool punch,
                      bool may_unmap); /* punch: -EOPNOTSUPP when impossible */
     int (*file_truncate)(struct file *file, uint64_t length_bytes);
-    int (*file_usage)(struct file *file, uint64_t *ret_bytes);
+    int (*file_stat)(struct file *file, struct file_stat *ret_stat);
     int (*file_extent)(struct file *file, uint64_t offset_bytes, uint64_t length_bytes,
                        bool *ret_data, uint64_t *ret_length_bytes);
     int (*file_lock)(struct file *file, uint64_t byte, bool exclusive);

@@ -140,13 +140,14 @@ int sim_file_truncate(struct file *file, uint64_t length_bytes)
     return result;
 }
 
-int sim_file_usage(struct file *file, uint64_t *ret_bytes)
+int sim_file_stat(struct file *file, struct file_stat *ret_stat)
 {
     const struct sim_handle *handle = sim_file_of(file)->handle;
 
     if (handle == NULL)
         return -EIO;
-    *ret_bytes = handle->inode->pages.taken * SIM_PAGE_BYTES;
+    *ret_stat = (struct file_stat){.length_bytes = handle->inode->length_bytes,
+                                   .usage_bytes = handle->inode->pages.taken * SIM_PAGE_BYTES};
     return 0;
 }
 

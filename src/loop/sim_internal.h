@@ -314,7 +314,7 @@ int sim_file_sync(struct file *file) MAY_WAIT;
 int sim_file_zero(struct file *file, uint64_t offset_bytes, uint64_t length_bytes, bool punch,
                   bool may_unmap) MAY_WAIT;
 int sim_file_truncate(struct file *file, uint64_t length_bytes) MAY_WAIT;
-int sim_file_usage(struct file *file, uint64_t *ret_bytes);
+int sim_file_stat(struct file *file, struct file_stat *ret_stat);
 int sim_file_extent(struct file *file, uint64_t offset_bytes, uint64_t length_bytes, bool *ret_data,
                     uint64_t *ret_length_bytes) MAY_WAIT;
 int sim_file_lock(struct file *file, uint64_t byte, bool exclusive);

@@ -63,7 +63,7 @@ int uring_file_sync(struct file *file) MAY_WAIT;
 int uring_file_zero(struct file *file, uint64_t offset_bytes, uint64_t length_bytes, bool punch,
                     bool may_unmap) MAY_WAIT;
 int uring_file_truncate(struct file *file, uint64_t length_bytes) MAY_WAIT;
-int uring_file_usage(struct file *file, uint64_t *ret_bytes);
+int uring_file_stat(struct file *file, struct file_stat *ret_stat);
 int uring_file_extent(struct file *file, uint64_t offset_bytes, uint64_t length_bytes,
                       bool *ret_data, uint64_t *ret_length_bytes) MAY_WAIT;
 int uring_file_lock(struct file *file, uint64_t byte, bool exclusive);

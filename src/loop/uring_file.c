@@ -494,13 +494,14 @@ int uring_file_truncate(struct file *file, uint64_t length_bytes)
     return result;
 }
 
-int uring_file_usage(struct file *file, uint64_t *ret_bytes)
+int uring_file_stat(struct file *file, struct file_stat *ret_stat)
 {
     struct stat st;
 
     if (fstat(file_of(file)->fd, &st) != 0)
         return -errno;
-    *ret_bytes = (uint64_t)st.st_blocks * 512;
+    *ret_stat = (struct file_stat){.length_bytes = (uint64_t)st.st_size,
+                                   .usage_bytes = (uint64_t)st.st_blocks * 512};
     return 0;
 }
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Mirrors as managers ask for them: to a node, to an NBD target, and before replication resumes."""
 
+import os
+import re
 import subprocess
 import time
 
@@ -189,6 +191,68 @@ def test_a_target_that_is_full_is_named(disks, folder):
         server.wait(20)
 
 
+@pytest.mark.parametrize("action", ["report", "stop"])
+def test_a_target_that_vanishes_is_named_with_the_offset(disks, folder, daemons, action):
+    target, socket = make_file(folder / "copy.raw", SIZE), folder / "t.sock"
+    other = daemons.start("--blockdev", f"file,node-name=d,filename={target}",
+                          "--nbd-server", f"addr.type=unix,addr.path={socket}",
+                          "--export", "type=nbd,id=e,node-name=d,name=d,writable=on", name="other")
+    disks.qmp.cmd("blockdev-add", driver="nbd", node_name="far", export="d", reconnect_delay=0,
+                  server={"type": "unix", "path": str(socket)})
+    disks.qmp.cmd("blockdev-mirror", job_id="m", device="source", target="far", sync="full",
+                  speed=16 * MIB, on_target_error=action)
+    guest = Guest(disks.socket)
+    disks.qmp.event("JOB_STATUS_CHANGE", id="m", status="running")
+    other.kill()
+    disks.qmp.event("BLOCK_JOB_ERROR", device="m", action=action, operation="write")
+    named = r"cannot \w+ \d+ bytes at offset \d+ of target node 'far'"
+    if action == "report":
+        assert re.search(named, disks.qmp.event("BLOCK_JOB_COMPLETED", device="m")["data"]["error"])
+    else:
+        disks.qmp.event("JOB_STATUS_CHANGE", id="m", status="paused")
+        assert disks.job("m")["io-status"] == "failed"
+        assert re.search(named, disks.daemon.log_text())
+        disks.qmp.cmd("block-job-cancel", device="m", force=True)
+        disks.qmp.event("BLOCK_JOB_CANCELLED", device="m")
+    guest.stop()
+
+
+def test_a_target_that_is_cut_short_is_no_copy(disks):
+    target = disks.add("copy")
+    guest = Guest(disks.socket)
+    disks.qmp.cmd("blockdev-mirror", job_id="m", device="source", target="copy", sync="full")
+    disks.qmp.event("BLOCK_JOB_READY", device="m")
+    os.truncate(target, 4096)
+    guest.stop()
+    # The guest's last write may have made the file as long as it was, with a hole in it.
+    if target.stat().st_size < SIZE:
+        disks.qmp.cmd("block-job-cancel", device="m")
+        done = disks.qmp.event("BLOCK_JOB_COMPLETED", device="m")["data"]
+        assert "cannot flush target node 'copy': Input/output error" in done["error"]
+        assert "somebody else has truncated it" in disks.daemon.log_text()
+    run("qemu-io", "-f", "raw", "-c", "write -P 77 1M 1M", f"nbd+unix:///view?socket={disks.socket}")
+
+
+def test_a_full_target_stops_the_mirror_until_there_is_room(disks, folder):
+    make_file(folder / "copy.raw", SIZE)
+    disks.qmp.cmd("blockdev-add", driver="blkdebug", node_name="copy",
+                  inject=[{"kind": "write", "errno": 28, "nth": 10, "count": 2}],
+                  file={"driver": "file", "filename": f"{folder}/copy.raw"})
+    disks.qmp.cmd("blockdev-mirror", job_id="m", device="source", target="copy", sync="full",
+                  on_target_error="enospc", buf_size=MIB)
+    guest = Guest(disks.socket)
+    for _ in range(2):
+        disks.qmp.event("BLOCK_JOB_ERROR", device="m", action="stop")
+        disks.qmp.event("JOB_STATUS_CHANGE", id="m", status="paused")
+        assert disks.job("m")["io-status"] == "nospace" and disks.job("m")["paused"]
+        disks.qmp.cmd("block-job-resume", device="m")
+    disks.qmp.event("BLOCK_JOB_READY", device="m")
+    guest.stop()
+    disks.qmp.cmd("block-job-cancel", device="m")
+    assert "error" not in disks.qmp.event("BLOCK_JOB_COMPLETED", device="m")["data"]
+    disks.same(folder / "copy.raw")
+
+
 def test_what_cannot_be_mirrored_is_refused_with_the_reason(disks):
     disks.add("small", SIZE - MIB)
     disks.add("copy")
@@ -202,7 +266,7 @@ def test_what_cannot_be_mirrored_is_refused_with_the_reason(disks):
             ({"sync": "all"}, "sync"),
             ({"granularity": 1000}, "granularity"),
             ({"copy-mode": "write-blocking"}, "not supported yet"),
-            ({"on-target-error": "ignore"}, "report")]:
+            ({"on-target-error": "never"}, "on-target-error")]:
         with pytest.raises(QmpError, match=text):
             disks.qmp.cmd("blockdev-mirror", {**mirror, **change})
     drive = {**mirror, "mode": "existing", "format": "raw"}

@@ -152,6 +152,28 @@ TEST_LOOP(a_parent_that_may_resize_lets_it_grow)
     test_folder_remove();
 }
 
+/* Behind our back, past all locks: what is lost must not pass for zeroes, nor for durable. */
+TEST_LOOP(a_file_that_somebody_has_truncated_fails_reads_there_and_flushes)
+{
+    const char *path = make_file("cut.raw", 65536);
+    struct graph *graph = blocks_graph();
+    struct node *node = blocks_add(graph, "{'driver':'file','filename':'%s'}", path);
+    struct edge *edge = blocks_root(graph, node, "test");
+    uint8_t bytes[4096];
+
+    assert_int_equal(blocks_write(edge, 0, 65536, 7, 0), 0);
+    assert_int_equal(io_flush(edge), 0);
+    make_file("cut.raw", 0);
+    make_file("cut.raw", 8192);
+    assert_int_equal(blocks_read_bytes(edge, 4096, bytes, sizeof(bytes), 0), 0);
+    assert_int_equal(blocks_read_bytes(edge, 8192, bytes, sizeof(bytes), 0), -EIO);
+    assert_int_equal(blocks_read_bytes(edge, 6144, bytes, sizeof(bytes), 0), -EIO);
+    assert_int_equal(io_flush(edge), -EIO);
+    graph_detach(edge);
+    graph_free(graph);
+    test_folder_remove();
+}
+
 TEST_LOOP(a_missing_file_or_bad_option_is_named)
 {
     struct graph *graph = blocks_graph();
@@ -286,6 +308,7 @@ int main(void)
         cmocka_unit_test(holes_show_as_zeroes),
         cmocka_unit_test(an_odd_length_is_shown_rounded_up_to_512),
         cmocka_unit_test(a_parent_that_may_resize_lets_it_grow),
+        cmocka_unit_test(a_file_that_somebody_has_truncated_fails_reads_there_and_flushes),
         cmocka_unit_test(a_missing_file_or_bad_option_is_named),
         cmocka_unit_test(a_second_opener_is_kept_out_unless_both_only_read),
         cmocka_unit_test(a_lock_that_goes_within_two_seconds_is_waited_for),

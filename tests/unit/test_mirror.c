@@ -439,6 +439,65 @@ TEST_LOOP(a_mirror_that_fails_says_where_and_leaves_the_guest_alone)
     world_close(&world);
 }
 
+TEST_LOOP(what_fails_and_is_ignored_is_tried_again_until_the_copy_is_whole)
+{
+    struct world world;
+    world_open(&world);
+    struct mirror_options options = options_of(&world);
+    options.on_source_error = options.on_target_error = JOB_ON_ERROR_IGNORE;
+    inject(world.target,
+           &(struct blkdebug_rule){.kinds = BLKDEBUG_WRITE, .count = 3, .error = -EIO});
+    inject(world.target,
+           &(struct blkdebug_rule){.kinds = BLKDEBUG_FLUSH, .count = 2, .error = -EIO});
+    inject(world.source,
+           &(struct blkdebug_rule){.kinds = BLKDEBUG_READ, .count = 2, .error = -EIO});
+    inject(world.source,
+           &(struct blkdebug_rule){.kinds = BLKDEBUG_EXTENTS, .count = 2, .error = -EIO});
+    struct job *job = start(&world, &options);
+    test_wait_until(job->status == JOB_READY);
+    assert_memory_equal(mem_bytes(world.smem), mem_bytes(world.tmem), SIZE_BYTES);
+    assert_true(has_event(&world, "BLOCK_JOB_ERROR"));
+    assert_int_equal(blocks_write(world.guest, 65536, 4096, 0xab, 0), 0);
+    assert_int_equal(cancel(job, false), 0);
+    expect_equal(&world);
+    world_close(&world);
+}
+
+/* Also in the last step, for which the guest is held: it is let go meanwhile. */
+TEST_LOOP(an_error_that_stops_a_mirror_waits_for_a_user_and_the_guest_for_neither)
+{
+    struct world world;
+    struct err err = ERR_INIT;
+    world_open(&world);
+    struct mirror_options options = options_of(&world);
+    options.on_target_error = JOB_ON_ERROR_ENOSPC;
+    inject(world.target, &(struct blkdebug_rule){.kinds = BLKDEBUG_WRITE, .error = -ENOSPC});
+    struct job *job = start(&world, &options);
+    test_wait_until(job->status == JOB_PAUSED);
+    assert_int_equal(job->io_error, -ENOSPC);
+    assert_int_equal(blocks_write(world.guest, 65536, 4096, 0xab, 0), 0);
+    blkdebug_remove(world.target, 0);
+    assert_int_equal(job_resume(job, &err), 0);
+    test_wait_until(job->status == JOB_READY);
+    assert_int_equal(job->io_error, 0);
+
+    inject(world.target,
+           &(struct blkdebug_rule){.kinds = BLKDEBUG_FLUSH, .nth = 2, .error = -ENOSPC});
+    assert_int_equal(job_cancel(job, false, &err), 0);
+    test_wait_until(job->status == JOB_STANDBY);
+    assert_int_equal(blocks_write(world.guest, 0, 4096, 0xac, 0), 0);
+    blkdebug_remove(world.target, 0);
+    assert_int_equal(job_resume(job, &err), 0);
+    assert_int_equal(job_wait(job), 0);
+    job_unref(job);
+    expect_equal(&world);
+
+    /* Of another kind than out of space: it fails. */
+    inject(world.target, &(struct blkdebug_rule){.kinds = BLKDEBUG_WRITE, .error = -EIO});
+    expect_failure(&world, start(&world, &options), -EIO, "offset 0 of target node 'target'");
+    world_close(&world);
+}
+
 /* The piece has been read already, and is on its way, when the guest rewrites it. */
 TEST_LOOP(what_is_rewritten_while_its_copy_is_under_way_is_copied_again)
 {
@@ -716,6 +775,8 @@ int main(void)
         cmocka_unit_test(targets_that_cannot_be_right_are_refused),
         cmocka_unit_test(nobody_resizes_or_writes_the_target_of_a_mirror),
         cmocka_unit_test(a_mirror_that_fails_says_where_and_leaves_the_guest_alone),
+        cmocka_unit_test(what_fails_and_is_ignored_is_tried_again_until_the_copy_is_whole),
+        cmocka_unit_test(an_error_that_stops_a_mirror_waits_for_a_user_and_the_guest_for_neither),
         cmocka_unit_test(what_is_rewritten_while_its_copy_is_under_way_is_copied_again),
         cmocka_unit_test(no_region_is_copied_twice_at_once),
         cmocka_unit_test(a_source_or_target_that_changes_its_length_fails_the_job),
