@@ -9,6 +9,10 @@
 
 /* How many look-ups pass before the loop gets a turn: they may never wait by themselves. */
 #define COMMIT_LOOKUPS_PER_TURN 256u
+/* Shorter zeroes are written like other data: a hole costs file systems milliseconds, whatever its
+ * size, and what lies there had its room before. */
+#define COMMIT_ZERO_BYTES       (1024u * 1024)
+_Static_assert(COMMIT_ZERO_BYTES <= COMMIT_PIECE_BYTES, "a piece can be zero");
 
 struct commit_state {
     struct commit_options options;
@@ -117,24 +121,6 @@ static int commit_write(struct job *job, struct io *io) MAY_WAIT
                                   io->length_bytes, ret);
 }
 
-/* How much of the bytes, from their start, is of one kind, in whole regions. */
-static size_t commit_same_kind(const struct commit_state *s, const struct buf_slice *data,
-                               bool *ret_zero)
-{
-    size_t region = s->options.region_bytes, length = 0;
-    while (length < data->length_bytes) {
-        size_t piece = MIN(region, data->length_bytes - length);
-        bool zero = bytes_are_zero(data->bytes + length, piece);
-        if (length == 0)
-            *ret_zero = zero;
-        else if (zero != *ret_zero)
-            break;
-        length += piece;
-    }
-    return length;
-}
-
-/* Whole regions of zeroes among the data travel as such. */
 static int commit_copy_data(struct job *job, struct buf *buf, uint64_t offset, uint64_t length)
     MAY_WAIT
 {
@@ -144,20 +130,12 @@ static int commit_copy_data(struct job *job, struct buf *buf, uint64_t offset, u
     int ret = io_read(s->options.from, &io);
     if (ret < 0)
         return commit_fail(job, s->options.from->child, "read", offset, length, ret);
-    struct buf_slice rest = io.data;
-    while (ret == 0 && rest.length_bytes > 0) {
-        bool zero = false;
-        size_t piece = commit_same_kind(s, &rest, &zero);
-        io.data = buf_slice_sub(rest, 0, piece);
-        io.length_bytes = piece;
-        ret = zero ? commit_copy_zero(job, io.offset_bytes, piece) : commit_write(job, &io);
-        io.offset_bytes += piece;
-        rest = buf_slice_sub(rest, piece, rest.length_bytes - piece);
-    }
-    return ret;
+    if (length >= COMMIT_ZERO_BYTES && bytes_are_zero(buf->bytes, length))
+        return commit_copy_zero(job, offset, length);
+    return commit_write(job, &io);
 }
 
-/* One held stretch: zeroes that a layer knows as such are not read. */
+/* One held stretch: long zeroes that a layer knows as such are not read. */
 static int commit_copy_stretch(struct job *job, struct buf *buf, uint64_t offset, uint64_t length)
     MAY_WAIT
 {
@@ -167,7 +145,8 @@ static int commit_copy_stretch(struct job *job, struct buf *buf, uint64_t offset
         int ret = io_extents(s->options.from, offset, length, &extent);
         if (ret < 0)
             return commit_fail(job, s->options.from->child, "map", offset, length, ret);
-        bool zero = (extent.flags & EXTENT_ZERO) != 0;
+        bool zero = (extent.flags & EXTENT_ZERO) != 0 &&
+                    MIN(extent.length_bytes, length) >= COMMIT_ZERO_BYTES;
         /* Data is read to the end of the stretch at once: overlays hold it block by block, and one
          * look-up for each would cost more than the reading. */
         uint64_t piece = zero ? MIN(extent.length_bytes, length) : length;

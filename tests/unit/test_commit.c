@@ -232,6 +232,26 @@ TEST_LOOP(a_commit_carries_zeroes_as_zeroes)
     world_close(&world);
 }
 
+/* A hole costs a file system milliseconds, whatever its size. */
+TEST_LOOP(short_zeroes_are_written_not_punched)
+{
+    struct world world;
+    unsigned id;
+    world_open(&world);
+    assert_int_equal(fix_fill(world.to, 0, DISK_BYTES, 1), 0);
+    for (unsigned i = 0; i < 16; i++)
+        fill_layer(&world, "hidden", i * UINT64_C(131072), BLOCK, 0);
+    assert_int_equal(
+        blkdebug_inject(bdebug(&world), &(struct blkdebug_rule){.kinds = BLKDEBUG_ZERO}, &id), 0);
+    assert_int_equal(commit_run_once(&world), 0);
+    assert_int_equal(blkdebug_matches(bdebug(&world), id), 0);
+    for (unsigned i = 0; i < 16; i++) {
+        assert_int_equal(fix_byte(world.to, i * UINT64_C(131072), BLOCK), 0);
+        assert_int_equal(fix_byte(world.to, i * UINT64_C(131072) + BLOCK, BLOCK), 1);
+    }
+    world_close(&world);
+}
+
 /* As the replication filter does it. */
 static void guest_write(struct world *world, uint64_t offset, size_t length, int byte) MAY_WAIT
 {
@@ -353,6 +373,7 @@ int main(void)
         cmocka_unit_test(a_commit_of_empty_layers_touches_nothing),
         cmocka_unit_test(a_commit_writes_in_large_pieces),
         cmocka_unit_test(a_commit_carries_zeroes_as_zeroes),
+        cmocka_unit_test(short_zeroes_are_written_not_punched),
         cmocka_unit_test(a_commit_copies_again_what_is_rewritten_behind_it),
         cmocka_unit_test(a_commit_that_fails_says_where_and_can_be_begun_anew),
         cmocka_unit_test(a_commit_whose_finish_or_flush_fails_has_not_happened),
