@@ -344,6 +344,27 @@ class InstructionCase:
         INSTRUCTIONS.write_text(json.dumps(figures, indent=4) + "\n")
 
 
+@dataclass(frozen=True)
+class CopyCase:
+    """A whole disk to an empty one, bytes a second; the copy is flushed, and compared."""
+    name: str
+    targets: dict
+
+    def measure(self, bench, side):
+        copier = side(bench.lab)
+        began = time.monotonic()
+        copier.copy()
+        seconds = time.monotonic() - began
+        copier.stop()
+        bench.lab.compare_pair()
+        return bench.lab.size_bytes / seconds
+
+    def run(self, bench):
+        results = bench.alternate([ours.Mirror, *self.targets],
+                                  lambda side: self.measure(bench, side))
+        return compare(self.name, "B/s", lambda value: value, results, ours.Mirror, self.targets)
+
+
 # The targets: times_... is our figure divided by the peer's; None is reported, not judged.
 CASES = [
     RateCase("write-4k-d32", RANDOM_WRITE,
@@ -362,6 +383,7 @@ CASES = [
     PairLoadCase("pair-read-4k-d32", RANDOM_READ, "/s", {peers.QemuPair: None}),
     PairLoadCase("tls-1m-d8", LARGE_WRITE, "B/s", {ours.Pair: times_at_least(0.5)},
                  side=ours.PairTls),
+    CopyCase("mirror", {peers.NbdCopy: times_at_least(0.7)}),
     CheckpointCase("checkpoint"),
     FailoverCase("failover-first-read", FAILOVER_LIMIT_MS),
     InstructionCase("instructions-4k"),

@@ -5,6 +5,7 @@ import shutil
 import time
 
 import lab as lab_module
+import peers
 from lab import BenchError
 from qmp import Qmp
 
@@ -30,6 +31,42 @@ class Single:
 
     def stop(self):
         self.process.stop()
+
+
+class Mirror:
+    """drive-mirror of a local disk to an NBD server, as a manager runs it: until it is ready, and to
+    its end."""
+    name = "blockstepd mirror"
+
+    def __init__(self, lab):
+        self.target = peers.NbdkitTarget(lab)
+        control = lab.path("mirror.qmp")
+        control.unlink(missing_ok=True)
+        self.process = lab.start([lab.build / "src/bin/blockstepd", "--blockdev",
+                                  f"driver=file,node-name=disk,filename={lab.path('p.raw')}",
+                                  "--qmp", f"unix:{control}"])
+        lab.wait_for_socket(control, self.process)
+        self.qmp = Qmp(control)
+
+    def copy(self):
+        self.qmp.cmd("drive-mirror", device="disk", job_id="m", target=self.target.uri, mode="existing",
+                     format="raw", sync="full", auto_dismiss=False)
+        self.wait_for("ready")
+        self.qmp.cmd("block-job-cancel", device="m")
+        self.wait_for("concluded")
+
+    def wait_for(self, status):
+        while True:
+            [job] = self.qmp.cmd("query-jobs")
+            if "error" in job:
+                raise BenchError(job["error"])
+            if job["status"] == status:
+                return
+            time.sleep(0.002)
+
+    def stop(self):
+        self.process.stop()
+        self.target.stop()
 
 
 class Pair:

@@ -30,6 +30,40 @@ class Nbdkit:
         self.process.stop()
 
 
+class NbdCopy:
+    """nbdcopy, with its own defaults (a thread and a connection for each processor)."""
+    name = "nbdcopy"
+
+    def __init__(self, lab):
+        self.lab = lab
+        self.target = NbdkitTarget(lab)
+
+    def copy(self):
+        self.lab.run(["nbdcopy", "--flush", self.lab.path("p.raw"), self.target.uri])
+
+    def stop(self):
+        self.target.stop()
+
+
+class NbdkitTarget:
+    """Where copies go: an empty disk of the size of the other."""
+
+    def __init__(self, lab):
+        lab.make_random("p.raw")
+        self.disk, self.socket = lab.path("s.raw"), lab.path("target.sock")
+        for path in (self.disk, self.socket):
+            path.unlink(missing_ok=True)
+        with self.disk.open("wb") as file:
+            file.truncate(lab.size_bytes)
+        self.process = lab.start(["nbdkit", "--foreground", "--exit-with-parent",
+                                  "--unix", self.socket, "file", f"file={self.disk}"])
+        lab.wait_for_socket(self.socket, self.process)
+        self.uri = f"nbd+unix:///?socket={self.socket}"
+
+    def stop(self):
+        self.process.stop()
+
+
 class QemuNbd:
     """qemu-nbd; threads because io_uring and native I/O are slower on files in memory."""
     name = "qemu-nbd"
