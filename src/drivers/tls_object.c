@@ -60,7 +60,7 @@ static void warn_of_end(const struct object *object)
         log_warning("tls",
                     "object '%s': its certificates expire within %" PRId64 " days; new ones "
                     "are taken by object-del and object-add",
-                    object->id, left_s / 86400 + 1);
+                    object->id, (left_s + 86399) / 86400);
 }
 
 static int tls_load(struct object *object, struct err *err) MAY_WAIT
