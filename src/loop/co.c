@@ -64,6 +64,10 @@ struct co {
 
 #define CO_MAPPING_BYTES (CO_GUARD_BYTES + CO_STACK_BYTES)
 
+struct co_stacks {
+    struct list cached; /* struct co */
+};
+
 static _Thread_local struct loop *current_loop;
 
 struct loop *loop_enter(struct loop *loop)
@@ -271,15 +275,39 @@ void co_pool_init(struct co_pool *pool)
     list_init(&pool->alive);
 }
 
+static void co_unmap_all(struct list *cached)
+{
+    LIST_FOR_EACH_SAFE(co, cached, struct co, pool_link)
+        co_unmap(co);
+    list_init(cached);
+}
+
 void co_pool_deinit(struct loop *loop)
 {
     struct co_pool *pool = &loop->coroutines;
 
     assert(list_empty(&pool->alive));
-    LIST_FOR_EACH_SAFE(co, &pool->cached, struct co, pool_link)
-        co_unmap(co);
-    list_init(&pool->cached);
+    if (pool->heirs != NULL)
+        list_splice_back(&pool->heirs->cached, &pool->cached);
+    else
+        co_unmap_all(&pool->cached);
     pool->cached_count = 0;
+}
+
+struct co_stacks *co_stacks_new(void)
+{
+    struct co_stacks *stacks = calloc(1, sizeof(*stacks));
+
+    if (stacks != NULL)
+        list_init(&stacks->cached);
+    return stacks;
+}
+
+void co_stacks_free(struct co_stacks *stacks)
+{
+    if (stacks != NULL)
+        co_unmap_all(&stacks->cached);
+    free(stacks);
 }
 
 void co_visit_alive(struct loop *loop, void (*visit)(void *arg, const struct co *co), void *arg)
@@ -295,7 +323,9 @@ static struct co *co_take(struct loop *loop)
 
     if (co != NULL)
         pool->cached_count--;
-    else if ((co = co_map()) == NULL)
+    else if (pool->heirs != NULL)
+        co = LIST_POP_FRONT(&pool->heirs->cached, struct co, pool_link);
+    if (co == NULL && (co = co_map()) == NULL)
         return NULL;
 #if BUILT_WITH_ASAN
     /* What only a suspended coroutine points to is not leaked; what an ended one did is. */

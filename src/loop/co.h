@@ -31,6 +31,12 @@ int co_spawn(struct loop *loop, const char *name, co_entry *entry, void *arg) MU
  * request that will most likely end without waiting. The caller may be a coroutine or the loop. */
 int co_spawn_now(struct loop *loop, const char *name, co_entry *entry, void *arg) MUST_CHECK;
 
+/* Stacks that loops leave to those who come after them, all of one thread: for who makes loops by the
+ * thousand. The loops are freed before it; see sim_options. NULL when memory is out. */
+struct co_stacks;
+struct co_stacks *co_stacks_new(void);
+void co_stacks_free(struct co_stacks *stacks); /* NULL is fine */
+
 /* The running coroutine; NULL in the loop itself (completions, timers, deferred tasks). */
 struct co *co_self(void);
 struct loop *co_loop(const struct co *co);

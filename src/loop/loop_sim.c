@@ -541,6 +541,7 @@ int sim_loop_new(struct sim *sim, const char *host_name, struct loop **ret_loop,
         free(loop);
         return err_no_memory(err);
     }
+    loop->base.coroutines.heirs = sim->options.stacks;
     loop->sim = sim;
     loop->host = host;
     loop->index = ++sim->loops_made;

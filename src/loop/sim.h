@@ -17,7 +17,7 @@
 #ifndef BLOCKSTEP_LOOP_SIM_H
 #define BLOCKSTEP_LOOP_SIM_H
 
-#include "loop/loop.h"
+#include "loop/co.h"
 
 struct sim;
 
@@ -49,6 +49,8 @@ struct sim_options {
     uint64_t limit_ns;         /* virtual time at which the run counts as hung; 0: none */
     bool files_in_memory;      /* what file_info() says */
     bool failed_sync_loses;    /* as on Linux: see "what a power cut leaves" */
+    struct co_stacks *stacks;  /* of coroutines, shared by worlds that come one after the other; or
+                                  NULL. As many are kept as the greatest world had alive. */
     sim_hang_handler *on_hang; /* NULL: logged as an error, then abort() */
     void *on_hang_arg;
 };

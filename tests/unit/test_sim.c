@@ -88,6 +88,27 @@ static void the_run_of_a_seed_is_the_same_everywhere(void **state UNUSED)
     assert_int_equal(run_work(42, &order), UINT64_C(0xc20c220655432340));
 }
 
+static void worlds_can_share_their_stacks_and_run_as_before(void **state UNUSED)
+{
+    struct co_stacks *stacks = co_stacks_new();
+    uint64_t order;
+
+    assert_non_null(stacks);
+    for (uint64_t seed = 0; seed < 5; seed++) {
+        struct sim_options options;
+        sim_options_init(&options, seed);
+        options.stacks = stacks;
+        struct sim *sim = new_world(&options);
+        struct loop *loop = new_host(sim, "a");
+        struct work work = {.number = 0};
+        run_on(loop, "work", work_together, &work);
+        assert_true(run_work(seed, &order) == sim_trace_hash(sim));
+        loop_free(loop);
+        sim_free(sim);
+    }
+    co_stacks_free(stacks);
+}
+
 struct runner {
     struct work *work;
     unsigned number;
@@ -570,6 +591,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_seed_gives_one_run_and_another_seed_another),
         cmocka_unit_test(the_run_of_a_seed_is_the_same_everywhere),
+        cmocka_unit_test(worlds_can_share_their_stacks_and_run_as_before),
         cmocka_unit_test(ready_coroutines_run_in_an_order_of_the_seed),
         cmocka_unit_test(who_yields_stands_behind_all_who_are_ready),
         cmocka_unit_test(a_year_passes_at_once),
