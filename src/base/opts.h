@@ -33,6 +33,8 @@ enum opt_type {
     OPT_CHILD,   /* a block node: its name or an inline object. Kept as struct json_object * with a
                    * reference; the graph resolves it */
     OPT_CHILDREN, /* a list of these: struct json_object * (array) */
+    OPT_REFS,     /* a list of things by name or by an object that `members` describe, kept as
+                   * struct json_object * (array); who looks for the things reads the objects */
     OPT_ANY,      /* any value: struct json_object * with a reference */
 };
 
@@ -58,7 +60,7 @@ struct opt {
     const char *fallback;              /* default value, in dotted-key spelling; NULL: none */
     uint64_t min, max;                 /* OPT_UINT, OPT_SIZE; max 0: no upper limit */
     const char *const *values;         /* OPT_ENUM, OPT_STRINGS: names, NULL-terminated */
-    const struct opt *members;         /* OPT_OBJECT, OPT_UNION, OPT_OBJECTS */
+    const struct opt *members;         /* OPT_OBJECT, OPT_UNION, OPT_OBJECTS, OPT_REFS */
     size_t item_size;                  /* OPT_OBJECTS */
     const char *discriminator;         /* OPT_UNION, perhaps OPT_OBJECTS */
     const struct opt *const *variants; /* one for each of its values; NULL: no further members */

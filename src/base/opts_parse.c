@@ -329,7 +329,7 @@ void opts_release(const struct opt *table, void *out)
     for (; table != NULL && table->name != NULL; table++) {
         if (table->type == OPT_OBJECTS)
             release_objects(table, objects_of(table, out));
-        else if (table->members != NULL)
+        else if (table->type == OPT_OBJECT || table->type == OPT_UNION)
             release_members(table, out);
         opt_clear(table, out);
     }

@@ -31,11 +31,11 @@ static const char *placeholder(const struct opt *opt, char *text, size_t size)
 
 static void help_option(const struct help *help, const char *prefix, const struct opt *opt)
 {
-    bool list = opt->type == OPT_STRINGS || opt->type == OPT_CHILDREN;
+    bool list = opt->type == OPT_STRINGS || opt->type == OPT_CHILDREN || opt->type == OPT_REFS;
     char left[NAME_BYTES * 2], line[LINE_BYTES], values[NAME_BYTES];
 
     snprintf(left, sizeof(left), "%s%s%s=%s", prefix, opt->name, list ? ".N" : "",
-             list ? (opt->type == OPT_STRINGS ? "TEXT" : "NODE")
+             list ? (opt->type == OPT_CHILDREN ? "NODE" : "TEXT")
                   : placeholder(opt, values, sizeof(values)));
     snprintf(line, sizeof(line), "  %-*s %s%s%s%s%s", HELP_COLUMN - 3, left,
              opt->help != NULL ? opt->help : "", opt->required ? " (required)" : "",
@@ -67,7 +67,7 @@ static void help_table(const struct help *help, const char *prefix, const struct
     for (; table->name != NULL; table++) {
         char inner[NAME_BYTES];
 
-        if (table->members == NULL) {
+        if (table->members == NULL || table->type == OPT_REFS) {
             help_option(help, prefix, table);
             continue;
         }
@@ -162,7 +162,7 @@ static void check_kind(const struct opt *opt)
     assert(opt->type != OPT_ENUM || opt->values != NULL);
     assert(opt->values == NULL || opt->type == OPT_ENUM || opt->type == OPT_STRINGS);
     assert(opt->values == NULL || opt->values[0] != NULL);
-    assert(is_object == (opt->members != NULL));
+    assert((is_object || opt->type == OPT_REFS) == (opt->members != NULL));
     assert(is_union == (opt->discriminator != NULL));
     assert(is_union == (opt->variants != NULL));
     assert((opt->type == OPT_OBJECTS) == (opt->item_size != 0));
@@ -190,7 +190,7 @@ static void check_objects(const struct opt *opt)
     check_table(&items, opt->members, NULL);
     if (opt->discriminator != NULL)
         check_union(&items, opt);
-    for (size_t i = 0; i < items.count; i++)
+    for (size_t i = 0; opt->type == OPT_OBJECTS && i < items.count; i++)
         assert(items.fields[i].offset < opt->item_size);
 }
 
@@ -207,7 +207,7 @@ static void check_table(struct field_list *list, const struct opt *table, const 
             check_field(list, opt);
         else
             check_table(list, opt->members, NULL);
-        if (opt->type == OPT_OBJECTS)
+        if (opt->type == OPT_OBJECTS || opt->type == OPT_REFS)
             check_objects(opt);
         if (opt->type == OPT_UNION)
             check_union(list, opt);

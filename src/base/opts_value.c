@@ -201,6 +201,7 @@ int opt_set(const struct opt *opt, struct json_object *value, enum opts_syntax s
     case OPT_CHILD:
         return is_child(value) ? set_reference(opt, value, out) : -EINVAL;
     case OPT_CHILDREN:
+    case OPT_REFS:
         return are_children(value) ? set_reference(opt, value, out) : -EINVAL;
     case OPT_ANY:
         return set_reference(opt, value, out);
@@ -252,6 +253,7 @@ void opt_clear(const struct opt *opt, void *out)
         break;
     case OPT_CHILD:
     case OPT_CHILDREN:
+    case OPT_REFS:
     case OPT_ANY:
         json_putp(field);
         break;
@@ -323,6 +325,7 @@ const char *opt_expected(const struct opt *opt, enum opts_syntax syntax, char *t
         [OPT_OBJECTS] = "a list of objects",
         [OPT_CHILD] = "a node's name or an object",
         [OPT_CHILDREN] = "a list of nodes' names or objects",
+        [OPT_REFS] = "a list of names or objects",
         [OPT_ANY] = "anything",
     };
 

@@ -41,7 +41,7 @@ struct ref {
     char *node, *name;
 };
 
-static const struct opt ref_opts[] = {
+const struct opt bitmap_ref_opts[] = {
     {.name = "node",
      .type = OPT_STRING,
      .offset = OPT_FIELD(struct ref, node),
@@ -70,11 +70,11 @@ static int find_item(struct graph *graph, struct node *node, struct json_object 
                        "Invalid parameter type for '%s', expected: names or objects with node "
                        "and name",
                        member);
-    int r = opts_parse(ref_opts, item, OPTS_JSON, member, NULL, &ref, err);
+    int r = opts_parse(bitmap_ref_opts, item, OPTS_JSON, member, NULL, &ref, err);
     if (r < 0)
         return r;
     r = bitmap_ref_find(graph, ref.node, ref.name, ret_bitmap, err);
-    opts_release(ref_opts, &ref);
+    opts_release(bitmap_ref_opts, &ref);
     return r;
 }
 

@@ -13,6 +13,8 @@ struct bitmap_refs {
     size_t count;
 };
 
+/* Of OPT_REFS: the members of {"node", "name"}. */
+extern const struct opt bitmap_ref_opts[];
 /* By the name of its node and its own. */
 int bitmap_ref_find(struct graph *graph, const char *node_name, const char *name,
                     struct dirty_bitmap **ret_bitmap, struct err *err);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "control/config.h"
 
+#include "control/bitmap_refs.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -72,8 +74,9 @@ const struct opt config_export_opts[] = {
      .offset = OPT_FIELD(struct config_export, writethrough),
      .help = "accepted; flush and FUA are always honoured"},
     {.name = "bitmaps",
-     .type = OPT_ANY,
+     .type = OPT_REFS,
      .offset = OPT_FIELD(struct config_export, bitmaps),
+     .members = bitmap_ref_opts,
      .help = "a list of bitmaps to show to clients: names, or objects with node and name"},
     {.name = "allocation-depth",
      .type = OPT_BOOL,

@@ -184,6 +184,7 @@ static const char *type_name(enum opt_type type)
     case OPT_STRINGS:
     case OPT_OBJECTS:
     case OPT_CHILDREN:
+    case OPT_REFS:
         return "array";
     case OPT_SIZE:
     case OPT_CHILD:
@@ -209,6 +210,7 @@ static bool type_fits(enum opt_type type, struct json_object *value)
     case OPT_STRINGS:
     case OPT_OBJECTS:
     case OPT_CHILDREN:
+    case OPT_REFS:
         return json_object_is_type(value, json_type_array);
     case OPT_SIZE:
     case OPT_CHILD:

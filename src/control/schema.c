@@ -12,9 +12,10 @@ enum type_kind {
     TYPE_OBJECT,
     TYPE_ENUM,
     TYPE_ARRAY,
-    TYPE_NODE,            /* the options of a node */
-    TYPE_CHILD,           /* those, or a node's name */
-    TYPE_CHILD_OR_NOTHING /* or null */
+    TYPE_NODE,             /* the options of a node */
+    TYPE_CHILD,            /* those, or a node's name */
+    TYPE_CHILD_OR_NOTHING, /* or null */
+    TYPE_REF,              /* an object or a name */
 };
 
 struct type_name {
@@ -260,6 +261,20 @@ static struct type_name members_type(struct builder *b, const struct opt *opt)
     return object_type(b, &object);
 }
 
+static struct type_name ref_type(struct builder *b, const struct opt *opt)
+{
+    struct json_object *entry, *members;
+    struct type_name name;
+
+    if (!type_new(b, TYPE_REF, opt->members, NULL, &name))
+        return name;
+    entry = entry_new(b, b->types, name.text, "alternate");
+    members = array_in(b, entry, "members");
+    alternate(b, members, builtin("str"));
+    alternate(b, members, table_type(b, opt->members));
+    return name;
+}
+
 static struct type_name option_type(struct builder *b, const struct opt *opt)
 {
     switch (opt->type) {
@@ -284,6 +299,8 @@ static struct type_name option_type(struct builder *b, const struct opt *opt)
         return child_type(b, !opt->required);
     case OPT_CHILDREN:
         return array_type(b, child_type(b, false));
+    case OPT_REFS:
+        return array_type(b, ref_type(b, opt));
     case OPT_ANY:
         break;
     }
