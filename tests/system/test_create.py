@@ -75,6 +75,7 @@ def test_what_is_missing_makes_no_job_as_in_qemu(both):
     both.cmd("query-jobs")
 
 
+@pytest.mark.commands("blockdev-create")
 def test_an_overlay_is_made_in_a_node_and_works(maker, daemons):
     maker.create(driver="file", filename=str(maker.folder / "disk"), size=MIB)
     maker.create(driver="file", filename=str(maker.folder / "top"), size=0)
