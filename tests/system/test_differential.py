@@ -12,8 +12,8 @@ from pairs import DISK, VIEW, Pair
 
 # A seed that has ever found something stays here.
 KEPT = [6]
-# New seeds in every run, five times this many; a slow build takes fewer.
-SEEDS = 40 // int(os.environ.get("BLOCKSTEP_TEST_SLOW", "1"))
+# New seeds in every run, ten times this many; a slow build takes fewer.
+SEEDS = 20 // int(os.environ.get("BLOCKSTEP_TEST_SLOW", "1"))
 MIXED = [("blockstep", "qemu"), ("qemu", "blockstep")]
 
 
@@ -27,16 +27,16 @@ def test_seeds_that_found_something_find_nothing_any_more():
     run_seeds(KEPT, [OURS])
 
 
-@pytest.mark.parametrize("part", range(5))
+@pytest.mark.parametrize("part", range(10))
 def test_a_blockstep_pair_and_a_qemu_pair_show_the_same(part):
     seeds = new_seeds(SEEDS)
     _, hangs = run_seeds(seeds, [OURS, STOCK])
-    assert hangs <= len(seeds) / 10
+    assert hangs <= 1 + len(seeds) / 10
 
 
 @pytest.mark.parametrize("kinds", MIXED, ids=",".join)
 def test_a_mixed_pair_shows_the_same(kinds):
-    run_seeds(new_seeds(SEEDS // 2), [kinds])
+    run_seeds(new_seeds(SEEDS), [kinds])
 
 
 def test_requests_of_a_blockstep_pair_may_be_of_bytes():
