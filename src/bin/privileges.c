@@ -128,6 +128,24 @@ static void bounding_limit(void)
     }
 }
 
+/* Leaves what is kept of the sets; false: there is nothing to give up. */
+static bool capabilities_limit(struct capabilities *own)
+{
+    bool changed = false;
+
+    for (unsigned i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
+        struct __user_cap_data_struct *word = &own->words[i];
+        const struct __user_cap_data_struct before = *word;
+
+        word->permitted &= i == 0 ? KEPT : 0;
+        word->effective = word->permitted;
+        word->inheritable = 0;
+        changed |= word->permitted != before.permitted || word->effective != before.effective ||
+                   before.inheritable != 0;
+    }
+    return changed;
+}
+
 int privileges_limit(struct err *err)
 {
     struct capabilities own = {.head = {.version = _LINUX_CAPABILITY_VERSION_3}};
@@ -136,12 +154,8 @@ int privileges_limit(struct err *err)
         return err_set_errno(err, -errno, "cannot read the capabilities");
     bounding_limit();
     (void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-    for (unsigned i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
-        own.words[i].permitted &= i == 0 ? KEPT : 0;
-        own.words[i].effective = own.words[i].permitted;
-        own.words[i].inheritable = 0;
-    }
-    if (syscall(SYS_capset, &own.head, own.words) < 0)
+    /* A sandbox that has taken them all often forbids the call as well. */
+    if (capabilities_limit(&own) && syscall(SYS_capset, &own.head, own.words) < 0)
         return err_set_errno(err, -errno, "cannot give up capabilities");
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return err_set_errno(err, -errno, "cannot set no_new_privs");

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Started by root, the daemons keep little of what root may do; the kernel tells how much."""
 
+import ctypes
 import os
 import re
+import struct
 import subprocess
 
 import pytest
@@ -105,6 +107,32 @@ def test_what_a_role_makes_as_another_user_belongs_to_that_user(daemons, folder)
         status = os.stat(folder / made)
         assert status.st_uid == NOBODY and status.st_mode & 0o077 == 0, made
     assert "secondary" in daemons.cli("status", "--name", "s").stdout
+
+
+def forbid_capset():
+    """As the filter of system calls in the unit files does it, for a user without capabilities."""
+    class Program(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+
+    capset = {"x86_64": 126, "aarch64": 91}[os.uname().machine]
+    # load the call's number; capset: EPERM, others: allow
+    steps = [(0x20, 0, 0, 0), (0x15, 0, 1, capset), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7fff0000)]
+    code = b"".join(struct.pack("HBBI", *step) for step in steps)
+    program = Program(len(steps), ctypes.cast(ctypes.create_string_buffer(code), ctypes.c_void_p))
+    libc = ctypes.CDLL(None, use_errno=True)
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+    assert libc.prctl(22, 2, ctypes.byref(program)) == 0  # PR_SET_SECCOMP
+
+
+def test_who_has_nothing_to_give_up_needs_no_right_to_do_so(folder):
+    os.chown(folder, NOBODY, NOBODY)
+    with subprocess.Popen([BLOCKSTEPD, *NODE, "--qmp", f"unix:{folder}/qmp"], stderr=subprocess.PIPE,
+                          text=True, preexec_fn=forbid_capset) as daemon:
+        line = daemon.stderr.readline()
+        daemon.terminate()
+        assert daemon.wait(DEADLINE_S) == 0 and "listening on" in line, line
 
 
 @pytest.mark.parametrize("user, words", [
