@@ -12,7 +12,7 @@ backing node that each has, of which `images` are made.
 
 import json
 
-from blockstep import Daemon, make_file, run
+from blockstep import Daemon, Qmp, make_file, run
 
 
 def plain(value):
@@ -22,6 +22,18 @@ def plain(value):
     if isinstance(value, list):
         return [plain(inner) for inner in value]
     return value
+
+
+class QemuQmp(Qmp):
+    """QEMU greets twice at times, when a client comes while the socket is made."""
+
+    def answer(self, timeout=None):
+        value = super().answer(timeout)
+        return super().answer(timeout) if "QMP" in value else value
+
+
+class QemuDaemon(Daemon):
+    client = QemuQmp
 
 
 def without_pauses(events):
@@ -80,9 +92,9 @@ class Beside:
                 daemon = daemons.start(*words, name=name)
             else:
                 path = own / "qmp"
-                daemon = Daemon(["qemu-storage-daemon", *words, "--chardev",
-                                 f"socket,id=c,path={path},server=on,wait=off",
-                                 "--monitor", "chardev=c"], own, name, path)
+                daemon = QemuDaemon(["qemu-storage-daemon", *words, "--chardev",
+                                     f"socket,id=c,path={path},server=on,wait=off",
+                                     "--monitor", "chardev=c"], own, name, path)
                 daemons.all.append(daemon)
             self.sides.append(Side(daemon, own))
         self.ours, self.qemu = self.sides

@@ -158,6 +158,8 @@ class Qmp:
 class Daemon:
     """A process that serves QMP on `socket_path`, with its log in `log`."""
 
+    client = Qmp
+
     def __init__(self, command, folder, name, socket_path, env=None):
         self.folder, self.name, self.socket_path = folder, name, socket_path
         self.log = folder / f"{name}.log"
@@ -171,7 +173,7 @@ class Daemon:
         end = time.monotonic() + timeout
         while self.process.poll() is None:
             try:
-                return Qmp(self.socket_path)
+                return self.client(self.socket_path)
             except (FileNotFoundError, ConnectionRefusedError, BrokenPipeError):
                 assert time.monotonic() < end, f"{self.name} does not listen:\n{self.log_text()}"
                 select.select([], [], [], 0.005)
