@@ -225,16 +225,17 @@ static uint64_t chunk_next(const struct bitmap *bitmap, uint64_t from, bool valu
     return BITMAP_NONE;
 }
 
-static uint64_t next(const struct bitmap *bitmap, uint64_t from, bool value)
+static uint64_t next(const struct bitmap *bitmap, uint64_t from, uint64_t limit, bool value)
 {
-    while (from < bitmap->bits) {
+    limit = MIN(limit, bitmap->bits);
+    while (from < limit) {
         uint64_t chunk = from / CHUNK_BITS;
 
         if (chunk_has(bitmap, chunk, value)) {
             uint64_t bit = chunk_next(bitmap, from, value);
 
             if (bit != BITMAP_NONE)
-                return bit;
+                return bit < limit ? bit : BITMAP_NONE;
         }
         from = (chunk + 1) * CHUNK_BITS;
     }
@@ -243,10 +244,16 @@ static uint64_t next(const struct bitmap *bitmap, uint64_t from, bool value)
 
 uint64_t bitmap_next_set(const struct bitmap *bitmap, uint64_t from)
 {
-    return next(bitmap, from, true);
+    return next(bitmap, from, bitmap->bits, true);
 }
 
 uint64_t bitmap_next_clear(const struct bitmap *bitmap, uint64_t from)
 {
-    return next(bitmap, from, false);
+    return next(bitmap, from, bitmap->bits, false);
+}
+
+uint64_t bitmap_run_end(const struct bitmap *bitmap, uint64_t from, uint64_t limit)
+{
+    limit = MIN(limit, bitmap->bits);
+    return MIN(next(bitmap, from, limit, !bitmap_test(bitmap, from)), limit);
 }

@@ -29,5 +29,7 @@ void bitmap_clear_all(struct bitmap *bitmap);
 /* The first set (clear) bit at or after `from`, BITMAP_NONE when there is none. */
 uint64_t bitmap_next_set(const struct bitmap *bitmap, uint64_t from);
 uint64_t bitmap_next_clear(const struct bitmap *bitmap, uint64_t from);
+/* Where the bits stop to be as the one at `from` is; looks no further than `limit`, nor past the end. */
+uint64_t bitmap_run_end(const struct bitmap *bitmap, uint64_t from, uint64_t limit);
 
 #endif

@@ -77,19 +77,14 @@ bool dirty_tracker_look(const struct dirty_tracker *tracker, uint64_t offset_byt
                         uint64_t length_bytes, uint64_t *ret_length_bytes)
 {
     uint64_t region = tracker->region_bytes, bit = offset_bytes / region;
-    uint64_t end_bytes = offset_bytes + length_bytes, next = BITMAP_NONE;
-    bool marked = bit < bitmap_bits(tracker->bits) && bitmap_test(tracker->bits, bit);
+    uint64_t end_bytes = offset_bytes + length_bytes;
 
-    if (marked)
-        next = bitmap_next_clear(tracker->bits, bit);
-    else
-        next = bitmap_next_set(tracker->bits, bit);
-    if (next != BITMAP_NONE)
-        end_bytes = MIN(end_bytes, next * region);
-    else if (marked) /* what lies past the map's end is not marked */
-        end_bytes = MIN(end_bytes, bitmap_bits(tracker->bits) * region);
-    *ret_length_bytes = end_bytes - offset_bytes;
-    return marked;
+    *ret_length_bytes = length_bytes;
+    if (bit >= bitmap_bits(tracker->bits)) /* what lies past the map's end is not marked */
+        return false;
+    uint64_t stop = bitmap_run_end(tracker->bits, bit, (end_bytes + region - 1) / region);
+    *ret_length_bytes = MIN(end_bytes, stop * region) - offset_bytes;
+    return bitmap_test(tracker->bits, bit);
 }
 
 void dirty_tracker_merge(struct dirty_tracker *tracker, const struct bitmap *bits,

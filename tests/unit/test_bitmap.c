@@ -48,6 +48,37 @@ static void setting_and_clearing_tell_what_was_before(void **state)
     bitmap_free(bitmap);
 }
 
+static void a_run_ends_where_the_bits_change_or_at_the_limit(void **state)
+{
+    struct bitmap *bitmap = bitmap_new(100000);
+
+    assert_int_equal(bitmap_run_end(bitmap, 0, UINT64_MAX), 100000);
+    assert_int_equal(bitmap_run_end(bitmap, 7, 70000), 70000);
+    bitmap_set_range(bitmap, 40000, 50000);
+    assert_int_equal(bitmap_run_end(bitmap, 0, 100000), 40000);
+    assert_int_equal(bitmap_run_end(bitmap, 0, 40001), 40000);
+    assert_int_equal(bitmap_run_end(bitmap, 0, 39999), 39999);
+    assert_int_equal(bitmap_run_end(bitmap, 40000, 100000), 90000);
+    assert_int_equal(bitmap_run_end(bitmap, 60000, 80000), 80000);
+    assert_int_equal(bitmap_run_end(bitmap, 99999, 200000), 100000);
+    bitmap_free(bitmap);
+}
+
+static void a_length_that_changes_keeps_what_is_within(void **state)
+{
+    struct bitmap *bitmap = bitmap_new(70000);
+
+    bitmap_set_range(bitmap, 30000, 5000);
+    bitmap_set(bitmap, 69999);
+    assert_int_equal(bitmap_resize(bitmap, 100000), 0);
+    assert_int_equal(bitmap_bits(bitmap), 100000);
+    assert_int_equal(bitmap_count(bitmap), 5001);
+    assert_int_equal(bitmap_resize(bitmap, 32000), 0);
+    assert_int_equal(bitmap_count(bitmap), 2000);
+    assert_int_equal(bitmap_next_set(bitmap, 0), 30000);
+    bitmap_free(bitmap);
+}
+
 static void a_full_bitmap_has_no_clear_bit_behind_its_end(void **state)
 {
     static const uint64_t sizes[] = {1, 63, 64, 65, 32767, 32768, 32769, 98304, 98305};
@@ -165,6 +196,8 @@ int main(void)
         cmocka_unit_test(a_new_bitmap_is_clear),
         cmocka_unit_test(an_empty_bitmap_holds_nothing),
         cmocka_unit_test(setting_and_clearing_tell_what_was_before),
+        cmocka_unit_test(a_run_ends_where_the_bits_change_or_at_the_limit),
+        cmocka_unit_test(a_length_that_changes_keeps_what_is_within),
         cmocka_unit_test(a_full_bitmap_has_no_clear_bit_behind_its_end),
         cmocka_unit_test(a_bitmap_agrees_with_an_array_of_bools),
         cmocka_unit_test(long_empty_runs_are_passed_quickly),
