@@ -108,6 +108,12 @@ void sim_pause(struct sim_loop *loop, uint64_t delay_ns)
         sim_trace(loop->sim, SIM_KIND_PAUSE, loop->index, delay_ns, 0);
 }
 
+void sim_pause_some(struct sim_loop *loop, struct sim_delay delay)
+{
+    if (!loop->dead)
+        sim_pause(loop, sim_delay_ns(loop->sim, delay));
+}
+
 void sim_ghost_yield(const struct sim_loop *loop)
 {
     if (loop->dead && co_self() != NULL)
@@ -353,19 +359,13 @@ static int sim_signal_set(struct loop *base UNUSED, int signal UNUSED, struct er
     return 0;
 }
 
-/* How long a call takes; drawn only for the living. */
-static uint64_t sim_call_ns(struct sim_loop *loop, struct sim_delay delay)
-{
-    return loop->dead ? 0 : sim_delay_ns(loop->sim, delay);
-}
-
 static int sim_offload(struct loop *base, int (*call)(void *arg), void *arg) MAY_WAIT
 {
     struct sim_loop *loop = sim_loop_of(base);
 
-    sim_pause(loop, sim_call_ns(loop, loop->sim->options.offload));
+    sim_pause_some(loop, loop->sim->options.offload);
     int result = call(arg);
-    sim_pause(loop, sim_call_ns(loop, loop->sim->options.offload));
+    sim_pause_some(loop, loop->sim->options.offload);
     return result;
 }
 

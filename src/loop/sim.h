@@ -125,7 +125,8 @@ void sim_process_continue(struct loop *loop);
 /*
  * The host loses power: all its loops die at once (as ghosts, without any linger), its connections are
  * gone without notice to their peers, who hear nothing until it runs again and then a reset for what
- * they send. It is down until the next sim_loop_new() on it: nobody who connects is answered.
+ * they send (or -ETIMEDOUT, when their kernels give up: after a quarter of an hour for what they sent,
+ * after two hours of silence). It is down until the next sim_loop_new() on it: nobody who connects is answered.
  *
  * What a power cut leaves of its files:
  * - what was written, zeroed, punched and not covered by a sync that took effect since: each unit of

@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "loop/sim_net.h"
 
+#include <errno.h>
 #include <string.h>
 
 #define SIM_SHORT_PERCENT 30u /* of arrivals that bring less than they could */
+/* As Linux does with its defaults: what is sent is tried again for so long, */
+#define SIM_RETRY_NS      (925 * NS_PER_S)
+/* and a silent peer is asked after two hours, then nine times more, each 75 seconds. */
+#define SIM_KEEPALIVE_NS  (7875 * NS_PER_S)
 
 static void sim_wake(struct co *co)
 {
@@ -26,11 +31,38 @@ static bool sim_channel_is_open(const struct sim_channel *channel)
     return !channel->way->options.blocked && !channel->conn->hosts[channel->side]->down;
 }
 
+/* Whether who sends here hears nothing back: acknowledgements, answers to probes, resets. */
+static bool sim_channel_is_silent(const struct sim_channel *channel)
+{
+    const struct sim_conn *conn = channel->conn;
+
+    return !sim_channel_is_open(channel) || conn->to[!channel->side].way->options.blocked ||
+           conn->ends[channel->side].vanished;
+}
+
+static void sim_channel_watch(struct sim_channel *channel)
+{
+    struct sim_conn *conn = channel->conn;
+    const struct sim_end *sender = &conn->ends[!channel->side];
+    bool waits = channel->sent > channel->acked || (channel->fin && !channel->fin_arrived);
+    uint64_t patience_ns = waits ? SIM_RETRY_NS : SIM_KEEPALIVE_NS;
+
+    if (!sender->open || sender->vanished || !sim_channel_is_silent(channel)) {
+        sim_event_cancel(conn->sim, &channel->give_up);
+        return;
+    }
+    if (channel->give_up.armed && channel->give_up.time_ns <= conn->sim->now_ns + patience_ns)
+        return;
+    sim_event_cancel(conn->sim, &channel->give_up);
+    sim_event_arm(conn->sim, &channel->give_up, patience_ns);
+}
+
 static void sim_channel_go_on(struct sim_channel *channel)
 {
     struct sim *sim = channel->conn->sim;
     const struct sim_delay own = channel->way->options.delay;
 
+    sim_channel_watch(channel);
     if (channel->event.armed || !sim_channel_has_more(channel) || !sim_channel_is_open(channel))
         return;
     sim_event_arm(sim, &channel->event,
@@ -77,10 +109,25 @@ static void sim_end_break(struct sim_end *end, bool hears)
     end->vanished = true;
     out->sent = out->arrived;
     out->fin = out->fin_arrived;
+    sim_channel_watch(out);
+    sim_channel_watch(in);
     in->reset = in->reset_arrived = true;
     in->sent = in->arrived;
     sim_event_cancel(conn->sim, &in->event);
     sim_end_wake(end);
+}
+
+static void sim_channel_give_up(struct sim_event *event)
+{
+    struct sim_channel *channel = CONTAINER_OF(event, struct sim_channel, give_up);
+    struct sim_conn *conn = channel->conn;
+
+    sim_trace(conn->sim, SIM_KIND_LINK, channel->side, channel->sent, 3);
+    sim_tell(conn->sim, conn->hosts[!channel->side], NULL,
+             "gives up the connection from %s to %s: nobody answers", conn->client_name,
+             conn->server_name);
+    conn->to[!channel->side].timed_out = true;
+    sim_end_break(&conn->ends[!channel->side], true);
 }
 
 static void sim_conn_break(struct sim_conn *conn, enum sim_side side)
@@ -204,6 +251,11 @@ void sim_channel_fin(struct sim_channel *channel)
     sim_channel_go_on(channel);
 }
 
+int sim_channel_error(const struct sim_channel *channel)
+{
+    return channel->timed_out ? -ETIMEDOUT : -ECONNRESET;
+}
+
 /* --- connections --- */
 
 static void sim_conn_free(struct sim_conn *conn)
@@ -211,6 +263,7 @@ static void sim_conn_free(struct sim_conn *conn)
     list_remove(&conn->link);
     for (unsigned side = 0; side < 2; side++) {
         sim_event_cancel(conn->sim, &conn->to[side].event);
+        sim_event_cancel(conn->sim, &conn->to[side].give_up);
         free(conn->to[side].ring);
     }
     free(conn);
@@ -230,6 +283,7 @@ struct sim_conn *sim_conn_new(struct sim_host *client, struct sim_host *server)
     for (unsigned side = 0; side < 2; side++) {
         conn->ends[side] = (struct sim_end){.conn = conn, .side = side, .open = true};
         conn->to[side].event.fire = sim_channel_fire;
+        conn->to[side].give_up.fire = sim_channel_give_up;
         conn->to[side].conn = conn;
         conn->to[side].side = side;
         conn->to[side].way = sim_link_find(sim, conn->hosts[!side], conn->hosts[side]);
@@ -278,6 +332,8 @@ void sim_end_vanish(struct sim_end *end)
     sim_event_cancel(conn->sim, &conn->to[end->side].event);
     if (!sim_channel_has_more(out))
         sim_event_cancel(conn->sim, &out->event);
+    sim_channel_watch(&conn->to[end->side]);
+    sim_channel_watch(out);
 }
 
 void sim_conns_review(struct sim *sim)
@@ -286,9 +342,8 @@ void sim_conns_review(struct sim *sim)
         for (unsigned side = 0; side < 2; side++) {
             struct sim_channel *channel = &conn->to[side];
             sim_channel_ack(channel);
-            if (sim_channel_is_open(channel))
-                sim_channel_go_on(channel);
-            else
+            sim_channel_go_on(channel);
+            if (!sim_channel_is_open(channel))
                 sim_event_cancel(sim, &channel->event);
         }
     }

@@ -212,7 +212,7 @@ void sim_file_close(struct file *file)
     struct sim_loop *loop = self->loop;
 
     assert(self->under_way == 0);
-    sim_pause(loop, sim_delay_ns(loop->sim, loop->sim->options.file));
+    sim_pause_some(loop, loop->sim->options.file);
     assert(self->under_way == 0);
     if (self->handle != NULL)
         sim_handle_free(self->handle);
@@ -327,6 +327,6 @@ bool sim_path_exists(struct loop *base, const char *path)
     struct sim_loop *loop = sim_loop_of(base);
     struct sim_inode *inode;
 
-    sim_pause(loop, sim_delay_ns(loop->sim, loop->sim->options.file));
+    sim_pause_some(loop, loop->sim->options.file);
     return !loop->dead && sim_fs_find(loop->host, path, &inode) == 0;
 }

@@ -125,6 +125,8 @@ uint64_t sim_delay_ns(struct sim *sim, struct sim_delay delay);
 /* Suspends the running coroutine for as long in virtual time, as a call that is under way. Ends early
  * only with the process. */
 void sim_pause(struct sim_loop *loop, uint64_t delay_ns) MAY_WAIT;
+/* For a while that the seed draws; the dead do not draw. */
+void sim_pause_some(struct sim_loop *loop, struct sim_delay delay) MAY_WAIT;
 /* What the dead ask for fails at once, but lets others run: who asks again and again must not keep his
  * loop from being told that it is dead. Nothing for the living. */
 void sim_ghost_yield(const struct sim_loop *loop) MAY_WAIT;

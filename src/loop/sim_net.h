@@ -22,7 +22,8 @@ struct sim_link {
 
 /* One direction, named by the end it leads to. Counts of bytes: acked <= taken <= arrived <= sent. */
 struct sim_channel {
-    struct sim_event event; /* the next arrival */
+    struct sim_event event;   /* the next arrival */
+    struct sim_event give_up; /* nobody has answered for too long */
     struct sim_conn *conn;
     struct sim_link *way;
     unsigned side;
@@ -30,6 +31,7 @@ struct sim_channel {
     uint64_t sent, arrived, taken, acked;
     bool fin, fin_arrived;
     bool reset, reset_arrived;
+    bool timed_out; /* the reset is the end's own: its kernel has given up */
 };
 
 struct sim_end {
@@ -87,6 +89,8 @@ size_t sim_channel_room(const struct sim_channel *channel);
 void sim_channel_put(struct sim_channel *channel, const uint8_t *bytes, size_t length_bytes);
 void sim_channel_take(struct sim_channel *channel, uint8_t *bytes, size_t length_bytes);
 void sim_channel_fin(struct sim_channel *channel);
+/* Why nothing comes here any more: -ECONNRESET or -ETIMEDOUT. */
+int sim_channel_error(const struct sim_channel *channel);
 /* Bytes that have been taken may be sent anew; wakes who waits to. */
 void sim_channel_ack(struct sim_channel *channel);
 

@@ -241,9 +241,10 @@ int sim_sock_listen(struct loop *base, const struct sock_address *address,
     if (self == NULL)
         return err_no_memory(err);
     result = sim_listen(self, address, &target);
-    sim_tell(loop->sim, loop->host, loop, "listen on %s: %s",
-             sock_address_format(address, name, sizeof(name)),
-             result < 0 ? strerror(-result) : "ok");
+    if (!loop->dead)
+        sim_tell(loop->sim, loop->host, loop, "listen on %s: %s",
+                 sock_address_format(address, name, sizeof(name)),
+                 result < 0 ? strerror(-result) : "ok");
     if (result < 0) {
         sim_sock_free(self);
         return err_set_errno(err, result, "cannot listen on %s",
@@ -436,7 +437,7 @@ static ssize_t sim_recv_wait(struct sim_sock *self) MAY_WAIT
         if (in->arrived > in->taken)
             return (ssize_t)(in->arrived - in->taken);
         if (in->reset_arrived)
-            return -ECONNRESET;
+            return sim_channel_error(in);
         if (in->fin_arrived)
             return 0;
         self->receiver = co_self();
@@ -451,7 +452,7 @@ ssize_t sim_sock_recv(struct sock *sock, void *bytes, size_t length_bytes)
     struct sim *sim = self->loop->sim;
 
     if (!self->loop->dead && sim->options.net.max_ns != 0 && sim_chance(sim, SIM_LATE_PERCENT))
-        sim_pause(self->loop, sim_delay_ns(sim, sim->options.net));
+        sim_pause_some(self->loop, sim->options.net);
     ssize_t there = sim_recv_wait(self);
     if (there <= 0)
         return there;
@@ -476,7 +477,7 @@ static ssize_t sim_send_some(struct sim_sock *self, const void *bytes, size_t le
     struct sim_channel *in = &self->end->conn->to[self->end->side];
     struct sim_channel *out = &self->end->conn->to[!self->end->side];
     if (in->reset_arrived)
-        return in->fin_arrived ? -EPIPE : -ECONNRESET;
+        return in->fin_arrived ? -EPIPE : sim_channel_error(in);
     size_t put = MIN(length_bytes, sim_channel_room(out));
     if (put == 0)
         return 0;

@@ -151,7 +151,7 @@ static void break_one_side(void *arg)
     assert_int_equal(sock_recv(sock, &byte, 1), -ECONNRESET);
     assert_int_equal(sock_send(sock, &iov, 1), -ECONNRESET);
     co_sleep(1000 * NS_PER_S);
-    assert_false(talk->over); /* the server waits for ever */
+    assert_false(talk->over); /* the server has not heard of it */
     sock_close(sock);
     co_sleep(1000 * NS_PER_S);
     assert_false(talk->over);
@@ -166,6 +166,39 @@ static void a_side_that_did_not_hear_of_a_break_waits_on(void **state UNUSED)
     struct talk talk = {.sim = new_plain_world(1)};
 
     run_talk(&talk, take_all, break_one_side);
+}
+
+/* Nobody is told of a cut that does not heal: kernels give up in the end. */
+static void cut_for_ever(void *arg) MAY_WAIT;
+static void cut_for_ever(void *arg)
+{
+    struct talk *talk = arg;
+    struct loop *loop = loop_current();
+    struct sock *sock = connect_when_ready(talk);
+    uint8_t byte = 1;
+    struct iovec iov = {&byte, talk->seed % 2};
+
+    co_sleep(NS_PER_MS);
+    assert_int_equal(sim_net_cut(talk->sim, "p", "s", true), 0);
+    uint64_t begin_ns = loop_clock_ns(loop);
+    if (iov.iov_len > 0)
+        assert_int_equal(sock_send(sock, &iov, 1), 0);
+    assert_int_equal(sock_recv(sock, &byte, 1), -ETIMEDOUT);
+    uint64_t waited_ns = loop_clock_ns(loop) - begin_ns;
+    assert_int_equal(waited_ns / NS_PER_S, talk->seed % 2 == 0 ? 7875 : 925);
+    sock_close(sock);
+    while (!talk->over)
+        co_sleep(NS_PER_S);
+    assert_int_equal(talk->server_ended, -ETIMEDOUT);
+    loop_stop(loop);
+}
+
+static void a_kernel_gives_up_a_peer_that_stays_silent(void **state UNUSED)
+{
+    for (uint64_t seed = 0; seed < SEEDS; seed++) {
+        struct talk talk = {.sim = new_plain_world(seed), .seed = seed};
+        run_talk(&talk, take_all, cut_for_ever);
+    }
 }
 
 static void wake_the_dead(void *arg)
@@ -420,6 +453,7 @@ int main(void)
         cmocka_unit_test(connections_break_by_chance_at_any_byte),
         cmocka_unit_test(a_side_that_did_not_hear_of_a_break_waits_on),
         cmocka_unit_test(a_host_without_power_answers_nobody_and_resets_once_it_is_back),
+        cmocka_unit_test(a_kernel_gives_up_a_peer_that_stays_silent),
         cmocka_unit_test(a_killed_process_is_heard_to_close),
         cmocka_unit_test(a_way_that_is_blocked_stalls_the_other_in_the_end),
         cmocka_unit_test(a_slow_way_delivers_late_and_all),
