@@ -105,8 +105,26 @@ uint64_t dirty_mark_node(struct node *node, uint64_t offset_bytes, uint64_t leng
     uint64_t slow_ns = 0;
 
     LIST_FOR_EACH(tracker, &node->trackers, struct dirty_tracker, link) {
-        dirty_tracker_mark(tracker, offset_bytes, length_bytes);
+        if (tracker->changed == NULL)
+            dirty_tracker_mark(tracker, offset_bytes, length_bytes);
         slow_ns = MAX(slow_ns, tracker->slow_ns);
     }
     return MIN(slow_ns, DIRTY_MAX_SLOW_NS);
+}
+
+static void call_changed(struct dirty_tracker *tracker, uint64_t offset_bytes,
+                         uint64_t length_bytes) MAY_WAIT
+{
+    tracker->changed(tracker, offset_bytes, length_bytes);
+}
+
+void dirty_tell_node(struct node *node, uint64_t offset_bytes, uint64_t length_bytes)
+{
+    if (offset_bytes >= node->length_bytes)
+        return;
+    length_bytes = MIN(length_bytes, node->length_bytes - offset_bytes);
+    LIST_FOR_EACH(tracker, &node->trackers, struct dirty_tracker, link) {
+        if (tracker->changed != NULL && length_bytes > 0)
+            call_changed(tracker, offset_bytes, length_bytes);
+    }
 }

@@ -21,6 +21,10 @@ struct dirty_tracker {
     /* Optional: the first mark in an empty map. Must not wait. */
     void (*marked)(void *arg);
     void *arg;
+    /* Optional: is told of each change instead of having it marked, by the request that made it and
+     * before that leaves its edge. May wait, but for no closed edge: who has closed it waits for this
+     * request. While it runs the tracker stays. */
+    void (*changed)(struct dirty_tracker *tracker, uint64_t offset_bytes, uint64_t length_bytes);
     /* Each change ends so much later, for a tracker's owner who falls behind; it is short enough not
      * to matter to a drain. */
     uint64_t slow_ns;
@@ -51,5 +55,7 @@ void dirty_tracker_merge(struct dirty_tracker *tracker, const struct bitmap *bit
 
 /* The gate's. Returns by how much the change shall be slowed: at most DIRTY_MAX_SLOW_NS. */
 uint64_t dirty_mark_node(struct node *node, uint64_t offset_bytes, uint64_t length_bytes);
+/* Tells the trackers that want to be told, behind the marks. */
+void dirty_tell_node(struct node *node, uint64_t offset_bytes, uint64_t length_bytes) MAY_WAIT;
 
 #endif

@@ -149,12 +149,10 @@ static int flush_node(struct node *node) MAY_WAIT
     return ret;
 }
 
-static int gate_read(struct edge *edge, struct node *node, const struct io *io) MAY_WAIT
+int io_read_inside(struct node *node, const struct io *io)
 {
     struct io copy = *io;
 
-    if (unlikely((edge->need & PERM_CONSISTENT_READ) == 0))
-        return -EPERM;
     if (unlikely(!fits(node, io)))
         return -EINVAL;
     if (io->length_bytes == 0)
@@ -164,6 +162,13 @@ static int gate_read(struct edge *edge, struct node *node, const struct io *io) 
                io->length_bytes <= max_transfer(node)))
         return call_read(node, &copy);
     return read_in_pieces(node, io);
+}
+
+static int gate_read(struct edge *edge, struct node *node, const struct io *io) MAY_WAIT
+{
+    if (unlikely((edge->need & PERM_CONSISTENT_READ) == 0))
+        return -EPERM;
+    return io_read_inside(node, io);
 }
 
 static int write_checked(struct node *node, const struct io *io) MAY_WAIT
@@ -285,6 +290,7 @@ static inline void mark_dirty(struct node *node, const struct io *io) MAY_WAIT
     if (likely(list_empty(&node->trackers)))
         return;
     uint64_t slow_ns = dirty_mark_node(node, io->offset_bytes, io->length_bytes);
+    dirty_tell_node(node, io->offset_bytes, io->length_bytes);
     if (slow_ns > 0)
         co_sleep(slow_ns);
 }

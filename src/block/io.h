@@ -19,6 +19,9 @@ int io_write(struct edge *edge, const struct io *io) MAY_WAIT;
 int io_zero(struct edge *edge, const struct io *io) MAY_WAIT;
 int io_discard(struct edge *edge, const struct io *io) MAY_WAIT;
 int io_flush(struct edge *edge) MAY_WAIT;
+/* For who runs within a request of the node (dirty_tracker.changed): reads from the node itself, past all
+ * edges above it. */
+int io_read_inside(struct node *node, const struct io *io) MAY_WAIT;
 
 /* The first stretch at the offset that is of one kind; the caller asks again behind it. */
 int io_extents(struct edge *edge, uint64_t offset_bytes, uint64_t length_bytes,

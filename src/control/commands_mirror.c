@@ -46,7 +46,7 @@ static const char *const copy_mode_names[] = {"background", "write-blocking", NU
         MIRROR_OPT("on-target-error", OPT_ENUM, on_target_error, .values = job_on_error_names,  \
                    .help = "what the job does when the target cannot be written"),              \
         MIRROR_OPT("copy-mode", OPT_ENUM, copy_mode, .values = copy_mode_names,                 \
-                   .help = "only 'background' yet"),                                            \
+                   .help = "whether a guest's write waits for its copy"),                       \
         MIRROR_OPT("auto-finalize", OPT_BOOL, auto_finalize, .fallback = "on",                  \
                    .help = "whether it takes effect without job-finalize"),                     \
         MIRROR_OPT("auto-dismiss", OPT_BOOL, auto_dismiss, .fallback = "on",                    \
@@ -79,9 +79,6 @@ static int check_supported(const struct mirror_args *args, struct err *err)
                        sync_names[args->sync]);
     if (args->replaces != NULL)
         return err_set(err, -EOPNOTSUPP, "'replaces' is not supported yet");
-    if (args->copy_mode != 0)
-        return err_set(err, -EOPNOTSUPP, "copy-mode '%s' is not supported yet: use background",
-                       copy_mode_names[args->copy_mode]);
     return 0;
 }
 
@@ -102,6 +99,7 @@ static int start_mirror(struct daemon *daemon, const struct mirror_args *args, s
         .buf_bytes = args->buf_size,
         .speed_bytes = args->speed,
         .no_unmap = !unmap,
+        .write_blocking = args->copy_mode != 0,
         .on_source_error = (enum job_on_error)args->on_source_error,
         .on_target_error = (enum job_on_error)args->on_target_error,
     };

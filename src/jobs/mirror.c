@@ -10,6 +10,7 @@
 #include "block/dirty.h"
 #include "block/io.h"
 #include "jobs/chain.h"
+#include "jobs/mirror_blocking.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -43,7 +44,12 @@ struct mirror_state {
     uint64_t ready_slow_ns; /* how much slowing it took to be ready */
     bool pivot;             /* asked for */
     bool held;              /* the guest waits */
-    unsigned stumbles;      /* pieces that could not be copied, and are tried again */
+    struct range_locks
+        copying;       /* write_blocking: from a read of the source to the target's write */
+    unsigned blocking; /* requests of the guest that copy now */
+    struct co_queue unblocked;
+    bool leaving;
+    unsigned stumbles; /* pieces that could not be copied, and are tried again */
     int failure;
 };
 
@@ -294,7 +300,10 @@ static int mirror_copy(struct job *job, struct buf **buf, const struct mirror_pi
     struct mirror_state *s = job->state;
     struct loop *loop = graph_loop(job->list->graph);
     uint64_t moved = 0, turns = loop_turns(loop);
+    struct range_lock lock;
     int ret = 0;
+    if (s->options.write_blocking)
+        range_lock_acquire(&s->copying, &lock, piece->offset_bytes, piece->length_bytes, true);
     if (piece->zero) {
         ret = mirror_zero(job, piece->offset_bytes, piece->length_bytes, &moved);
     } else {
@@ -302,6 +311,8 @@ static int mirror_copy(struct job *job, struct buf **buf, const struct mirror_pi
             *buf = buf_alloc(loop_bufs(loop), MIRROR_PIECE_BYTES);
         ret = *buf == NULL ? -ENOMEM : mirror_data(job, *buf, piece, &moved);
     }
+    if (s->options.write_blocking)
+        range_lock_release(&s->copying, &lock);
     s->in_flight_bytes -= piece->length_bytes;
     if (ret < 0)
         dirty_tracker_mark(&s->dirty, piece->offset_bytes, piece->length_bytes);
@@ -586,6 +597,9 @@ static void mirror_shut_base(struct mirror_state *s) MAY_WAIT
 
 static void mirror_release(struct mirror_state *s) MAY_WAIT
 {
+    s->leaving = true;
+    while (s->blocking > 0)
+        co_queue_wait(&s->unblocked);
     dirty_tracker_remove(&s->dirty);
     graph_detach(s->source);
     graph_detach(s->target);
@@ -625,6 +639,40 @@ static const struct job_driver mirror_commit_driver = {
     .run = mirror_run,
     .clean = mirror_clean,
 };
+
+/* --- write_blocking --- */
+
+static void mirror_copy_change(struct job *job, uint64_t offset, uint64_t length) MAY_WAIT
+{
+    struct mirror_state *s = job->state;
+    bool reading = false;
+    uint64_t done = 0;
+    int ret = mirror_blocking_copy(s->dirty.node, s->target, &s->copying, offset, length,
+                                   s->options.no_unmap ? 0 : IO_MAY_UNMAP, &done, &reading);
+    if (ret < 0 && ret != -EAGAIN)
+        (void)mirror_fail(job, reading ? s->source : s->target, reading ? "read" : "write",
+                          offset + done, length - done, ret);
+    if (ret < 0)
+        dirty_tracker_mark(&s->dirty, offset + done, length - done);
+    if (s->failure != 0)
+        co_queue_wake_all(&job->changed);
+}
+
+static void mirror_changed(struct dirty_tracker *tracker, uint64_t offset_bytes,
+                           uint64_t length_bytes) MAY_WAIT
+{
+    struct job *job = tracker->arg;
+    struct mirror_state *s = job->state;
+    if (s->leaving || job->pauses > 0 || length_bytes > MIRROR_BLOCKING_BYTES ||
+        mirror_should_stop(job)) {
+        dirty_tracker_mark(tracker, offset_bytes, length_bytes);
+        return;
+    }
+    s->blocking++;
+    mirror_copy_change(job, offset_bytes, length_bytes);
+    if (--s->blocking == 0)
+        co_queue_wake_all(&s->unblocked);
+}
 
 /* --- making --- */
 
@@ -755,6 +803,10 @@ static int mirror_make(struct job_list *list, const struct mirror_state *attache
     job->speed_bytes = s->options.speed_bytes;
     co_mutex_init(&s->claim);
     co_mutex_init(&s->pace);
+    range_locks_init(&s->copying);
+    co_queue_init(&s->unblocked);
+    if (s->options.write_blocking)
+        s->dirty.changed = mirror_changed;
     mirror_progress(job, 0);
     *ret_job = job;
     return 0;

@@ -14,6 +14,10 @@
  * A commit of a backing chain is the same, with the foot of the chain for a target: what the layers above
  * it hold is copied, and readers see the same at any moment.
  *
+ * With write_blocking the guest's requests copy what they have changed before they end, so that nothing is
+ * left behind, however fast it writes. What cannot be copied right then (somebody copies there, the target
+ * is drained, the job is paused, more than MIRROR_BLOCKING_BYTES at once) is marked as ever.
+ *
  * An error of the source or the target fails the job, or what could not be copied stays marked and is
  * tried again: after a pause that a user ends (stop), or a short one (ignore). The job is not ready, nor
  * does it end, before all has been copied; the guest is never held while it waits for that.
@@ -32,6 +36,8 @@
 #define MIRROR_REGION_MIN_BYTES 512u
 /* So little left lets the job be ready, and may be copied while the guest is held. */
 #define MIRROR_NEAR_BYTES       (16u * 1024 * 1024)
+/* Larger changes are copied in the background, write_blocking or not. */
+#define MIRROR_BLOCKING_BYTES   (32u * 1024 * 1024)
 /* A guest that dirties faster than a copy can be made is held for the rest after so many sweeps. */
 #define MIRROR_MAX_SWEEPS       16u
 
@@ -60,6 +66,7 @@ struct mirror_options {
     uint64_t speed_bytes;  /* per second; 0: no limit */
     bool no_unmap;         /* zeroes on the target keep their space */
     enum job_on_error on_source_error, on_target_error;
+    bool write_blocking; /* what the guest writes is on the target when its request ends */
 };
 
 /* Watches the source from now on. Refuses a target that is the source, lies below it, is of another

@@ -191,6 +191,23 @@ def test_a_target_that_is_full_is_named(disks, folder):
         server.wait(20)
 
 
+def test_with_write_blocking_the_target_has_what_the_guest_wrote(disks):
+    target = disks.add("copy")
+    guest = Guest(disks.socket)
+    disks.qmp.cmd("blockdev-mirror", job_id="m", device="source", target="copy", sync="full",
+                  copy_mode="write-blocking")
+    disks.qmp.event("BLOCK_JOB_READY", device="m")
+    guest.stop()
+    disks.qmp.cmd("x-blockdev-drain", node_name="source", subtree=True)
+    for number, command in enumerate(["write -P 81 5M 300k", "write -z 9M 70k", "write -P 82 777 99"]):
+        run("qemu-io", "-f", "raw", "-c", command, f"nbd+unix:///view?socket={disks.socket}")
+        offset, length = [(5 * MIB, 300 << 10), (9 * MIB, 70 << 10), (777, 99)][number]
+        source, copy = (path.read_bytes()[offset:offset + length] for path in (disks.path, target))
+        assert source == copy
+    disks.qmp.cmd("block-job-complete", device="m")
+    assert "error" not in disks.qmp.event("BLOCK_JOB_COMPLETED", device="m")["data"]
+
+
 @pytest.mark.parametrize("action", ["report", "stop"])
 def test_a_target_that_vanishes_is_named_with_the_offset(disks, folder, daemons, action):
     target, socket = make_file(folder / "copy.raw", SIZE), folder / "t.sock"
@@ -265,7 +282,7 @@ def test_what_cannot_be_mirrored_is_refused_with_the_reason(disks):
             ({"sync": "bitmap"}, "not supported yet"),
             ({"sync": "all"}, "sync"),
             ({"granularity": 1000}, "granularity"),
-            ({"copy-mode": "write-blocking"}, "not supported yet"),
+            ({"copy-mode": "sometimes"}, "copy-mode"),
             ({"on-target-error": "never"}, "on-target-error")]:
         with pytest.raises(QmpError, match=text):
             disks.qmp.cmd("blockdev-mirror", {**mirror, **change})

@@ -498,6 +498,94 @@ TEST_LOOP(an_error_that_stops_a_mirror_waits_for_a_user_and_the_guest_for_neithe
     world_close(&world);
 }
 
+/* --- write_blocking --- */
+
+TEST_LOOP(with_write_blocking_a_change_is_on_the_target_when_it_ends)
+{
+    struct world world;
+    world_open(&world);
+    struct mirror_options options = options_of(&world);
+    options.write_blocking = true;
+    struct job *job = start(&world, &options);
+    test_wait_until(job->status == JOB_READY);
+    expect_equal(&world);
+    for (unsigned i = 0; i < 40; i++) {
+        uint64_t offset = i * 100003, length = 1 + i * 997;
+        if (i % 4 == 0)
+            assert_int_equal(blocks_zero(world.guest, offset, length, 0), 0);
+        else if (i % 4 == 1)
+            assert_int_equal(blocks_discard(world.guest, offset, length), 0);
+        else
+            assert_int_equal(blocks_write(world.guest, offset, length, (uint8_t)i, 0), 0);
+        expect_equal(&world);
+    }
+    assert_int_equal(cancel(job, false), 0);
+    world_close(&world);
+}
+
+TEST_LOOP(a_blocking_copy_that_fails_is_the_jobs_failure_and_not_the_guests)
+{
+    struct world world;
+    world_open(&world);
+    struct mirror_options options = options_of(&world);
+    options.write_blocking = true;
+    struct job *job = start(&world, &options);
+    test_wait_until(job->status == JOB_READY);
+    inject(world.target, &(struct blkdebug_rule){.kinds = BLKDEBUG_WRITE, .error = -EPIPE});
+    assert_int_equal(blocks_write(world.guest, 65536, 4096, 0xab, 0), 0);
+    expect_failure(&world, job, -EPIPE, "write 4096 bytes at offset 65536 of target node 'target'");
+
+    /* Told to go on, it copies later. */
+    options.on_target_error = JOB_ON_ERROR_IGNORE;
+    job = start(&world, &options);
+    test_wait_until(job->status == JOB_READY);
+    inject(world.target,
+           &(struct blkdebug_rule){.kinds = BLKDEBUG_WRITE, .count = 1, .error = -EPIPE});
+    assert_int_equal(blocks_write(world.guest, 65536, 4096, 0xac, 0), 0);
+    assert_int_equal(cancel(job, false), 0);
+    expect_equal(&world);
+    world_close(&world);
+}
+
+struct both_drain {
+    struct node *nodes[2];
+    struct graph_drain drain;
+    bool begun;
+};
+
+static void both_drain_run(void *arg) MAY_WAIT
+{
+    struct both_drain *task = arg;
+    assert_int_equal(graph_drain_begin(task->nodes, 2, &task->drain), 0);
+    task->begun = true;
+}
+
+/* The request that copies is one of those that the drain waits for, and the way to the target is closed:
+ * it must not wait there. */
+TEST_LOOP(a_drain_of_both_sides_and_a_blocking_copy_do_not_wait_for_each_other)
+{
+    struct world world;
+    world_open(&world);
+    struct mirror_options options = options_of(&world);
+    options.write_blocking = true;
+    struct job *job = start(&world, &options);
+    test_wait_until(job->status == JOB_READY);
+    inject(world.source, &(struct blkdebug_rule){.kinds = BLKDEBUG_READ, .count = 1, .hold = true});
+    struct blocks_task task;
+    blocks_start_write(&task, world.guest, 65536, 4096, 0xab);
+    assert_int_equal(blkdebug_await_held(world.source, 0, 1, DEADLINE_NEVER), 0);
+    struct both_drain drain = {.nodes = {world.source, world.target}};
+    assert_int_equal(co_spawn(loop_current(), "drain", both_drain_run, &drain), 0);
+    co_yield();
+    blkdebug_release(world.source, 0);
+    test_wait_until(drain.begun);
+    assert_true(task.done);
+    graph_drain_end(&drain.drain);
+    assert_int_equal(cancel(job, false), 0);
+    expect_equal(&world);
+    world_close(&world);
+}
+
 /* The piece has been read already, and is on its way, when the guest rewrites it. */
 TEST_LOOP(what_is_rewritten_while_its_copy_is_under_way_is_copied_again)
 {
@@ -710,6 +798,7 @@ static void random_round(struct world *world, struct guest *guests, uint64_t *se
     struct mirror_options options = options_of(world);
     options.region_bytes = UINT64_C(4096) << test_random(seed) % 5;
     options.buf_bytes = (1 + test_random(seed) % 8) * MIRROR_PIECE_BYTES;
+    options.write_blocking = test_random(seed) % 2 == 0;
     delay_target(world, seed);
     struct job *job = start(world, &options);
     bool pivoted = false, copy = end_somehow(world, job, seed, &pivoted);
@@ -777,6 +866,9 @@ int main(void)
         cmocka_unit_test(a_mirror_that_fails_says_where_and_leaves_the_guest_alone),
         cmocka_unit_test(what_fails_and_is_ignored_is_tried_again_until_the_copy_is_whole),
         cmocka_unit_test(an_error_that_stops_a_mirror_waits_for_a_user_and_the_guest_for_neither),
+        cmocka_unit_test(with_write_blocking_a_change_is_on_the_target_when_it_ends),
+        cmocka_unit_test(a_blocking_copy_that_fails_is_the_jobs_failure_and_not_the_guests),
+        cmocka_unit_test(a_drain_of_both_sides_and_a_blocking_copy_do_not_wait_for_each_other),
         cmocka_unit_test(what_is_rewritten_while_its_copy_is_under_way_is_copied_again),
         cmocka_unit_test(no_region_is_copied_twice_at_once),
         cmocka_unit_test(a_source_or_target_that_changes_its_length_fails_the_job),
