@@ -85,8 +85,18 @@ def test_a_value_that_is_too_long_or_too_deep_is_refused(daemons):
     answer = long.raw('{"execute": "' + "x" * (1 << 20) + '"}')
     assert answer["error"]["class"] == "GenericError"
     deep = Qmp(daemon.socket_path)
-    answer = deep.raw("[" * 200 + "]" * 200)
+    answer = deep.raw("[" * 129 + "]" * 129)
     assert answer["error"]["class"] == "GenericError"
+    # The largest that is a request: refused for its argument, not for its size.
+    largest = '{"execute": "query-block", "arguments": {"x": "%s"}}'
+    answer = deep.raw(largest % ("y" * ((1 << 20) - len(largest) + 2)))
+    assert answer["error"]["desc"] == "Parameter 'x' is unexpected"
+    # Neither has cost the connection.
+    for client in (long, deep):
+        client.send(b"\xff")
+        client.send('{"execute": "query-status", "id": "after"}')
+        while client.answer().get("id") != "after":
+            pass
     assert daemon.qmp.cmd("query-status")["running"]
     long.close()
     deep.close()

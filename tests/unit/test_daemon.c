@@ -7,7 +7,9 @@
 
 #include "base/log.h"
 #include "block/io.h"
+#include "control/commands.h"
 #include "control/daemon.h"
+#include "control/qmp_dispatch.h"
 #include "drivers/nbd_client.h"
 #include "drivers/overlay.h"
 #include "drivers/table.h"
@@ -33,6 +35,22 @@ struct host {
             fail();                                       \
         }                                                 \
     } while (0)
+
+/* --- tables --- */
+
+static void tables_of_commands_are_sound(void **state)
+{
+    for (const struct qmp_command *const *table = commands_tables; *table != NULL; table++) {
+        for (const struct qmp_command *command = *table; command->name != NULL; command++) {
+            assert_non_null(command->run);
+            assert_true((command->args != NULL) == (command->args_size > 0));
+            if (command->args != NULL)
+                opts_table_check(command->args);
+            assert_ptr_equal(qmp_command_find(commands_tables, QMP_ROLE_FULL, command->name),
+                             command);
+        }
+    }
+}
 
 /* --- making hosts --- */
 
@@ -286,6 +304,7 @@ TEST_LOOP(a_failed_start_is_ended_in_order)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(tables_of_commands_are_sound),
         cmocka_unit_test(a_secondary_takes_over_at_the_last_checkpoint),
         cmocka_unit_test(the_view_is_read_only_until_a_failover),
         cmocka_unit_test(the_fence_closes_the_peers_server_and_no_other),

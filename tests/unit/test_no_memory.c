@@ -9,6 +9,7 @@
 #include "base/buf.h"
 #include "base/json.h"
 #include "base/opts.h"
+#include "control/schema.h"
 
 #include <errno.h>
 #include <string.h>
@@ -16,7 +17,7 @@
 #if !BUILT_WITH_ASAN
 
 /* No piece of work below makes more allocations. */
-#define ALLOCATIONS_MAX 400
+#define ALLOCATIONS_MAX 1000
 
 extern void *__libc_malloc(size_t size);
 extern void *__libc_calloc(size_t count, size_t size);
@@ -133,10 +134,34 @@ static void sweep(int (*work)(const char *text), const char *text)
     fail_once = false;
 }
 
+struct part {
+    char *name;
+    int kind;
+};
+
+static const char *const kinds[] = {"round", "square", NULL};
+
+static const struct opt part_opts[] = {
+    {.name = "name",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct part, name),
+     .required = true,
+     .help = "a name"},
+    {.name = "kind",
+     .type = OPT_ENUM,
+     .offset = OPT_FIELD(struct part, kind),
+     .values = kinds,
+     .help = "a kind"},
+    {0},
+};
+
+static const struct opt *const part_variants[] = {NULL, NULL};
+
 struct sample {
     char *text;
     struct opt_strings strings;
-    struct json_object *any;
+    struct opt_objects parts;
+    struct json_object *any, *refs;
 };
 
 static const struct opt sample_opts[] = {
@@ -149,6 +174,19 @@ static const struct opt sample_opts[] = {
      .type = OPT_STRINGS,
      .offset = OPT_FIELD(struct sample, strings),
      .help = "some texts"},
+    {.name = "parts",
+     .type = OPT_OBJECTS,
+     .offset = OPT_FIELD(struct sample, parts),
+     .members = part_opts,
+     .item_size = sizeof(struct part),
+     .discriminator = "kind",
+     .variants = part_variants,
+     .help = "some objects"},
+    {.name = "refs",
+     .type = OPT_REFS,
+     .offset = OPT_FIELD(struct sample, refs),
+     .members = part_opts,
+     .help = "some names or objects"},
     {.name = "any", .type = OPT_ANY, .offset = OPT_FIELD(struct sample, any), .help = "a value"},
     {0},
 };
@@ -170,6 +208,7 @@ static int parse_options(const char *text)
     if (rc == 0) {
         assert_int_equal(sample.strings.count, 2);
         assert_non_null(sample.any);
+        assert_int_equal(sample.parts.count, 2);
         opts_release(sample_opts, &sample);
     }
     assert_memory_equal(&sample, &(struct sample){NULL}, sizeof(sample));
@@ -178,8 +217,47 @@ static int parse_options(const char *text)
 
 static void options_are_whole_or_refused(void **state)
 {
-    sweep(parse_options, "strings.0=a,strings.1=b,any.x.y=1,any.x.z.0=2");
-    sweep(parse_options, "{'strings':['a','b'],'any':{'x':1.5,'y':[1,null,{}],'z':true}}");
+    sweep(parse_options, "strings.0=a,strings.1=b,any.x.y=1,any.x.z.0=2,parts.0.name=a,"
+                         "parts.1.name=b,refs.0=c");
+    sweep(parse_options, "{'strings':['a','b'],'any':{'x':1.5,'y':[1,null,{}],'z':true},"
+                         "'parts':[{'name':'a'},{'name':'b','kind':'square'}]}");
+}
+
+static const struct qmp_command commands[] = {
+    {.name = "sample", .flags = QMP_OOB, .returns = QMP_RETURNS_LIST, .args = sample_opts},
+    {.name = "object-add", .flags = QMP_ARGS_OBJECT},
+    {0},
+};
+
+static const struct qmp_command *const tables[] = {commands, NULL};
+
+static const struct qmp_event_type events[] = {
+    {.name = "SAMPLE", .data = part_opts},
+    {0},
+};
+
+static const struct object_type sample_type = {.name = "sample", .opts = part_opts};
+static const struct object_type *const types[] = {&sample_type, NULL};
+
+static int build_schema(const char *text)
+{
+    const struct schema_source source = {
+        .commands = tables,
+        .events = events,
+        .object_types = types,
+    };
+    struct json_object *schema = schema_new(&source);
+    size_t entries = schema != NULL ? json_object_array_length(schema) : 0;
+
+    json_object_put(schema);
+    /* Commands, event, builtin types, and those that they use. */
+    assert_true(schema == NULL || entries == 2 + 1 + 5 + 12);
+    return schema == NULL ? -ENOMEM : 0;
+}
+
+static void a_schema_is_made_whole_or_not_at_all(void **state)
+{
+    sweep(build_schema, NULL);
 }
 
 /* For texts without null: memory that ran out must not have made one. */
@@ -265,6 +343,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(options_are_whole_or_refused),
+        cmocka_unit_test(a_schema_is_made_whole_or_not_at_all),
         cmocka_unit_test(a_stream_of_json_loses_no_member),
         cmocka_unit_test(buffers_and_bitmaps_are_made_whole_or_not_at_all),
     };
