@@ -9,7 +9,7 @@
 
 #include "base/json.h"
 #include "base/log.h"
-#include "block/dirty.h"
+#include "block/dirty_bitmap.h"
 #include "block/io.h"
 
 #include <errno.h>
@@ -20,7 +20,8 @@
 #define DEFAULT_BLOCK_BYTES (64u * 1024)
 
 struct cbw_options {
-    struct json_object *file, *target, *bitmap;
+    struct json_object *file, *target;
+    char *bitmap_node, *bitmap_name;
     int on_error;
     uint64_t timeout_s;
 };
@@ -36,7 +37,8 @@ struct cbw_state {
     /* Blocks that are not saved, where the target does not tell; bits NULL: it does. Never on: nobody
      * marks but cbw_map()'s user. */
     struct dirty_tracker unsaved;
-    int broken; /* break-snapshot: the failure after which nothing is copied any more */
+    struct bitmap *covered; /* of the same regions: what the snapshot is of; NULL: everything */
+    int broken;             /* break-snapshot: the failure after which nothing is copied any more */
     struct range_locks locks;
     struct access_state *access; /* the target's way to the disk, if any */
     struct cbw_error error;
@@ -322,8 +324,6 @@ static int check_supported(const struct cbw_options *options, struct err *err)
 {
     if (options->timeout_s != 0)
         return err_set(err, -ENOTSUP, "'cbw-timeout' is not supported yet: leave it out");
-    if (options->bitmap != NULL)
-        return err_set(err, -ENOTSUP, "'bitmap' is not supported yet: leave it out");
     return 0;
 }
 
@@ -339,11 +339,53 @@ static int cbw_make_map(struct cbw_state *cbw, struct err *err)
     return 0;
 }
 
+/* Only what the bitmap has marked now is to be saved; what becomes of the bitmap does not matter. */
+static int cbw_cover_bitmap(struct cbw_state *cbw, const struct cbw_options *options,
+                            struct err *err)
+{
+    struct dirty_tracker *map = &cbw->unsaved;
+    struct dirty_bitmap *bitmap;
+    struct node *node;
+    int ret = graph_get(cbw->node->graph, options->bitmap_node, &node, err);
+
+    if (ret == 0)
+        ret = dirty_bitmap_get(node, options->bitmap_name, &bitmap, err);
+    if (ret == 0 && node->length_bytes != cbw->file->child->length_bytes)
+        ret = err_set(err, -EINVAL,
+                      "bitmap '%s' is of a node of %" PRIu64 " bytes, and '%s' has %" PRIu64,
+                      bitmap->name, node->length_bytes, cbw->file->child->name,
+                      cbw->file->child->length_bytes);
+    if (ret == 0 && map->bits == NULL)
+        ret = cbw_make_map(cbw, err);
+    if (ret < 0)
+        return ret;
+    cbw->covered = bitmap_new(bitmap_bits(map->bits));
+    if (cbw->covered == NULL)
+        return err_no_memory(err);
+    bitmap_clear_all(map->bits);
+    dirty_tracker_merge(map, bitmap->tracker.bits, bitmap->tracker.region_bytes);
+    for (uint64_t bit = bitmap_next_set(map->bits, 0); bit != BITMAP_NONE;) {
+        uint64_t end = bitmap_run_end(map->bits, bit, UINT64_MAX);
+
+        bitmap_set_range(cbw->covered, bit, end - bit);
+        bit = bitmap_next_set(map->bits, end);
+    }
+    return 0;
+}
+
+static void cbw_free_maps(struct cbw_state *cbw)
+{
+    dirty_tracker_remove(&cbw->unsaved);
+    bitmap_free(cbw->covered);
+    cbw->covered = NULL;
+}
+
 static int cbw_open(struct node *node, struct err *err) MAY_WAIT
 {
+    const struct cbw_options *options = node->options;
     struct cbw_state *cbw = node->state;
     struct node *target;
-    int ret = check_supported(node->options, err);
+    int ret = check_supported(options, err);
 
     if (ret < 0)
         return ret;
@@ -363,8 +405,12 @@ static int cbw_open(struct node *node, struct err *err) MAY_WAIT
     if (cbw->block_bytes == 0)
         cbw->block_bytes = DEFAULT_BLOCK_BYTES;
     if (target->driver->held == NULL && node_child(target, "backing") == NULL)
-        return cbw_make_map(cbw, err);
-    return 0;
+        ret = cbw_make_map(cbw, err);
+    if (ret == 0 && options->bitmap_name != NULL)
+        ret = cbw_cover_bitmap(cbw, options, err);
+    if (ret < 0)
+        cbw_free_maps(cbw);
+    return ret;
 }
 
 static void cbw_close(struct node *node)
@@ -373,7 +419,7 @@ static void cbw_close(struct node *node)
 
     if (cbw->access != NULL)
         cbw->access->filter = NULL;
-    dirty_tracker_remove(&cbw->unsaved);
+    cbw_free_maps(cbw);
 }
 
 static void cbw_perms(struct node *node, struct edge *edge, unsigned parents_need,
@@ -545,6 +591,16 @@ static void lock_blocks(struct cbw_state *cbw, struct range_lock *lock, uint64_t
                false);
 }
 
+/* Of the rest nothing is kept. */
+static bool is_covered(const struct cbw_state *cbw, uint64_t offset_bytes, uint64_t length_bytes)
+{
+    if (cbw->covered == NULL)
+        return true;
+    uint64_t first = offset_bytes / cbw->block_bytes;
+    uint64_t end = (offset_bytes + length_bytes + cbw->block_bytes - 1) / cbw->block_bytes;
+    return bitmap_test(cbw->covered, first) && bitmap_run_end(cbw->covered, first, end) == end;
+}
+
 /* While the lock is held nothing of the range becomes saved, so what is not is the old content. */
 static int read_locked(struct node *node, struct cbw_state *cbw, const struct io *io) MAY_WAIT
 {
@@ -561,6 +617,8 @@ static int read_locked(struct node *node, struct cbw_state *cbw, const struct io
         if (ret < 0)
             return ret;
         part.data = buf_slice_sub(io->data, done, part.length_bytes);
+        if (saved && !is_covered(cbw, part.offset_bytes, part.length_bytes))
+            return -EACCES;
         ret = io_read(saved ? cbw->target : node->file, &part);
         if (ret < 0)
             return ret;
@@ -581,7 +639,9 @@ static int extents_locked(struct node *node, struct cbw_state *cbw, uint64_t off
     length_bytes = MIN(length_bytes, CBW_COPY_MAX_BYTES);
     lock_blocks(cbw, &lock, offset_bytes, length_bytes);
     ret = cbw_is_saved(cbw, offset_bytes, length_bytes, &saved, &length_bytes);
-    if (ret == 0 && saved)
+    if (ret == 0 && saved && !is_covered(cbw, offset_bytes, length_bytes))
+        ret = -EACCES;
+    else if (ret == 0 && saved)
         *ret_extent = (struct extent){
             .length_bytes = length_bytes, .flags = EXTENT_DATA | EXTENT_HERE, .depth = 1};
     else if (ret == 0)
@@ -644,6 +704,20 @@ static void access_perms(struct node *node, struct edge *edge, unsigned parents_
 
 static const char *const on_error_names[] = {"break-guest-write", "break-snapshot", NULL};
 
+static const struct opt cbw_bitmap_opts[] = {
+    {.name = "node",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct cbw_options, bitmap_node),
+     .required = true,
+     .help = "the node that has the bitmap"},
+    {.name = "name",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct cbw_options, bitmap_name),
+     .required = true,
+     .help = "the bitmap's name"},
+    {0},
+};
+
 static const struct opt cbw_opts[] = {
     {.name = "file",
      .type = OPT_CHILD,
@@ -668,9 +742,9 @@ static const struct opt cbw_opts[] = {
      .max = UINT32_MAX,
      .help = "seconds after which a copy has failed; 0: never (others: not supported yet)"},
     {.name = "bitmap",
-     .type = OPT_ANY,
-     .offset = OPT_FIELD(struct cbw_options, bitmap),
-     .help = "what to copy (not supported yet: everything)"},
+     .type = OPT_OBJECT,
+     .members = cbw_bitmap_opts,
+     .help = "copies only what this bitmap has marked when the filter is made"},
     {0},
 };
 

@@ -7,6 +7,7 @@
  */
 #include "overlay_fixture.h"
 
+#include "block/dirty_bitmap.h"
 #include "drivers/copy_before_write.h"
 
 #define SIZE_BYTES (1024u * 1024 + 512)
@@ -553,6 +554,38 @@ TEST_LOOP(a_snapshot_that_breaks_leaves_the_guest_alone)
     graph_free(graph);
 }
 
+TEST_LOOP(a_snapshot_by_a_bitmap_is_of_nothing_else)
+{
+    struct graph *graph = blocks_graph();
+    struct node *disk = blocks_add(graph, "{'node-name':'disk','driver':'mem','size':262144}");
+    struct dirty_bitmap *bitmap;
+    struct err err = ERR_INIT;
+    uint8_t bytes[2];
+
+    assert_int_equal(dirty_bitmap_add(disk, "b", 4096, true, &bitmap, &err), 0);
+    dirty_tracker_mark(&bitmap->tracker, 65536, 1);
+    struct node *filter = blocks_add(graph, "{'node-name':'filter','driver':'copy-before-write',"
+                                            "'file':'disk','target':{'driver':'mem','size':262144},"
+                                            "'bitmap':{'node':'disk','name':'b'}}");
+    dirty_bitmap_remove(bitmap);
+    struct node *snapshot = blocks_add(graph, "{'driver':'snapshot-access','file':'filter',"
+                                              "'node-name':'snapshot'}");
+    struct edge *edge = blocks_root(graph, filter, "guest"), *reader;
+    assert_int_equal(graph_attach_root(graph, snapshot, "reader", PERM_CONSISTENT_READ, PERM_ALL,
+                                       NULL, NULL, &reader, &err),
+                     0);
+    memset(mem_bytes(disk), 1, 262144);
+    assert_int_equal(blocks_write(edge, 0, 262144, 2, 0), 0);
+    assert_int_equal(cbw_stats(filter).copied_bytes, 65536);
+    assert_int_equal(blocks_read_bytes(reader, 131070, bytes, 2, 0), 0);
+    assert_int_equal(bytes[0] + bytes[1], 2);
+    assert_int_equal(blocks_read_bytes(reader, 131071, bytes, 2, 0), -EACCES);
+    assert_int_equal(blocks_read_bytes(reader, 0, bytes, 1, 0), -EACCES);
+    graph_detach(reader);
+    graph_detach(edge);
+    graph_free(graph);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -571,6 +604,7 @@ int main(void)
         cmocka_unit_test(
             a_target_that_cannot_tell_what_it_holds_may_be_any_disk_of_the_same_length),
         cmocka_unit_test(a_snapshot_that_breaks_leaves_the_guest_alone),
+        cmocka_unit_test(a_snapshot_by_a_bitmap_is_of_nothing_else),
     };
 
     return cmocka_run_group_tests_name("copy-before-write", tests, NULL, NULL);

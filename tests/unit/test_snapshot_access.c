@@ -154,7 +154,8 @@ TEST_LOOP(what_is_lacking_is_refused_with_the_reason)
         const char *options, *part;
     } cases[] = {
         {"'cbw-timeout':5", "'cbw-timeout' is not supported yet"},
-        {"'bitmap':{'node':'x','name':'y'}", "'bitmap' is not supported yet"},
+        {"'bitmap':{'node':'x','name':'y'}", "'x'"},
+        {"'bitmap':{'node':'x'}", "name"},
         {"'on-cbw-error':'ignore'", "on-cbw-error"},
     };
     struct graph *graph = blocks_graph();
