@@ -35,8 +35,24 @@ struct slabs {
     size_t count, capacity;
 };
 
+/*
+ * Copy-before-write asks of every write whether its blocks are held, and mostly they are. The tree
+ * answers with a cache miss on each level; this table of what was held lately with one. A set bit is
+ * true until all is dropped, since nothing is ever taken out singly; a clear one says nothing.
+ */
+#define RECENT_WORDS       32768u /* 512 KiB, of which memory is what was touched */
+#define RECENT_WORD_BLOCKS 64u
+
+struct recent_word {
+    uint32_t word;  /* of the map: block / 64 */
+    uint32_t round; /* it counts in this one only */
+    uint64_t held;
+};
+
 struct overlay_map {
     uint32_t slot_step;
+    uint32_t round; /* from 1, one more with every drop */
+    struct recent_word *recent;
     struct tree blocks;
     struct tree runs;
     uint64_t block_count;
@@ -79,7 +95,13 @@ struct overlay_map *overlay_map_new(uint32_t slot_step)
 
     if (map == NULL)
         return NULL;
+    map->recent = calloc(RECENT_WORDS, sizeof(*map->recent));
+    if (map->recent == NULL) {
+        free(map);
+        return NULL;
+    }
     map->slot_step = slot_step;
+    map->round = 1;
     map->blocks.root = map->runs.root = PAGE_NONE;
     return map;
 }
@@ -90,6 +112,7 @@ void overlay_map_free(struct overlay_map *map)
         return;
     slabs_free(&map->slabs);
     slabs_free(&map->dropped);
+    free(map->recent);
     free(map);
 }
 
@@ -387,8 +410,60 @@ static uint64_t run_cover(const struct overlay_map *map, uint32_t block, uint64_
     return end;
 }
 
+/* --- what was held lately --- */
+
+static struct recent_word *recent_at(const struct overlay_map *map, uint32_t block)
+{
+    return &map->recent[block / RECENT_WORD_BLOCKS % RECENT_WORDS];
+}
+
+static uint64_t recent_mask(uint32_t block, uint64_t count)
+{
+    uint64_t bits = count < RECENT_WORD_BLOCKS ? (UINT64_C(1) << count) - 1 : UINT64_MAX;
+
+    return bits << block % RECENT_WORD_BLOCKS;
+}
+
+static void recent_put(struct overlay_map *map, uint64_t block, uint64_t count)
+{
+    for (uint64_t end = block + count; block < end;) {
+        uint64_t here = MIN(end, align_down(block, RECENT_WORD_BLOCKS) + RECENT_WORD_BLOCKS) -
+                        block;
+        struct recent_word *recent = recent_at(map, (uint32_t)block);
+        uint32_t word = (uint32_t)(block / RECENT_WORD_BLOCKS);
+
+        if (recent->word != word || recent->round != map->round)
+            *recent = (struct recent_word){.word = word, .round = map->round};
+        recent->held |= recent_mask((uint32_t)block, here);
+        block += here;
+    }
+}
+
+/* How many blocks from `block` on were held lately; at most to the end of a word. */
+static uint64_t recent_held(const struct overlay_map *map, uint32_t block, uint64_t max_count)
+{
+    const struct recent_word *recent = recent_at(map, block);
+
+    if (recent->word != block / RECENT_WORD_BLOCKS || recent->round != map->round)
+        return 0;
+    /* The bits above those of the word's end are ones when inverted. */
+    uint64_t absent = ~(recent->held >> block % RECENT_WORD_BLOCKS);
+    uint64_t count = absent == 0 ? RECENT_WORD_BLOCKS : (uint64_t)__builtin_ctzll(absent);
+
+    return MIN(count, max_count);
+}
+
+static void recent_drop(struct overlay_map *map)
+{
+    if (++map->round != 0)
+        return;
+    memset(map->recent, 0, RECENT_WORDS * sizeof(*map->recent));
+    map->round = 1;
+}
+
 void overlay_map_put(struct overlay_map *map, uint32_t block, uint64_t count, uint32_t slot)
 {
+    recent_put(map, block, count);
     map->block_count += tree_put(map, &map->blocks, block, count, slot, map->slot_step);
 }
 
@@ -410,6 +485,7 @@ static void zero_over_blocks(struct overlay_map *map, uint32_t block, uint64_t c
 void overlay_map_put_zero(struct overlay_map *map, uint32_t block, uint64_t count)
 {
     if (count < OVERLAY_MAP_LONG_RUN) {
+        recent_put(map, block, count);
         map->block_count += tree_put(map, &map->blocks, block, count, OVERLAY_MAP_ZERO, 0);
         return;
     }
@@ -473,11 +549,15 @@ struct overlay_map_run overlay_map_find(const struct overlay_map *map, uint32_t 
 bool overlay_map_held(const struct overlay_map *map, uint32_t block, uint64_t max_count,
                       uint64_t *ret_count)
 {
-    struct cursor cursor = tree_seek(map, &map->blocks, block);
-    const struct entry *entry = cursor_entry(map, &cursor);
-    uint64_t count = 0;
+    uint64_t count = recent_held(map, block, max_count);
 
     assert(max_count > 0);
+    if (likely(count > 0)) {
+        *ret_count = count;
+        return true;
+    }
+    struct cursor cursor = tree_seek(map, &map->blocks, block);
+    const struct entry *entry = cursor_entry(map, &cursor);
     if (entry == NULL || entry->key != block) {
         uint64_t end = block + max_count;
         struct overlay_map_run run = find_in_runs(map, block,
@@ -507,6 +587,7 @@ void overlay_map_drop(struct overlay_map *map)
     map->slabs_promised = 0;
     map->pages_used = 0;
     map->blocks = map->runs = (struct tree){.root = PAGE_NONE};
+    recent_drop(map);
     map->block_count = map->long_count = 0;
 }
 
@@ -533,6 +614,7 @@ uint64_t overlay_map_long_blocks(const struct overlay_map *map)
 
 uint64_t overlay_map_bytes(const struct overlay_map *map)
 {
-    return (map->slabs.count + map->dropped.count) * (uint64_t)OVERLAY_MAP_SLAB_BYTES +
+    return RECENT_WORDS * sizeof(*map->recent) +
+           (map->slabs.count + map->dropped.count) * (uint64_t)OVERLAY_MAP_SLAB_BYTES +
            (map->slabs.capacity + map->dropped.capacity) * sizeof(uint8_t *);
 }

@@ -99,8 +99,10 @@ static void test_finds_what_was_put_in(void **state)
         assert_non_null(map);
         for (unsigned i = 0; i < 4000; i++) {
             random_change(map, &model);
-            if (i % 400 == 0)
+            if (i % 400 == 0) {
                 check_same(map, &model);
+                check_held(map, &model);
+            }
         }
         check_same(map, &model);
         check_held(map, &model);
@@ -122,6 +124,7 @@ static void test_dropping_forgets_all_and_gives_memory_back(void **state)
         overlay_map_drop(map);
         memset(&model, 0, sizeof(model));
         check_same(map, &model);
+        check_held(map, &model);
         assert_int_equal(0, overlay_map_blocks(map));
         if (round % 3 == 0)
             overlay_map_reap(map, 1);
