@@ -30,6 +30,7 @@ static void try_superblock(const uint8_t *bytes)
     assert(second.generation == sb.generation && second.flags == sb.flags);
     assert(second.first_unit == sb.first_unit && second.first_sequence == sb.first_sequence);
     assert(second.segment_bytes == sb.segment_bytes);
+    assert(second.flushed_sequence == sb.flushed_sequence);
 }
 
 static void check_entries(const struct overlay_superblock *sb, const struct overlay_record *record,

@@ -313,6 +313,7 @@ static int clean_records(struct clean *clean) MAY_WAIT
 static int clean_commit(struct clean *clean) MAY_WAIT
 {
     struct overlay *overlay = clean->overlay;
+    uint64_t flushed_sequence = overlay->sequence;
     int ret = io_flush(overlay->file);
 
     if (ret < 0)
@@ -324,6 +325,7 @@ static int clean_commit(struct clean *clean) MAY_WAIT
         struct overlay_superblock sb = overlay->sb;
         sb.first_unit = clean->unit;
         sb.first_sequence = clean->sequence + 1;
+        sb.flushed_sequence = flushed_sequence;
         ret = overlay_superblock_store(overlay, &sb);
         if (ret < 0)
             overlay->sb_stale = true; /* it may have been written nevertheless */

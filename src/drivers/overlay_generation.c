@@ -26,6 +26,7 @@ static void begin_generation(struct overlay *overlay, struct overlay_superblock 
     sb->epoch = overlay->epoch;
     sb->first_unit = overlay_log_begin(sb);
     sb->first_sequence = 1;
+    sb->flushed_sequence = 0;
     sb->flags &= ~(uint32_t)OVERLAY_CLEAN;
     sb->clean_sequence = sb->clean_end_unit = 0;
 }

@@ -235,8 +235,15 @@ static int scan_end(struct scan *scan, struct err *err) MAY_WAIT
     const struct overlay_superblock *sb = &overlay->sb;
     size_t length;
 
-    if ((sb->flags & OVERLAY_CLEAN) == 0)
-        return scan_behind(scan, err);
+    if ((sb->flags & OVERLAY_CLEAN) == 0) {
+        int ret = scan_behind(scan, err);
+        if (ret < 0 || overlay->sequence >= sb->flushed_sequence)
+            return ret;
+        return err_set(err, -EUCLEAN,
+                       "it is damaged or truncated: of %" PRIu64
+                       " records that were durable %" PRIu64 " are good, up to byte %" PRIu64,
+                       sb->flushed_sequence, overlay->sequence, overlay->end_unit * sb->unit_bytes);
+    }
     /* Every generation begins there. */
     int ret = check_behind(scan, overlay_log_begin(sb), &length, err);
     if (ret < 0)

@@ -29,6 +29,7 @@ enum superblock_at {
     SB_FIRST_UNIT = 112,
     SB_FIRST_SEQUENCE = 120,
     SB_SEGMENT_BYTES = 128,
+    SB_FLUSHED = 136,
     SB_CRC = 508,
 };
 _Static_assert(SB_CRC + 4 == OVERLAY_SUPERBLOCK_BYTES, "the CRC ends the superblock");
@@ -90,6 +91,7 @@ void overlay_superblock_encode(const struct overlay_superblock *superblock,
     le64_put(bytes + SB_FIRST_UNIT, superblock->first_unit);
     le64_put(bytes + SB_FIRST_SEQUENCE, superblock->first_sequence);
     le32_put(bytes + SB_SEGMENT_BYTES, superblock->segment_bytes);
+    le64_put(bytes + SB_FLUSHED, superblock->flushed_sequence);
     le32_put(bytes + SB_CRC, crc_without_field(bytes, SB_CRC, OVERLAY_SUPERBLOCK_BYTES));
 }
 
@@ -181,6 +183,7 @@ int overlay_superblock_decode(const uint8_t bytes[OVERLAY_SUPERBLOCK_BYTES],
     sb.first_unit = le64_get(bytes + SB_FIRST_UNIT);
     sb.first_sequence = le64_get(bytes + SB_FIRST_SEQUENCE);
     sb.segment_bytes = le32_get(bytes + SB_SEGMENT_BYTES);
+    sb.flushed_sequence = le64_get(bytes + SB_FLUSHED);
     ret = superblock_check(&sb, err);
     if (ret < 0)
         return ret;

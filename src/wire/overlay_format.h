@@ -48,6 +48,8 @@ struct overlay_superblock {
     uint64_t epoch;
     uint64_t first_unit;     /* where the log's first record lies, or will lie */
     uint64_t first_sequence; /* its sequence, from 1 */
+    uint64_t
+        flushed_sequence; /* records up to this one were durable when this was written; 0: none */
     uint32_t flags;
     uint64_t clean_sequence; /* OVERLAY_CLEAN: the last record's sequence, 0: none */
     uint64_t clean_end_unit; /* OVERLAY_CLEAN: where the next record would go */

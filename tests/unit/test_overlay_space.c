@@ -198,6 +198,116 @@ TEST_LOOP(damage_in_the_file_is_never_given_a_good_crc)
     done(&f);
 }
 
+/* --- a long log that is cut or torn --- */
+
+#define WRITES 600u
+
+/* Whole blocks, each with the number of the write that it is from. */
+struct history {
+    uint32_t first[WRITES + 1], count[WRITES + 1]; /* blocks of each write, from 1 */
+};
+
+static void write_numbered(struct overlay_fixture *f, struct history *history, uint32_t number,
+                           uint64_t *state) MAY_WAIT
+{
+    static uint8_t bytes[32 * 4096];
+    uint32_t count = 1 + (uint32_t)(test_random(state) % 32);
+    uint32_t first = (uint32_t)(test_random(state) % (SIZE_BYTES / 4096 - count));
+
+    for (uint32_t at = 0; at < count * 4096; at += 4)
+        memcpy(bytes + at, &number, 4);
+    assert_int_equal(
+        blocks_write_bytes(f->edge, first * UINT64_C(4096), bytes, count * UINT64_C(4096), 0, 0),
+        0);
+    history->first[number] = first;
+    history->count[number] = count;
+}
+
+/* Which write the block is from after the first `writes` of them; 0: none. */
+static uint32_t expected_number(const struct history *history, uint32_t block, uint32_t writes)
+{
+    for (uint32_t n = writes; n > 0; n--) {
+        if (block >= history->first[n] && block < history->first[n] + history->count[n])
+            return n;
+    }
+    return 0;
+}
+
+/* What the image shows is what it showed after one of the writes; returns which. */
+static uint32_t expect_one_moment(struct edge *edge, const struct history *history) MAY_WAIT
+{
+    static uint32_t seen[SIZE_BYTES / 4096][1024];
+    uint32_t last = 0;
+
+    assert_int_equal(blocks_read_bytes(edge, 0, seen, SIZE_BYTES, 0), 0);
+    for (uint32_t block = 0; block < SIZE_BYTES / 4096; block++) {
+        bool held = seen[block][0] <= WRITES && seen[block][0] == seen[block][1023];
+
+        last = held && seen[block][0] > last ? seen[block][0] : last;
+    }
+    for (uint32_t block = 0; block < SIZE_BYTES / 4096; block++) {
+        uint32_t number = expected_number(history, block, last);
+
+        if (number != 0)
+            assert_int_equal(seen[block][0], number);
+        else
+            assert_int_equal((uint8_t)seen[block][0], overlay_backing_byte(block * UINT64_C(4096)));
+    }
+    return last;
+}
+
+/* Refused as damaged, or as of one moment; never a mixture. */
+static bool open_changed(const uint8_t *bytes, size_t length, const struct history *history)
+    MAY_WAIT
+{
+    struct overlay_fixture f;
+    struct err err = ERR_INIT;
+
+    overlay_put_file(test_path("b"), bytes, length);
+    int ret = overlay_refusal(test_path("b"), SIZE_BYTES, &err);
+    if (ret < 0) {
+        assert_true(ret == -EUCLEAN || ret == -EMEDIUMTYPE);
+        return false;
+    }
+    overlay_open_at(&f, test_path("b"), SIZE_BYTES);
+    (void)expect_one_moment(f.edge, history);
+    overlay_shut(&f);
+    return true;
+}
+
+TEST_LOOP(a_long_log_that_is_cut_or_torn_shows_one_moment_or_is_refused)
+{
+    struct overlay_fixture f = open_new(4096, 512);
+    struct history *history = calloc(1, sizeof(*history));
+    uint64_t seed = test_seed("cut or torn"), state = seed;
+    unsigned refused = 0;
+    size_t length;
+
+    assert_non_null(history);
+    for (uint32_t number = 1; number <= WRITES; number++)
+        write_numbered(&f, history, number, &state);
+    test_wait_until(overlay_stats(f.node).cleaned_bytes > 0);
+    assert_int_equal(expect_one_moment(f.edge, history), WRITES);
+    uint8_t *bytes = overlay_snapshot(test_path("a"), &length);
+    overlay_shut(&f);
+    assert_true(open_changed(bytes, length, history));
+    for (unsigned i = 0; i < 40; i++)
+        refused += !open_changed(bytes, test_random(&state) % length / 512 * 512, history);
+    for (unsigned i = 0; i < 60; i++) {
+        size_t at = test_random(&state) % (length - 512);
+        uint8_t sector[512];
+
+        memcpy(sector, bytes + at, sizeof(sector));
+        memset(bytes + at, (int)(test_random(&state) % 2), sizeof(sector));
+        refused += !open_changed(bytes, length, history);
+        memcpy(bytes + at, sector, sizeof(sector));
+    }
+    assert_in_range(refused, 20, 100);
+    free(bytes);
+    free(history);
+    test_folder_remove();
+}
+
 /* --- emptying --- */
 
 TEST_LOOP(what_an_emptying_leaves_goes_back_to_the_file_system)
@@ -403,6 +513,7 @@ int main(void)
         cmocka_unit_test(one_block_rewritten_or_zeroed_without_end_takes_little),
         cmocka_unit_test(making_the_log_shorter_waits_for_a_medium_that_fails),
         cmocka_unit_test(damage_in_the_file_is_never_given_a_good_crc),
+        cmocka_unit_test(a_long_log_that_is_cut_or_torn_shows_one_moment_or_is_refused),
         cmocka_unit_test(what_an_emptying_leaves_goes_back_to_the_file_system),
         cmocka_unit_test(what_a_killed_daemon_left_goes_back_too),
         cmocka_unit_test(emptied_again_and_again_under_load_it_takes_what_one_generation_took),
