@@ -3,6 +3,7 @@
  * What happens when memory is out: each allocation of a piece of work fails in turn. Every function
  * must say -ENOMEM, leave its outputs alone and keep nothing.
  */
+#include "fail_alloc.h"
 #include "unit.h"
 
 #include "base/bitmap.h"
@@ -14,106 +15,20 @@
 #include <errno.h>
 #include <string.h>
 
-#if !BUILT_WITH_ASAN
-
 /* No piece of work below makes more allocations. */
 #define ALLOCATIONS_MAX 1000
 
-extern void *__libc_malloc(size_t size);
-extern void *__libc_calloc(size_t count, size_t size);
-extern void *__libc_realloc(void *old, size_t size);
-extern void *__libc_memalign(size_t alignment, size_t size);
-extern void __libc_free(void *memory);
-
-/* Volatile: compilers know malloc() as a function that looks at no variable of ours. */
-static volatile long fail_after = -1; /* allocations until the first failure; negative: never */
-static volatile bool fail_once;       /* the next allocation succeeds again */
-static volatile long failures, live;
-
-static bool fails_now(void)
-{
-    if (fail_after < 0)
-        return false;
-    if (fail_after > 0) {
-        fail_after--;
-        return false;
-    }
-    failures++;
-    if (fail_once)
-        fail_after = -1;
-    errno = ENOMEM;
-    return true;
-}
-
-/* These take the place of libc's, in libraries too. */
-void *malloc(size_t size)
-{
-    if (fails_now())
-        return NULL;
-    live++;
-    return __libc_malloc(size);
-}
-
-void *calloc(size_t count, size_t size)
-{
-    if (fails_now())
-        return NULL;
-    live++;
-    return __libc_calloc(count, size);
-}
-
-void *realloc(void *old, size_t size)
-{
-    if (fails_now())
-        return NULL;
-    live += old == NULL;
-    return __libc_realloc(old, size);
-}
-
-int posix_memalign(void **ret_memory, size_t alignment, size_t size)
-{
-    void *memory = fails_now() ? NULL : __libc_memalign(alignment, size);
-
-    if (memory == NULL)
-        return ENOMEM;
-    live++;
-    *ret_memory = memory;
-    return 0;
-}
-
-void free(void *memory)
-{
-    live -= memory != NULL;
-    __libc_free(memory);
-}
-
-/* Valgrind puts its own functions in place of ours, unless they have been inlined. */
-static bool can_fail(void)
-{
-    void *(*volatile allocate)(size_t) = malloc;
-    void (*volatile release)(void *) = free;
-    void *memory;
-
-    fail_after = 0;
-    memory = allocate(1);
-    fail_after = -1;
-    release(memory);
-    return memory == NULL;
-}
-
 /* Runs `work` with the failure ever later, until it gets through. `work` returns 0 or -errno and
  * keeps nothing in either case. */
-static void sweep_once(int (*work)(const char *text), const char *text)
+static void sweep_once(int (*work)(const char *text), const char *text, bool once)
 {
     for (long allocations = 0; allocations < ALLOCATIONS_MAX; allocations++) {
-        long before = live;
-        int rc;
+        long before = fail_alloc_live();
 
-        failures = 0;
-        fail_after = allocations;
-        rc = work(text);
-        fail_after = -1;
-        assert_int_equal(live, before);
+        fail_alloc_begin(allocations, once, NULL);
+        int rc = work(text);
+        long failures = fail_alloc_end();
+        assert_int_equal(fail_alloc_live(), before);
         assert_int_equal(rc, failures > 0 ? -ENOMEM : 0);
         if (rc == 0) {
             assert_true(allocations > 0);
@@ -125,13 +40,10 @@ static void sweep_once(int (*work)(const char *text), const char *text)
 
 static void sweep(int (*work)(const char *text), const char *text)
 {
-    if (!can_fail())
+    if (!fail_alloc_possible())
         skip();
-    fail_once = false;
-    sweep_once(work, text);
-    fail_once = true;
-    sweep_once(work, text);
-    fail_once = false;
+    sweep_once(work, text, false);
+    sweep_once(work, text, true);
 }
 
 struct part {
@@ -350,22 +262,3 @@ int main(void)
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
-
-#else
-
-/* The sanitizer has taken malloc's place already. */
-static void allocations_cannot_be_made_to_fail_here(void **state)
-{
-    skip();
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(allocations_cannot_be_made_to_fail_here),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
-}
-
-#endif
