@@ -34,6 +34,8 @@ static const char *const copy_mode_names[] = {"background", "write-blocking", NU
         MIRROR_OPT("target", OPT_STRING, target, .required = true, .help = "where to"),         \
         MIRROR_OPT("sync", OPT_ENUM, sync, .required = true, .values = sync_names,              \
                    .help = "what of the source is copied besides what is written from now on"), \
+        MIRROR_OPT("bitmap", OPT_STRING, bitmap,                                                \
+                   .help = "for sync=bitmap: a bitmap of the source"),                          \
         MIRROR_OPT("speed", OPT_UINT, speed, .max = INT64_MAX,                                  \
                    .help = "bytes per second, 0: no limit"),                                    \
         MIRROR_OPT("granularity", OPT_UINT, granularity,                                        \
@@ -73,10 +75,11 @@ static const struct opt drive_mirror_opts[] = {
 /* Each says what is not there yet rather than doing something else. */
 static int check_supported(const struct mirror_args *args, struct err *err)
 {
-    if (args->sync == SYNC_INCREMENTAL || args->sync == SYNC_BITMAP)
+    if (args->sync == SYNC_INCREMENTAL)
         return err_set(err, -EOPNOTSUPP,
-                       "sync mode '%s' is not supported yet: use full, top or none",
-                       sync_names[args->sync]);
+                       "sync mode 'incremental' is not supported: use bitmap, full, top or none");
+    if ((args->sync == SYNC_BITMAP) != (args->bitmap != NULL))
+        return err_set(err, -EINVAL, "'bitmap' goes with sync mode 'bitmap', and with that alone");
     if (args->replaces != NULL)
         return err_set(err, -EOPNOTSUPP, "'replaces' is not supported yet");
     return 0;
@@ -89,8 +92,9 @@ static int start_mirror(struct daemon *daemon, const struct mirror_args *args, s
         [SYNC_TOP] = MIRROR_SYNC_TOP,
         [SYNC_FULL] = MIRROR_SYNC_FULL,
         [SYNC_NONE] = MIRROR_SYNC_NONE,
+        [SYNC_BITMAP] = MIRROR_SYNC_BITMAP,
     };
-    const struct mirror_options options = {
+    struct mirror_options options = {
         .id = args->job_id != NULL ? args->job_id : args->device,
         .source = source,
         .target = target,
@@ -104,8 +108,15 @@ static int start_mirror(struct daemon *daemon, const struct mirror_args *args, s
         .on_target_error = (enum job_on_error)args->on_target_error,
     };
     struct job *job;
-    int r = mirror_new(&daemon->jobs, &options, &job, err);
+    int r = 0;
 
+    if (args->bitmap != NULL) {
+        r = dirty_bitmap_get(source, args->bitmap, &options.bitmap, err);
+        if (r == 0)
+            r = dirty_bitmap_check(options.bitmap, err);
+    }
+    if (r == 0)
+        r = mirror_new(&daemon->jobs, &options, &job, err);
     if (r < 0)
         return r;
     job->auto_finalize = args->auto_finalize;

@@ -607,6 +607,9 @@ static void mirror_release(struct mirror_state *s) MAY_WAIT
     node_unref(s->source_node);
     s->source = s->target = NULL;
     s->source_node = NULL;
+    if (s->options.bitmap != NULL)
+        dirty_bitmap_release(s->options.bitmap);
+    s->options.bitmap = NULL;
 }
 
 static void mirror_clean(struct job *job) MAY_WAIT
@@ -797,6 +800,9 @@ static int mirror_make(struct job_list *list, const struct mirror_state *attache
     }
     if (s->options.sync == MIRROR_SYNC_FULL)
         bitmap_set_range(s->dirty.bits, 0, bitmap_bits(s->dirty.bits));
+    else if (s->options.sync == MIRROR_SYNC_BITMAP)
+        dirty_tracker_merge(&s->dirty, s->options.bitmap->tracker.bits,
+                            s->options.bitmap->tracker.region_bytes);
     s->job = job;
     s->options.id = NULL; /* the job has its own copy */
     s->source->user = s->target->user = s;
@@ -822,6 +828,8 @@ int mirror_new(struct job_list *list, const struct mirror_options *options, stru
     uint64_t buf_bytes = options->buf_bytes != 0 ? options->buf_bytes : MIRROR_BUF_BYTES;
     s.options.buf_bytes = MAX(MIN(buf_bytes, MIRROR_BUF_MAX_BYTES), MIRROR_PIECE_BYTES);
     s.source_node = node_ref(options->source);
+    if (options->bitmap != NULL)
+        dirty_bitmap_hold(options->bitmap);
     struct node *target = node_ref(options->target);
     ret = mirror_attach(list->graph, &s, err);
     if (ret == 0)

@@ -27,6 +27,7 @@
 #ifndef BLOCKSTEP_JOBS_MIRROR_H
 #define BLOCKSTEP_JOBS_MIRROR_H
 
+#include "block/dirty_bitmap.h"
 #include "jobs/job.h"
 
 #define MIRROR_PIECE_BYTES      (1024u * 1024)
@@ -42,9 +43,10 @@
 #define MIRROR_MAX_SWEEPS       16u
 
 enum mirror_sync {
-    MIRROR_SYNC_FULL, /* all of the source */
-    MIRROR_SYNC_TOP,  /* what the source holds itself, above its backing node */
-    MIRROR_SYNC_NONE, /* what is written from now on */
+    MIRROR_SYNC_FULL,   /* all of the source */
+    MIRROR_SYNC_TOP,    /* what the source holds itself, above its backing node */
+    MIRROR_SYNC_NONE,   /* what is written from now on */
+    MIRROR_SYNC_BITMAP, /* what `bitmap` has marked */
 };
 
 enum mirror_kind {
@@ -61,10 +63,11 @@ struct mirror_options {
     const char *id; /* of the job; NULL: one is made up */
     struct node *source, *target;
     enum mirror_sync sync;
-    uint64_t region_bytes; /* power of two up to MIRROR_PIECE_BYTES; 0: MIRROR_REGION_BYTES */
-    uint64_t buf_bytes;    /* 0: MIRROR_BUF_BYTES */
-    uint64_t speed_bytes;  /* per second; 0: no limit */
-    bool no_unmap;         /* zeroes on the target keep their space */
+    struct dirty_bitmap *bitmap; /* of the source; held meanwhile, and left as it is */
+    uint64_t region_bytes;       /* power of two up to MIRROR_PIECE_BYTES; 0: MIRROR_REGION_BYTES */
+    uint64_t buf_bytes;          /* 0: MIRROR_BUF_BYTES */
+    uint64_t speed_bytes;        /* per second; 0: no limit */
+    bool no_unmap;               /* zeroes on the target keep their space */
     enum job_on_error on_source_error, on_target_error;
     bool write_blocking; /* what the guest writes is on the target when its request ends */
 };

@@ -208,6 +208,20 @@ def test_with_write_blocking_the_target_has_what_the_guest_wrote(disks):
     assert "error" not in disks.qmp.event("BLOCK_JOB_COMPLETED", device="m")["data"]
 
 
+def test_a_bitmap_says_what_a_later_mirror_copies(disks):
+    target = disks.add("copy")
+    run("cp", disks.path, target)
+    disks.qmp.cmd("block-dirty-bitmap-add", node="source", name="since")
+    run("qemu-io", "-f", "raw", "-c", "write -P 99 3M 64k", f"nbd+unix:///view?socket={disks.socket}")
+    disks.qmp.cmd("blockdev-mirror", job_id="m", device="source", target="copy", sync="bitmap",
+                  bitmap="since")
+    ready = disks.qmp.event("BLOCK_JOB_READY", device="m")["data"]
+    assert ready["len"] == 65536
+    disks.qmp.cmd("block-job-cancel", device="m")
+    assert "error" not in disks.qmp.event("BLOCK_JOB_COMPLETED", device="m")["data"]
+    disks.same(target)
+
+
 @pytest.mark.parametrize("action", ["report", "stop"])
 def test_a_target_that_vanishes_is_named_with_the_offset(disks, folder, daemons, action):
     target, socket = make_file(folder / "copy.raw", SIZE), folder / "t.sock"
@@ -279,7 +293,10 @@ def test_what_cannot_be_mirrored_is_refused_with_the_reason(disks):
             ({"target": "nobody"}, "Cannot find device='nobody'"),
             ({"target": "source"}, "same disk"),
             ({"target": "small"}, "must be equal"),
-            ({"sync": "bitmap"}, "not supported yet"),
+            ({"sync": "bitmap"}, "'bitmap' goes with sync mode 'bitmap'"),
+            ({"bitmap": "b"}, "'bitmap' goes with sync mode 'bitmap'"),
+            ({"sync": "bitmap", "bitmap": "b"}, "'b'"),
+            ({"sync": "incremental"}, "use bitmap"),
             ({"sync": "all"}, "sync"),
             ({"granularity": 1000}, "granularity"),
             ({"copy-mode": "sometimes"}, "copy-mode"),

@@ -256,6 +256,37 @@ TEST_LOOP(sync_none_copies_what_is_written_from_now_on_alone)
     world_close(&world);
 }
 
+TEST_LOOP(sync_bitmap_copies_what_a_bitmap_has_marked_and_leaves_it_so)
+{
+    struct world world;
+    world_open(&world);
+    struct dirty_bitmap *bitmap;
+    struct err err = ERR_INIT;
+    assert_int_equal(dirty_bitmap_add(world.source, "b", 16384, true, &bitmap, &err), 0);
+    assert_int_equal(blocks_write(world.guest, 100000, 5000, 0xab, 0), 0);
+    struct mirror_options options = options_of(&world);
+    options.sync = MIRROR_SYNC_BITMAP;
+    options.bitmap = bitmap;
+    struct job *job = start(&world, &options);
+    assert_int_equal(dirty_bitmap_check(bitmap, &err), -EBUSY);
+    test_wait_until(job->status == JOB_READY);
+    assert_int_equal(blocks_write(world.guest, 1 << 20, 4096, 0xac, 0), 0);
+    assert_int_equal(cancel(job, false), 0);
+    const uint8_t *source = mem_bytes(world.smem), *target = mem_bytes(world.tmem);
+    assert_memory_equal(source + 98304, target + 98304, 16384);
+    assert_memory_equal(source + (1 << 20), target + (1 << 20), 4096);
+    assert_int_equal(target[0], 0xee);
+    assert_int_equal(target[2 << 20], 0xee);
+    assert_int_equal(dirty_bitmap_check(bitmap, &err), 0);
+    assert_int_equal(dirty_tracker_bytes(&bitmap->tracker), 2 * 16384);
+
+    /* It is let go as well when there is no job. */
+    options.target = world.source;
+    assert_int_equal(mirror_new(&world.jobs, &options, &job, &err), -EINVAL);
+    assert_int_equal(dirty_bitmap_check(bitmap, &err), 0);
+    world_close(&world);
+}
+
 TEST_LOOP(sync_top_copies_what_the_source_holds_itself)
 {
     struct world world;
@@ -859,6 +890,7 @@ int main(void)
         cmocka_unit_test(a_cancel_before_ready_or_by_force_gives_the_copy_up),
         cmocka_unit_test(a_cancel_waits_for_guest_writes_in_flight_and_holds_later_ones),
         cmocka_unit_test(sync_none_copies_what_is_written_from_now_on_alone),
+        cmocka_unit_test(sync_bitmap_copies_what_a_bitmap_has_marked_and_leaves_it_so),
         cmocka_unit_test(sync_top_copies_what_the_source_holds_itself),
         cmocka_unit_test(holes_are_not_read_and_zeroes_not_written_where_there_are_zeroes),
         cmocka_unit_test(targets_that_cannot_be_right_are_refused),
