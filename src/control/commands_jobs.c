@@ -112,7 +112,7 @@ static int run_block_set_speed(struct qmp_call *call, void *args, struct err *er
                                                       : job_set_speed(job, limit->speed, err);
 }
 
-static int query(struct qmp_call *call, struct json_object *(*describe)(const struct job *job),
+static int query(struct qmp_call *call, struct json_object *(*describe)(struct job *job),
                  bool others, struct err *err)
 {
     struct daemon *daemon = call->context;

@@ -29,9 +29,12 @@ struct backup_sweep {
     struct co_group group;
 };
 
-static void backup_progress(struct job *job)
+/* The guest's writes copy as well. */
+static void backup_count(struct job *job)
 {
     struct backup_state *s = job->state;
+    if (s->cbw.filter == NULL)
+        return;
     job->done_bytes = cbw_stats(s->cbw.filter).copied_bytes;
     job->total_bytes = job->done_bytes + dirty_tracker_bytes(cbw_map(s->cbw.filter));
 }
@@ -146,7 +149,6 @@ static int backup_copy(struct job *job, uint64_t offset, uint64_t length) MAY_WA
     uint64_t copied = 0, turns = loop_turns(graph_loop(job->list->graph));
     bool reading = false;
     int ret = cbw_copy_ahead(s->cbw.filter, offset, length, &copied, &reading);
-    backup_progress(job);
     if (ret < 0 && backup_check_broken(job) != 0)
         return s->failure;
     if (ret < 0 && s->failure == 0) {
@@ -238,7 +240,6 @@ static int backup_run(struct job *job) MAY_WAIT
         return backup_wait_for_end(job);
     if (s->options.sync == BACKUP_SYNC_TOP)
         ret = backup_skip_backing(job);
-    backup_progress(job);
     if (ret == 0)
         ret = backup_copy_all(job);
     if (ret == 0)
@@ -367,6 +368,7 @@ static void backup_clean(struct job *job) MAY_WAIT
 {
     struct backup_state *s = job->state;
     cbw_on_failure(&s->cbw, NULL, NULL);
+    backup_count(job);
     backup_release(job->list, s, job->result == 0);
 }
 
@@ -374,6 +376,7 @@ static const struct job_driver backup_driver = {
     .type = "backup",
     .state_size = sizeof(struct backup_state),
     .run = backup_run,
+    .count = backup_count,
     .clean = backup_clean,
 };
 
@@ -406,7 +409,6 @@ int backup_new(struct job_list *list, const struct backup_options *options, stru
     cbw_on_failure(&s->cbw, backup_copy_failed, job);
     co_mutex_init(&s->pace);
     job->speed_bytes = options->speed_bytes;
-    backup_progress(job);
     *ret_job = job;
     return 0;
 }

@@ -85,6 +85,12 @@ static void job_set_status(struct job *job, enum job_status status)
     job_emit(job, "JOB_STATUS_CHANGE", TAKE_PTR(data));
 }
 
+static void job_count(struct job *job)
+{
+    if (job->driver->count != NULL)
+        job->driver->count(job);
+}
+
 static void job_emit_pending(struct job *job)
 {
     CLEANUP(json_putp) struct json_object *data = json_object_new_object();
@@ -106,6 +112,7 @@ static void job_emit_block(struct job *job, const char *name)
 {
     if (job->driver->not_block)
         return;
+    job_count(job);
     CLEANUP(json_putp) struct json_object *data = json_object_new_object();
     if (data == NULL || json_add_string(data, "type", job->driver->type) < 0 ||
         json_add_string(data, "device", job->id) < 0 ||
@@ -541,8 +548,9 @@ uint64_t job_rate(const struct job *job)
 
 /* --- for queries --- */
 
-struct json_object *job_query(const struct job *job)
+struct json_object *job_query(struct job *job)
 {
+    job_count(job);
     CLEANUP(json_putp) struct json_object *object = json_object_new_object();
     if (object == NULL || json_add_string(object, "id", job->id) < 0 ||
         json_add_string(object, "type", job->driver->type) < 0 ||
@@ -559,8 +567,9 @@ static const char *job_io_status(const struct job *job)
     return job->io_error == 0 ? "ok" : job->io_error == -ENOSPC ? "nospace" : "failed";
 }
 
-struct json_object *job_query_block(const struct job *job)
+struct json_object *job_query_block(struct job *job)
 {
+    job_count(job);
     CLEANUP(json_putp) struct json_object *object = json_object_new_object();
     if (object == NULL || json_add_string(object, "device", job->id) < 0 ||
         json_add_string(object, "type", job->driver->type) < 0 ||

@@ -65,6 +65,8 @@ struct job_driver {
     int (*run)(struct job *job);
     /* Called by job-complete on a ready job; NULL: the job cannot be completed by hand. */
     int (*complete)(struct job *job, struct err *err);
+    /* Brings done_bytes and total_bytes up to date before they are shown; may be missing. Must not wait. */
+    void (*count)(struct job *job);
     /* After the run, before the job is concluded: gives up edges and memory. May wait. */
     void (*clean)(struct job *job);
     /* A cancel of a ready job that is not forced ends it as a success with what it has made so far
@@ -152,7 +154,7 @@ bool job_should_end(const struct job *job);
 uint64_t job_rate(const struct job *job);
 
 /* --- for queries; NULL when memory is out --- */
-struct json_object *job_query(const struct job *job);       /* one entry of query-jobs */
-struct json_object *job_query_block(const struct job *job); /* one entry of query-block-jobs */
+struct json_object *job_query(struct job *job);       /* one entry of query-jobs */
+struct json_object *job_query_block(struct job *job); /* one entry of query-block-jobs */
 
 #endif

@@ -8,6 +8,7 @@ import pytest
 
 from beside_qemu import Beside
 from blockstep import QmpError, make_file, run
+from test_cli import Pair, pattern
 from test_mirror import MIB, SIZE, Disks, Guest
 
 COUNTS = ("len", "offset", "current-progress", "total-progress")
@@ -142,6 +143,27 @@ def test_what_the_guest_changes_can_be_read_as_it_was(disks, daemons):
     run("qemu-img", "compare", "-f", "raw", "-F", "raw", uri, disks.folder / "before")
     disks.qmp.cmd("block-job-cancel", device="b")
     disks.qmp.event("BLOCK_JOB_CANCELLED", device="b")
+
+
+def test_a_backup_of_a_secondary_disk_outlives_checkpoints_and_a_failover(daemons, folder):
+    pair = Pair(daemons)
+    pair.io("p", "write -P 1 0 1M")
+    pair.cli("checkpoint", "--name", "p")
+    qmp = pair.secondary.qmp
+    copy = make_file(folder / "copy", 16 * MIB)
+    qmp.cmd("blockdev-add", driver="file", node_name="copy", filename=str(copy))
+    qmp.cmd("blockdev-backup", job_id="b", device="disk0", target="copy", sync="none")
+    pair.io("p", "write -P 2 0 1M")
+    pair.cli("checkpoint", "--name", "p")
+    pair.io("p", "write -P 3 0 1M")
+    pair.io("s", "read -P 2 0 1M", read_only=True)
+    pair.cli("failover", "--name", "s", "--wait")
+    pair.io("s", "read -P 2 0 1M", "write -P 4 0 1M")
+    assert qmp.cmd("query-block-jobs")[0]["offset"] == MIB
+    qmp.cmd("block-job-cancel", device="b")
+    qmp.event("BLOCK_JOB_CANCELLED", device="b")
+    pair.io("s", "read -P 4 0 1M", "write -P 5 1M 1M")
+    assert pattern(copy, 0, MIB) == 1 and pattern(copy, MIB, MIB) == 0
 
 
 def test_a_full_target_stops_the_job_and_not_the_guest(disks):
