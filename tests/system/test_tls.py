@@ -9,6 +9,8 @@ import shutil
 import socket
 import ssl
 import struct
+import subprocess
+import textwrap
 import time
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import nbd
 import pytest
 
 import tls_files
-from blockstep import DEADLINE_S, Qmp, QmpError, Stock, free_port, make_file, run
+from blockstep import DEADLINE_S, ROOT, Qmp, QmpError, Stock, free_port, make_file, run
 
 MIB = 1 << 20
 # A key of the bytes 0 to 31, and tls_files.PASSWORD encrypted with it (openssl enc -aes-256-cbc).
@@ -242,6 +244,19 @@ def test_random_bytes_instead_of_a_handshake_cost_one_connection(daemons, folder
     while len(os.listdir(f"/proc/{daemon.process.pid}/fd")) > descriptors + 1:
         assert time.monotonic() < end
         daemon.qmp.cmd("query-status")
+
+
+def test_certificates_are_made_as_the_documentation_tells_it(daemons, folder):
+    page = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+    block = page.split("keeps `ca-key.pem`")[1].split("\n\n")[1]
+    commands = textwrap.dedent(block).replace("beta", "localhost").replace("10.0.0.2", "127.0.0.1")
+    assert len(commands.splitlines()) == 6
+    subprocess.run(["bash", "-eu", "-c", commands], cwd=folder, check=True, capture_output=True,
+                   timeout=120)
+    assert (folder / "server-key.pem").stat().st_mode & 0o077 == 0
+    daemon, port = serve(daemons, x509(folder), folder)
+    write_and_read(connect(port, folder))
+    write_and_read(connect(port, folder, hostname="127.0.0.1"))
 
 
 # --- our client ---
