@@ -17,6 +17,7 @@ enum { ON_DAMAGE_REFUSE, ON_DAMAGE_HOLD };
 
 struct overlay_options {
     struct json_object *file, *backing;
+    char *image_id;
     uint64_t max_bytes;
     int on_damage;
 };
@@ -54,11 +55,30 @@ static int check_backing(const struct overlay *overlay, struct err *err)
                    overlay->backing->child->length_bytes);
 }
 
+static int check_image_id(const struct overlay *overlay, struct err *err)
+{
+    const struct overlay_options *options = overlay->node->options;
+    char id[OVERLAY_ID_TEXT_BYTES];
+
+    if (options->image_id == NULL)
+        return 0;
+    overlay_id_format(overlay->sb.image_id, id);
+    if (strcmp(id, options->image_id) == 0)
+        return 0;
+    return err_set(
+        err, -EINVAL,
+        "it is image %s, and image-id says %s: it is the overlay of another disk, or two "
+        "have been swapped, or it was created anew; 'blockstep image info' tells ids",
+        id, options->image_id);
+}
+
 static int overlay_load(struct overlay *overlay, struct err *err) MAY_WAIT
 {
     const struct overlay_options *options = overlay->node->options;
     int ret = overlay_superblock_load(overlay->file, &overlay->sb, err);
 
+    if (ret == 0)
+        ret = check_image_id(overlay, err);
     if (ret == 0)
         ret = check_backing(overlay, err);
     if (ret < 0)
@@ -76,6 +96,21 @@ static int overlay_load(struct overlay *overlay, struct err *err) MAY_WAIT
     log_error("overlay", "'%s' is unusable until it is emptied: %s", overlay->node->name,
               overlay->damage.text);
     return 0;
+}
+
+/* Which image an error is about: the node may be one without a name of its own. */
+static int name_image(const struct node *node, struct err *err)
+{
+    const struct node *file = node->file->child;
+    struct json_object *path = NULL;
+
+    err_prefix(err, "overlay image in node '%s'", file->name);
+    while (file->driver->is_filter && file->file != NULL)
+        file = file->file->child;
+    if (file->options_json == NULL ||
+        !json_object_object_get_ex(file->options_json, "filename", &path))
+        return err->code;
+    return err_prefix(err, "%s", json_object_get_string(path));
 }
 
 static int overlay_open(struct node *node, struct err *err) MAY_WAIT
@@ -96,7 +131,7 @@ static int overlay_open(struct node *node, struct err *err) MAY_WAIT
         overlay_map_free(overlay->map);
         overlay_space_free(overlay);
         overlay->map = NULL;
-        return err_prefix(err, "overlay image in node '%s'", node->file->child->name);
+        return name_image(node, err);
     }
     if (!node->read_only &&
         overlay->file->child->limits.request_align_bytes > overlay->sb.unit_bytes)
@@ -554,6 +589,10 @@ static const struct opt overlay_opts[] = {
      .type = OPT_CHILD,
      .offset = OPT_FIELD(struct overlay_options, backing),
      .help = "the node that shows what the image does not hold; without it: zeroes"},
+    {.name = "image-id",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct overlay_options, image_id),
+     .help = "refuse an image with another id (32 digits, as image info tells it)"},
     {.name = "max-bytes",
      .type = OPT_SIZE,
      .offset = OPT_FIELD(struct overlay_options, max_bytes),

@@ -269,7 +269,7 @@ int overlay_create_in(struct edge *file, const struct overlay_create *create, st
 
 /* --- telling --- */
 
-static void format_id(const uint8_t id[OVERLAY_ID_BYTES], char text[2 * OVERLAY_ID_BYTES + 1])
+void overlay_id_format(const uint8_t id[OVERLAY_ID_BYTES], char text[OVERLAY_ID_TEXT_BYTES])
 {
     for (unsigned i = 0; i < OVERLAY_ID_BYTES; i++)
         snprintf(text + (size_t)i * 2, 3, "%02x", id[i]);
@@ -320,13 +320,13 @@ int overlay_superblocks(struct edge *file, struct json_object **ret_list, struct
 int overlay_info(struct edge *file, struct json_object **ret_info, struct err *err)
 {
     struct overlay_superblock sb;
-    char image_id[2 * OVERLAY_ID_BYTES + 1], disk_id[2 * OVERLAY_ID_BYTES + 1];
+    char image_id[OVERLAY_ID_TEXT_BYTES], disk_id[OVERLAY_ID_TEXT_BYTES];
     int ret = overlay_superblock_load(file, &sb, err);
 
     if (ret < 0)
         return ret;
-    format_id(sb.image_id, image_id);
-    format_id(sb.disk_id, disk_id);
+    overlay_id_format(sb.image_id, image_id);
+    overlay_id_format(sb.disk_id, disk_id);
     struct json_object *info = json_object_new_object();
     if (info == NULL)
         return err_no_memory(err);

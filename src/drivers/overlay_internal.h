@@ -179,6 +179,8 @@ void overlay_clean_wait(struct overlay *overlay) MAY_WAIT;
 int overlay_clean(struct overlay *overlay) MAY_WAIT;
 
 /* overlay_image.c */
+#define OVERLAY_ID_TEXT_BYTES (2 * OVERLAY_ID_BYTES + 1)
+void overlay_id_format(const uint8_t id[OVERLAY_ID_BYTES], char text[OVERLAY_ID_TEXT_BYTES]);
 int overlay_superblock_load(struct edge *file, struct overlay_superblock *ret_sb, struct err *err)
     MAY_WAIT;
 /* Writes `sb` over the older of the two, with the serial after that of `overlay->sb`, which becomes

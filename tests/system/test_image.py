@@ -109,6 +109,25 @@ def test_the_overlay_of_another_disk_is_refused_with_both(daemons, folder, fille
     reason = refused(daemon, **{"driver": "overlay", "node-name": "o", "backing": "disk",
                                 "file": {"driver": "file", "filename": str(filled)}})
     assert str(8 * MIB) in reason and str(4 * MIB) in reason and "'disk'" in reason
+    assert str(filled) in reason
+
+
+def test_overlays_that_were_swapped_are_refused_by_their_ids(daemons, folder):
+    ids = {}
+    for name in ("active", "hidden"):
+        path = folder / f"{name}.overlay"
+        daemons.cli("image", "create", "-f", "overlay", path, "4M")
+        ids[name] = json.loads(daemons.cli("image", "info", "-o", "json", path).stdout)["image-id"]
+    daemon = daemons.start()
+    for name, other in (("active", "hidden"), ("hidden", "active")):
+        options = {"driver": "overlay", "node-name": name, "image-id": ids[name],
+                   "file": {"driver": "file", "filename": f"{folder}/{other}.overlay"}}
+        reason = refused(daemon, **options)
+        assert ids[name] in reason and ids[other] in reason and "swapped" in reason
+        assert f"{folder}/{other}.overlay" in reason
+        options["file"]["filename"] = f"{folder}/{name}.overlay"
+        daemon.qmp.cmd("blockdev-add", options)
+        daemon.qmp.cmd("blockdev-del", {"node-name": name})
 
 
 def test_a_full_overlay_tells_early_and_fails_no_sooner(daemons, folder):
