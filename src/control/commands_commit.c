@@ -35,7 +35,7 @@ static const struct opt commit_opts[] = {
                .help = "refused: images here keep no name of their backing file"),
     COMMIT_OPT("speed", OPT_UINT, speed, .max = INT64_MAX, .help = "bytes per second, 0: no limit"),
     COMMIT_OPT("on-error", OPT_ENUM, on_error, .values = job_on_error_names,
-               .help = "only 'report' yet: the job fails"),
+               .help = "what an error of any of the nodes comes to"),
     COMMIT_OPT("filter-node-name", OPT_STRING, filter_node_name,
                .help = "taken and not used: no filter is put in"),
     COMMIT_OPT("auto-finalize", OPT_BOOL, auto_finalize, .fallback = "on",
@@ -116,8 +116,6 @@ static int check_supported(const struct commit_args *args, bool active, struct e
         return err_set(err, -EOPNOTSUPP,
                        "'backing-file': images here keep no name of their backing file: leave it "
                        "out");
-    if (args->on_error != JOB_ON_ERROR_REPORT)
-        return err_set(err, -EOPNOTSUPP, "on-error: only 'report' is supported yet");
     return 0;
 }
 
@@ -147,6 +145,8 @@ static int start_commit(struct daemon *daemon, const struct commit_args *args, s
         .target = base,
         .sync = MIRROR_SYNC_TOP,
         .speed_bytes = args->speed,
+        .on_source_error = (enum job_on_error)args->on_error,
+        .on_target_error = (enum job_on_error)args->on_error,
     };
     struct job *job;
     int r = mirror_new(&daemon->jobs, &options, &job, err);

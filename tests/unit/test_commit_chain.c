@@ -17,6 +17,7 @@ struct world {
     struct job_list jobs;
     uint8_t *model; /* what the guest sees */
     uint64_t seed;
+    enum job_on_error on_error;
     bool guest_runs, guest_ends;
 };
 
@@ -105,7 +106,14 @@ static int try_start(struct world *world, enum mirror_kind kind, struct node *so
                      struct node *target, struct job **ret_job, struct err *err) MAY_WAIT
 {
     const struct mirror_options options = {
-        .kind = kind, .id = "c", .source = source, .target = target, .sync = MIRROR_SYNC_TOP};
+        .kind = kind,
+        .id = "c",
+        .source = source,
+        .target = target,
+        .sync = MIRROR_SYNC_TOP,
+        .on_source_error = world->on_error,
+        .on_target_error = world->on_error,
+    };
     return mirror_new(&world->jobs, &options, ret_job, err);
 }
 
@@ -186,6 +194,12 @@ TEST_LOOP(a_commit_that_fails_leaves_the_chain_as_it_shows)
     struct job *job = start(&world, MIRROR_COMMIT, world.middle, debug);
     assert_int_equal(finish(job), -EIO);
     expect_model(&world);
+    world.on_error = JOB_ON_ERROR_STOP;
+    job = start(&world, MIRROR_COMMIT, world.middle, debug);
+    test_wait_until(job->status == JOB_PAUSED);
+    expect_model(&world);
+    assert_int_equal(job_cancel(job, true, &err), 0);
+    assert_int_equal(finish(job), -ECANCELED);
     blkdebug_remove(debug, 0);
     job = start(&world, MIRROR_COMMIT, world.middle, debug);
     assert_int_equal(finish(job), 0);
