@@ -184,19 +184,28 @@ static struct json_object *one_bitmap(const char *name)
     return NULL;
 }
 
+/* Managers send it as if there were one server. Where there are several they mean the one that their
+ * nbd-server-start has made; NULL: who adds the export decides. */
+static char *add_server(const struct daemon *daemon, const struct server_add_args *add)
+{
+    static char made[] = NBD_SERVER_DEFAULT_ID;
+
+    return add->server == NULL && nbd_server_exists(daemon->nbd, made) ? made : add->server;
+}
+
 static int run_server_add(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
 {
     const struct server_add_args *add = args;
+    struct daemon *daemon = call->context;
     char *name = add->name != NULL ? add->name : add->device;
     struct config_export export = {
         .id = name,
         .node_name = add->device,
         .name = name,
         .description = add->description,
-        .server = add->server,
+        .server = add_server(daemon, add),
         .writable = add->writable,
     };
-    struct daemon *daemon = call->context;
 
     if (nbd_server_count(daemon->nbd) == 0)
         return err_set(err, -ENOENT, "NBD server not running");

@@ -86,13 +86,16 @@ class Host:
     def disk_options(self, **more):
         return {"driver": "raw", "file": {"driver": "file", "filename": str(self.disk)}, **more}
 
-    def assemble_primary(self):
+    def add_primary(self):
         self.qmp.cmd("blockdev-add", {
             "driver": "quorum", "node-name": "top", "vote-threshold": 1, "read-pattern": "fifo",
             "children": [self.disk_options()]})
+
+    def assemble_primary(self):
+        self.add_primary()
         self.export_view()
 
-    def assemble_secondary(self):
+    def add_secondary(self):
         self.qmp.cmd("blockdev-add", self.disk_options(**{"node-name": DISK}))
         hidden = {**self.overlay("hidden"), "node-name": "hidden0", "backing": DISK}
         active = {**self.overlay("active"), "node-name": "active0", "backing": hidden}
@@ -100,6 +103,9 @@ class Host:
             "driver": "quorum", "node-name": "top", "vote-threshold": 1, "read-pattern": "fifo",
             "children": [{"driver": "replication", "node-name": "childs0", "mode": "secondary",
                           "top-id": "top", "file": active}]})
+
+    def assemble_secondary(self):
+        self.add_secondary()
         self.listen()
         self.export_view()
         self.qmp.cmd("nbd-server-add", device=DISK, writable=True, **self.link_server)
@@ -162,6 +168,7 @@ class Blockstep(Host):
         self.user = self.folder / f"{self.name}.user"
         self.daemon = self.daemons.start(
             "--nbd-server", f"id=user,addr.type=unix,addr.path={self.user}", name=self.name)
+        self.second_socket = self.daemon.socket_path
 
     def overlay(self, kind):
         path = self.folder / f"{self.name}.{kind}"
@@ -202,7 +209,9 @@ class Qemu(Host):
         path = self.folder / f"{self.name}.qmp"
         self.daemon = Daemon(
             ["qemu-system-x86_64", "-M", "none", "-nodefaults", "-display", "none",
-             "-qmp", f"unix:{path},server=on,wait=on"], self.folder, self.name, path)
+             "-qmp", f"unix:{path},server=on,wait=on",
+             "-qmp", f"unix:{path}2,server=on,wait=off"], self.folder, self.name, path)
+        self.second_socket = f"{path}2"  # a control socket of QEMU has one client at a time
         self.daemons.all.append(self.daemon)
         self.listening = False
 
