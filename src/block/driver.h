@@ -99,6 +99,9 @@ struct driver {
     /* A child has another length now. Filters follow "file" by themselves, others only by this hook
      * (node_set_length()). Must not wait. */
     void (*child_resized)(struct node *node, struct edge *edge);
+    /* A child's way to elsewhere (a network connection) has ended, with this negative errno; filters
+     * without the hook pass it on. Must not wait. */
+    void (*child_link_lost)(struct node *node, struct edge *edge, int reason);
     /* Somebody waits for the requests inside to end (a drain, a change of the graph): what the driver
      * holds back on purpose goes on now, for as long as node_is_draining(). Must not wait. */
     void (*drain)(struct node *node);

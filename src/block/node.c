@@ -156,6 +156,20 @@ void node_set_length(struct node *node, uint64_t length_bytes)
     }
 }
 
+void node_link_lost(struct node *node, int reason)
+{
+    LIST_FOR_EACH(edge, &node->parents, struct edge, in_child) {
+        struct node *parent = edge->parent;
+
+        if (parent == NULL)
+            continue;
+        if (parent->driver->child_link_lost != NULL)
+            parent->driver->child_link_lost(parent, edge, reason);
+        else if (parent->driver->is_filter && parent->file == edge)
+            node_link_lost(parent, reason);
+    }
+}
+
 int node_usage(struct node *node, uint64_t *ret_bytes)
 {
     uint64_t sum = 0;

@@ -135,6 +135,8 @@ int node_usage(struct node *node, uint64_t *ret_bytes);
 /* A driver's image has grown or shrunk by other ways than io_truncate() and writes past the end. Sets
  * the length of the node and of the filters above it, and tells the users. */
 void node_set_length(struct node *node, uint64_t length_bytes);
+/* A driver's way to elsewhere has ended: tells the parents. */
+void node_link_lost(struct node *node, int reason);
 /* An edge above the node is closed, and who closed it may be waiting for the requests inside. */
 bool node_is_draining(struct node *node);
 /* "export 'disk0'" or "node 'top' (its child 'file')", into `text`, which is returned: who sits at the

@@ -103,6 +103,11 @@ static int take_creds(struct node *node, struct nbd_client_options *wanted, stru
     return tls_object_creds(node->graph, options->tls_creds, TLS_CLIENT, &wanted->tls, err);
 }
 
+static void nbd_lost(void *arg, int reason)
+{
+    node_link_lost(arg, reason);
+}
+
 static int nbd_open(struct node *node, struct err *err) MAY_WAIT
 {
     const struct nbd_options *options = node->options;
@@ -112,6 +117,8 @@ static int nbd_open(struct node *node, struct err *err) MAY_WAIT
         .tls_hostname = options->tls_hostname,
         .open_timeout_ns = options->open_timeout_s * NS_PER_S,
         .request_timeout_ns = options->request_timeout_s * NS_PER_S,
+        .lost = nbd_lost,
+        .lost_arg = node,
     };
     struct nbd_client *client;
 

@@ -27,6 +27,8 @@ static void client_die(struct nbd_client *client, int reason)
     loop_timer_cancel(&client->timer);
     sock_shutdown(client->sock, reason);
     co_queue_wake_all(&client->room);
+    if (client->lost != NULL)
+        client->lost(client->lost_arg, reason);
 }
 
 void nbd_client_shutdown(struct nbd_client *client, int reason)
@@ -316,6 +318,8 @@ static struct nbd_client *client_new(struct loop *loop, const struct nbd_client_
     client->maximum_bytes = NBD_MAX_REQUEST_BYTES;
     client->request_timeout_ns = options->request_timeout_ns != 0 ? options->request_timeout_ns
                                                                   : NBD_CLIENT_REQUEST_TIMEOUT_NS;
+    client->lost = options->lost;
+    client->lost_arg = options->lost_arg;
     list_init(&client->pending);
     co_queue_init(&client->room);
     co_queue_init(&client->ended);

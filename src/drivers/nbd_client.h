@@ -30,6 +30,9 @@ struct nbd_client_options {
     const char *tls_hostname; /* what the server's certificate is for; NULL: the address's host */
     uint64_t open_timeout_ns; /* connect and handshake together; 0: the default */
     uint64_t request_timeout_ns; /* 0: the default */
+    /* The connection has ended, with this negative errno. Optional; must not wait. */
+    void (*lost)(void *arg, int reason);
+    void *lost_arg;
 };
 
 int nbd_client_open(struct loop *loop, const struct nbd_client_options *options,

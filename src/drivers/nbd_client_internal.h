@@ -53,6 +53,8 @@ struct nbd_client {
     struct tls_creds *creds; /* NULL: no TLS */
     char *tls_hostname;
     uint64_t request_timeout_ns;
+    void (*lost)(void *arg, int reason); /* may be NULL */
+    void *lost_arg;
 
     /* What the server said. */
     uint64_t length_bytes;

@@ -98,6 +98,38 @@ const char *replication_top_id(const struct node *node)
     return options->top_id;
 }
 
+/* REPLICATION_LINK; reason 0: it is there. */
+static void tell_link(struct node *node, const struct node *peer, int reason)
+{
+    CLEANUP(json_putp) struct json_object *data = json_object_new_object();
+    if (data == NULL || json_add_string(data, "node", node->name) < 0 ||
+        json_add_string(data, "peer", peer->name) < 0 ||
+        json_add_bool(data, "connected", reason == 0) < 0 ||
+        (reason < 0 && json_add_string(data, "reason", strerror(-reason)) < 0))
+        return;
+    graph_event(node->graph, "REPLICATION_LINK", TAKE_PTR(data));
+}
+
+static void replication_link_lost(struct node *node, struct edge *edge, int reason)
+{
+    if (replication_mode_of(node) == REPLICATION_PRIMARY && edge == node->file)
+        tell_link(node, edge->child, reason);
+}
+
+/* Says that the link is there, if the child is one that can tell. */
+static void tell_link_is_up(struct node *node)
+{
+    const struct node *peer = node->file->child;
+    CLEANUP(json_putp) struct json_object *told = json_object_new_object();
+    struct json_object *connected = NULL;
+    if (told == NULL || peer->driver->describe == NULL ||
+        peer->driver->describe(node->file->child, told) < 0)
+        return;
+    if (json_object_object_get_ex(told, "connected", &connected) &&
+        json_object_get_boolean(connected))
+        tell_link(node, peer, 0);
+}
+
 void replication_set_stage(struct node *node, enum replication_stage stage)
 {
     struct replication_state *s = state_of(node);
@@ -113,6 +145,8 @@ void replication_set_stage(struct node *node, enum replication_stage stage)
         json_add_string(data, "node", node->name) < 0)
         return;
     graph_event(node->graph, "REPLICATION_STAGE_CHANGE", TAKE_PTR(data));
+    if (stage == REPLICATION_RUNNING && replication_mode_of(node) == REPLICATION_PRIMARY)
+        tell_link_is_up(node);
 }
 
 /* --- the sticky error --- */
@@ -615,6 +649,7 @@ const struct driver driver_replication = {
     .options_size = sizeof(struct replication_options),
     .opts = replication_opts,
     .open = replication_open,
+    .child_link_lost = replication_link_lost,
     .close = replication_close,
     .child_perms = replication_child_perms,
     .describe = replication_describe,

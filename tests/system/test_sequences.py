@@ -184,7 +184,12 @@ def test_an_export_added_while_replication_runs_does_not_bypass_the_copies(pair)
 
 
 def test_a_checkpoint_that_misses_a_write_fails_as_a_command(pair):
+    link = pair.primary.qmp.event("REPLICATION_LINK", connected=True)["data"]
+    assert link["node"] == "node0" and "reason" not in link
     pair.secondary.kill()
+    # Nobody has to write for it to be seen.
+    lost = pair.primary.qmp.event("REPLICATION_LINK", connected=False)["data"]
+    assert (lost["node"], lost["peer"]) == (link["node"], link["peer"]) and lost["reason"]
     pair.io("p", "write -P 1 0 64k")
     pair.primary.qmp.event("REPLICATION_ERROR")
     for command in ["xen-colo-do-checkpoint", "replication-checkpoint"]:
