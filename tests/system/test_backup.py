@@ -166,6 +166,39 @@ def test_a_backup_of_a_secondary_disk_outlives_checkpoints_and_a_failover(daemon
     assert pattern(copy, 0, MIB) == 1 and pattern(copy, MIB, MIB) == 0
 
 
+def test_what_is_read_only_can_be_backed_up(disks, daemons):
+    """Fleecing: the copy is made from a window on the moment, at its own pace."""
+    daemons.cli("image", "create", "-f", "overlay", disks.folder / "fleece", SIZE)
+    copy = disks.add("copy")
+    for node in ({"driver": "overlay", "node-name": "fleece", "backing": "source",
+                  "file": {"driver": "file", "filename": str(disks.folder / "fleece")}},
+                 {"driver": "copy-before-write", "node-name": "filter", "file": "source",
+                  "target": "fleece"},
+                 {"driver": "snapshot-access", "node-name": "window", "file": "filter"}):
+        disks.qmp.cmd("blockdev-add", node)
+    disks.qmp.cmd("blockdev-backup", job_id="b", device="window", target="copy", sync="full")
+    done(disks)
+    disks.same(copy)
+    disks.qmp.cmd("blockdev-del", node_name="window")
+
+
+def test_the_daemon_ends_with_jobs_in_every_state(disks):
+    states = {"running": {"speed": 1}, "paused": {"sync": "none"},
+              "pending": {"auto-finalize": False}, "concluded": {"auto-dismiss": False}}
+    disks.qmp.cmd("blockdev-add", driver="null-co", node_name="zero", size=SIZE,
+                  **{"read-zeroes": True})
+    for index, (state, options) in enumerate(states.items()):
+        disks.qmp.cmd("blockdev-add", driver="null-co", node_name=f"t{index}", size=SIZE)
+        disks.qmp.cmd("blockdev-backup", {"job-id": state, "device": "zero", "sync": "full",
+                                          "target": f"t{index}", **options})
+        if state == "paused":
+            disks.qmp.cmd("job-pause", id=state)
+        disks.qmp.event("JOB_STATUS_CHANGE", id=state, status=state)
+    assert {job["id"]: job["status"] for job in disks.qmp.cmd("query-jobs")} == {
+        state: state for state in states}
+    disks.daemon.stop()
+
+
 def test_a_full_target_stops_the_job_and_not_the_guest(disks):
     disks.qmp.cmd("blockdev-add", driver="blkdebug", node_name="copy",
                   file={"driver": "file", "filename": str(make_file(disks.folder / "f", SIZE))},

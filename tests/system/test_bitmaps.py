@@ -2,12 +2,14 @@
 """Dirty bitmaps: made and changed as QEMU does it, and shown to NBD clients."""
 
 import json
+import struct
 
 import nbd
 import pytest
 
 from beside_qemu import Beside
 from blockstep import QmpError, make_file, run
+from torture import EINVAL, FLAGS, connect, go, option, receive, request
 
 MIB = 1 << 20
 KIB = 1 << 10
@@ -194,6 +196,34 @@ def test_a_bitmap_of_a_backing_image_is_found_by_its_name(disk, daemons, folder)
     assert disk.map() == []
     assert disk.info()["busy"]
     disk.cmd("nbd-server-remove", name="e")
+    assert not disk.info()["busy"]
+
+
+def option_reply(sock):
+    """(type, payload) of the next reply to an option."""
+    kind, length = struct.unpack(">8xII", receive(sock, 20)[4:])
+    return kind, receive(sock, length)
+
+
+def test_contexts_of_an_export_that_has_gone_are_forgotten(disk):
+    disk.add()
+    disk.export(writable=True, bitmaps=["b"])
+    context = b"qemu:dirty-bitmap:b"
+    with connect(disk.sock) as client:
+        receive(client, 18)
+        client.sendall(FLAGS + option(8) + option(10, struct.pack(
+            ">I1sII", 1, b"e", 1, len(context)) + context))
+        assert [option_reply(client)[0] for _ in range(3)] == [1, 4, 1]
+        disk.cmd("block-export-del", id="e")
+        disk.export(writable=True)
+        client.sendall(go("e"))
+        while option_reply(client)[0] != 1:
+            pass
+        client.sendall(request(7, 0, MIB))
+        # Nothing has been agreed on for this one: the request is wrong, and nothing else happens.
+        magic, _, kind, _, length = struct.unpack(">IHHQI", receive(client, 20))
+        assert magic == 0x668e33ef and kind == 0x8001
+        assert struct.unpack(">I", receive(client, length)[:4])[0] == EINVAL
     assert not disk.info()["busy"]
 
 
