@@ -32,7 +32,7 @@
 struct mirror_state {
     struct job *job;
     struct mirror_options options;
-    struct node *source_node; /* ours to hold; the edge may lead to a filter above it */
+    struct node *source_node, *target_node; /* ours to hold; edges may lead to filters above */
     struct edge *source, *target;
     struct node *reopened; /* the target of a commit that was read-only before; with a reference */
     struct dirty_tracker dirty;
@@ -480,10 +480,25 @@ static int mirror_pivot(struct job *job) MAY_WAIT
     struct node *target = s->target->child;
     int ret = graph_set_perms(s->target, 0, PERM_ALL, &job->err);
     if (ret == 0)
-        ret = graph_replace_node(job->list->graph, s->source->child, target, s->source, &job->err);
+        ret = graph_replace_node(job->list->graph, s->source_node, target, s->source, &job->err);
     if (ret == 0 && s->options.kind == MIRROR_COMMIT_ACTIVE)
         node_unref(TAKE_PTR(s->reopened));
     return ret;
+}
+
+/* Filters may have come above the nodes, but the edges must not lead elsewhere. */
+static int mirror_check_edges(struct job *job)
+{
+    struct mirror_state *s = job->state;
+    const struct node *lost = NULL;
+    if (!graph_is_below(s->source_node, s->source->child))
+        lost = s->source_node;
+    else if (!graph_is_below(s->target_node, s->target->child))
+        lost = s->target_node;
+    if (lost == NULL)
+        return 0;
+    return err_set(&job->err, -EBUSY, "mirror job '%s': %s '%s' has been replaced", job->id,
+                   lost == s->source_node ? "source" : "target", lost->name);
 }
 
 /* Under the hold: nothing is marked any more, so one sweep copies all. */
@@ -496,9 +511,8 @@ static int mirror_last_sweep(struct job *job) MAY_WAIT
                       job->id, s->source_node->name);
     if (ret == 0)
         ret = mirror_flush(job);
-    if (ret == 0 && !graph_is_below(s->source_node, s->source->child))
-        ret = err_set(&job->err, -EBUSY, "mirror job '%s': source '%s' has been replaced", job->id,
-                      s->source_node->name);
+    if (ret == 0)
+        ret = mirror_check_edges(job);
     if (ret == 0)
         ret = s->failure;
     if (ret == 0 && s->pivot)
@@ -567,6 +581,9 @@ static int mirror_run(struct job *job) MAY_WAIT
 static int mirror_complete(struct job *job, struct err *err) MAY_WAIT
 {
     struct mirror_state *s = job->state;
+    int ret = node_check_blocked_above(s->source_node, "replace", err);
+    if (ret < 0)
+        return ret;
     s->pivot = true;
     co_queue_wake_all(&job->changed);
     return 0;
@@ -605,8 +622,9 @@ static void mirror_release(struct mirror_state *s) MAY_WAIT
     graph_detach(s->target);
     mirror_shut_base(s);
     node_unref(s->source_node);
+    node_unref(s->target_node);
     s->source = s->target = NULL;
-    s->source_node = NULL;
+    s->source_node = s->target_node = NULL;
     if (s->options.bitmap != NULL)
         dirty_bitmap_release(s->options.bitmap);
     s->options.bitmap = NULL;
@@ -830,12 +848,11 @@ int mirror_new(struct job_list *list, const struct mirror_options *options, stru
     s.source_node = node_ref(options->source);
     if (options->bitmap != NULL)
         dirty_bitmap_hold(options->bitmap);
-    struct node *target = node_ref(options->target);
+    s.target_node = node_ref(options->target);
     ret = mirror_attach(list->graph, &s, err);
     if (ret == 0)
         ret = mirror_make(list, &s, ret_job, err);
     if (ret < 0)
         mirror_release(&s);
-    node_unref(target);
     return ret;
 }

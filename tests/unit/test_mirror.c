@@ -186,6 +186,61 @@ TEST_LOOP(a_complete_leads_the_users_of_the_source_to_the_target)
     world_close(&world);
 }
 
+static struct node *add_filter_above(struct world *world, const char *name, struct node *node)
+    MAY_WAIT
+{
+    struct err err = ERR_INIT;
+    struct node *filter = blocks_add(world->graph, "{'node-name':'%s','driver':'pass','file':'%s'}",
+                                     name, node->name);
+    assert_int_equal(graph_replace_node(world->graph, node, filter, NULL, &err), 0);
+    return filter;
+}
+
+TEST_LOOP(filters_that_come_during_a_mirror_stay)
+{
+    struct world world;
+    struct err err = ERR_INIT;
+    world_open(&world);
+    struct job *job = start_full(&world);
+    test_wait_until(job->status == JOB_READY);
+    struct node *above_source = add_filter_above(&world, "fs", world.source);
+    struct node *above_target = add_filter_above(&world, "ft", world.target);
+    assert_int_equal(blocks_write(world.guest, 100000, 5000, 0xaa, 0), 0);
+    assert_int_equal(job_complete(job, &err), 0);
+    assert_int_equal(job_wait(job), 0);
+    job_unref(job);
+    expect_equal(&world);
+    assert_ptr_equal(world.guest->child, above_source);
+    assert_ptr_equal(above_source->file->child, above_target);
+    world_close(&world);
+}
+
+TEST_LOOP(a_target_that_is_replaced_during_a_mirror_fails_it)
+{
+    struct world world;
+    struct err err = ERR_INIT;
+    world_open(&world);
+    struct node *other = blocks_add(
+        world.graph, "{'node-name':'other','driver':'mem','size':%" PRIu64 "}", SIZE_BYTES);
+    struct job *job = start_full(&world);
+    test_wait_until(job->status == JOB_READY);
+    assert_int_equal(graph_replace_node(world.graph, world.target, other, NULL, &err), 0);
+    assert_int_equal(cancel(job_ref(job), false), -EBUSY);
+    assert_non_null(strstr(job->err.text, "target 'target' has been replaced"));
+    job_unref(job);
+
+    /* What others rely on is not led elsewhere. */
+    struct node_blocker blocker;
+    node_block(world.source, &blocker, "it is replicated");
+    job = start_full(&world);
+    test_wait_until(job->status == JOB_READY);
+    assert_int_equal(job_complete(job, &err), -EBUSY);
+    assert_string_equal(err.text, "cannot replace node 'source': it is replicated");
+    node_unblock(&blocker);
+    assert_int_equal(cancel(job, true), -ECANCELED);
+    world_close(&world);
+}
+
 TEST_LOOP(a_cancel_before_ready_or_by_force_gives_the_copy_up)
 {
     struct world world;
@@ -887,6 +942,8 @@ int main(void)
         cmocka_unit_test(a_mirror_becomes_ready_and_a_cancel_then_keeps_the_copy),
         cmocka_unit_test(a_ready_mirror_follows_the_guest_without_being_asked),
         cmocka_unit_test(a_complete_leads_the_users_of_the_source_to_the_target),
+        cmocka_unit_test(filters_that_come_during_a_mirror_stay),
+        cmocka_unit_test(a_target_that_is_replaced_during_a_mirror_fails_it),
         cmocka_unit_test(a_cancel_before_ready_or_by_force_gives_the_copy_up),
         cmocka_unit_test(a_cancel_waits_for_guest_writes_in_flight_and_holds_later_ones),
         cmocka_unit_test(sync_none_copies_what_is_written_from_now_on_alone),
