@@ -480,7 +480,7 @@ TEST_LOOP(bad_objects_are_refused)
         const char *text, *part;
     } cases[] = {
         {"{'id':'x'}", "qom-type"},
-        {"{'qom-type':'iothread','id':'x'}", "there are: throttle-group"},
+        {"{'qom-type':'iothread','id':'x'}", "there are: secret, throttle-group"},
         {"{'qom-type':'throttle-group'}", "id"},
         {"{'qom-type':'throttle-group','id':'0x'}", "is no id"},
         {"{'qom-type':'throttle-group','id':'x','limit':{}}", "limit"},
