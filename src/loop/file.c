@@ -94,7 +94,12 @@ int file_lock_holder(struct file *file, int64_t *ret_pid, char *name, size_t nam
 
 int path_rename(struct loop *loop, const char *from, const char *to)
 {
-    return loop->ops->path_rename(loop, from, to);
+    return loop->ops->path_rename(loop, from, to, false);
+}
+
+int path_exchange(struct loop *loop, const char *one, const char *other)
+{
+    return loop->ops->path_rename(loop, one, other, true);
 }
 
 int path_unlink(struct loop *loop, const char *path)

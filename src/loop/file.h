@@ -78,6 +78,9 @@ int file_lock_test(struct file *file, uint64_t byte, bool exclusive, bool *ret_l
 int file_lock_holder(struct file *file, int64_t *ret_pid, char *name, size_t name_bytes) MAY_WAIT;
 
 int path_rename(struct loop *loop, const char *from, const char *to) MAY_WAIT;
+/* Swaps what two names stand for, in one step, without leaving the thread; cheaper than replacing. -ENOENT: one is not there;
+ * -EINVAL, -ENOSYS: the file system cannot. */
+int path_exchange(struct loop *loop, const char *one, const char *other) MAY_WAIT;
 int path_unlink(struct loop *loop, const char *path) MAY_WAIT;
 /* Makes what was created, renamed or unlinked in the folder durable. */
 int path_sync_folder(struct loop *loop, const char *folder) MAY_WAIT;

@@ -48,7 +48,7 @@ struct loop_ops {
     int (*file_unlock)(struct file *file, uint64_t byte);
     int (*file_lock_test)(struct file *file, uint64_t byte, bool exclusive, bool *ret_locked);
     int (*file_lock_holder)(struct file *file, int64_t *ret_pid, char *name, size_t name_bytes);
-    int (*path_rename)(struct loop *loop, const char *from, const char *to);
+    int (*path_rename)(struct loop *loop, const char *from, const char *to, bool exchange);
     int (*path_unlink)(struct loop *loop, const char *path);
     int (*path_sync_folder)(struct loop *loop, const char *folder);
     int (*path_make_folder)(struct loop *loop, const char *folder, unsigned mode);
@@ -80,7 +80,8 @@ struct co_pool {
     struct list cached; /* struct co */
     struct list alive;  /* struct co; for the debugger and for tests of leaks */
     size_t cached_count, alive_count, alive_peak;
-    struct co_stacks *heirs; /* takes the cached ones in the end, gives when none is cached; or NULL */
+    struct co_stacks
+        *heirs; /* takes the cached ones in the end, gives when none is cached; or NULL */
 };
 
 struct timer_heap {

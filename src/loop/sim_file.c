@@ -298,9 +298,10 @@ int sim_file_lock_test(struct file *file, uint64_t byte, bool exclusive, bool *r
 
 /* --- paths --- */
 
-int sim_path_rename(struct loop *base, const char *from, const char *to)
+int sim_path_rename(struct loop *base, const char *from, const char *to, bool exchange)
 {
-    struct sim_request request = {.op = SIM_OP_RENAME, .path = from, .new_path = to};
+    struct sim_request request = {
+        .op = SIM_OP_RENAME, .path = from, .new_path = to, .exchange = exchange};
     return sim_request_run(sim_loop_of(base), &request);
 }
 

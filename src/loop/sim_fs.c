@@ -351,7 +351,21 @@ static int sim_rename_check(const struct sim_inode *from, const struct sim_inode
     return list_empty(&to->entries) ? 0 : -ENOTEMPTY;
 }
 
-int sim_fs_rename(struct sim_host *host, const char *from, const char *to)
+/* Each entry keeps its use of an inode, of the other one now. */
+static int sim_exchange(const struct sim_place *one, const struct sim_place *other)
+{
+    struct sim_change *change = sim_change_new(one, other);
+    struct sim_inode *inode = one->entry->inode;
+
+    if (change == NULL)
+        return -ENOMEM;
+    sim_change_note(change, inode);
+    one->entry->inode = other->entry->inode;
+    other->entry->inode = inode;
+    return 0;
+}
+
+int sim_fs_rename(struct sim_host *host, const char *from, const char *to, bool exchange)
 {
     struct sim_place old, new;
     int result = sim_place_find(host, from, &old);
@@ -362,12 +376,15 @@ int sim_fs_rename(struct sim_host *host, const char *from, const char *to)
         return result;
     if (old.folder == NULL || new.folder == NULL)
         return -EBUSY;
-    if (old.entry == NULL)
+    if (old.entry == NULL || (exchange && new.entry == NULL))
         return -ENOENT;
     if (new.entry != NULL &&new.entry->inode == old.entry->inode)
         return 0;
     if (sim_inode_is_below(new.folder, old.entry->inode))
         return -EINVAL;
+    if (exchange)
+        return sim_inode_is_below(old.folder, new.entry->inode) ? -EINVAL
+                                                                : sim_exchange(&old, &new);
     if (new.entry != NULL && (result = sim_rename_check(old.entry->inode, new.entry->inode)) < 0)
         return result;
     struct sim_change *change = sim_change_new(&old, &new);

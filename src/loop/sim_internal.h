@@ -195,7 +195,7 @@ int sim_fs_find(struct sim_host *host, const char *path, struct sim_inode **ret_
 int sim_fs_make(struct sim_host *host, const char *path, enum sim_inode_kind kind,
                 struct sim_inode **ret_inode);
 int sim_fs_make_folders(struct sim_host *host, const char *path);
-int sim_fs_rename(struct sim_host *host, const char *from, const char *to);
+int sim_fs_rename(struct sim_host *host, const char *from, const char *to, bool exchange);
 /* Folders only when they are empty. */
 int sim_fs_unlink(struct sim_host *host, const char *path);
 /* What has changed in the folder is durable. -ENOTDIR. */
@@ -231,6 +231,7 @@ struct sim_request {
     enum sim_phase phase;
     const char *path;
     const char *new_path;      /* of a rename */
+    bool exchange;             /* both names stay */
     struct sim_inode *inode;   /* of a file's request */
     struct sim_handle *handle; /* opened */
     uint64_t offset_bytes, length_bytes, done_bytes;
@@ -325,7 +326,7 @@ int sim_file_lock_test(struct file *file, uint64_t byte, bool exclusive, bool *r
 /* The process is dead: the program's side of an open file. */
 void sim_file_detach(struct sim_file *file);
 void sim_locks_drop(struct sim_handle *handle);
-int sim_path_rename(struct loop *loop, const char *from, const char *to) MAY_WAIT;
+int sim_path_rename(struct loop *loop, const char *from, const char *to, bool exchange) MAY_WAIT;
 int sim_path_unlink(struct loop *loop, const char *path) MAY_WAIT;
 int sim_path_sync_folder(struct loop *loop, const char *folder) MAY_WAIT;
 int sim_path_make_folder(struct loop *loop, const char *folder, unsigned mode) MAY_WAIT;

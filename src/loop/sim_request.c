@@ -166,7 +166,7 @@ static int sim_effect(struct sim_request *request, size_t part_bytes)
     case SIM_OP_EXTENT:
         return sim_extent(request);
     case SIM_OP_RENAME:
-        return sim_fs_rename(request->host, request->path, request->new_path);
+        return sim_fs_rename(request->host, request->path, request->new_path, request->exchange);
     case SIM_OP_UNLINK:
         return sim_fs_unlink(request->host, request->path);
     case SIM_OP_FOLDER:

@@ -72,7 +72,7 @@ int uring_file_lock_test(struct file *file, uint64_t byte, bool exclusive, bool 
 int uring_file_lock_holder(struct file *file, int64_t *ret_pid, char *name, size_t name_bytes)
     MAY_WAIT;
 int uring_file_fd(const struct file *file);
-int uring_path_rename(struct loop *loop, const char *from, const char *to) MAY_WAIT;
+int uring_path_rename(struct loop *loop, const char *from, const char *to, bool exchange) MAY_WAIT;
 int uring_path_unlink(struct loop *loop, const char *path) MAY_WAIT;
 int uring_path_sync_folder(struct loop *loop, const char *folder) MAY_WAIT;
 int uring_path_make_folder(struct loop *loop, const char *folder, unsigned mode) MAY_WAIT;

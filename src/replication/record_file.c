@@ -168,12 +168,13 @@ static int write_draft(struct record_file *file, const char *path, const char *t
                        bool durable, struct err *err) MAY_WAIT
 {
     struct file *opened = NULL;
-    int ret = file_open(file->loop, path, FILE_WRITABLE | FILE_CREATE | FILE_TRUNCATE,
-                        FILE_AIO_AUTO, &opened, err);
+    int ret = file_open(file->loop, path, FILE_WRITABLE | FILE_CREATE, FILE_AIO_AUTO, &opened, err);
 
     if (ret < 0)
         return ret;
     ret = file_write(opened, text, length, 0);
+    if (ret == 0 && file_info(opened)->length_bytes > length)
+        ret = file_truncate(opened, length);
     if (ret == 0 && durable)
         ret = file_sync(opened);
     file_close(opened);
@@ -194,8 +195,11 @@ int record_file_prepare(struct record_file *file, enum record_draft draft,
 int record_file_commit(struct record_file *file, enum record_draft draft, bool durable,
                        bool *ret_replaced, struct err *err)
 {
-    int ret = path_rename(file->loop, file->drafts[draft], file->path);
+    int ret = durable ? -EINVAL : path_exchange(file->loop, file->drafts[draft], file->path);
 
+    /* The first one, or a file system that cannot. */
+    if (ret == -ENOENT || ret == -EINVAL || ret == -ENOSYS || ret == -EOPNOTSUPP)
+        ret = path_rename(file->loop, file->drafts[draft], file->path);
     *ret_replaced = ret == 0;
     if (ret < 0)
         return err_set_errno(err, ret, "cannot replace the group's record '%s'", file->path);

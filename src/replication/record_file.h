@@ -34,7 +34,8 @@ int record_file_remove(struct record_file *file, struct err *err) MAY_WAIT;
  * Replacing in two steps, so that little is left for the second: the text goes into a file beside the
  * record, then takes its place. Between the two others may be prepared and committed under another
  * name. `durable`: it survives a loss of power when the second step has returned; else it survives a
- * killed process.
+ * killed process, and the two files are exchanged: file systems write out the content of a file that
+ * replaces another (ext4: milliseconds), not of files that change names.
  */
 enum record_draft { RECORD_DRAFT, RECORD_DRAFT_CHECKPOINT };
 int record_file_prepare(struct record_file *file, enum record_draft draft,

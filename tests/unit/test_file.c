@@ -409,6 +409,30 @@ TEST_LOOP(renaming_replaces_and_the_replaced_file_lives_while_open)
     remove_file(old, "old");
 }
 
+TEST_LOOP(two_names_are_exchanged_in_one_step)
+{
+    struct loop *loop = loop_current();
+    struct file *one = open_file("one", FILE_WRITABLE | FILE_CREATE, FILE_AIO_AUTO);
+    struct file *other = open_file("other", FILE_WRITABLE | FILE_CREATE, FILE_AIO_AUTO);
+    char byte = 0;
+
+    assert_int_equal(file_write(one, "1", 1, 0), 0);
+    assert_int_equal(file_write(other, "2", 1, 0), 0);
+    file_close(one);
+    file_close(other);
+    assert_int_equal(path_exchange(loop, test_path("one"), test_path("absent")), -ENOENT);
+    assert_int_equal(path_exchange(loop, test_path("one"), test_path("other")), 0);
+    one = open_file("one", 0, FILE_AIO_AUTO);
+    other = open_file("other", 0, FILE_AIO_AUTO);
+    assert_int_equal(file_read(one, &byte, 1, 0), 1);
+    assert_int_equal(byte, '2');
+    assert_int_equal(file_read(other, &byte, 1, 0), 1);
+    assert_int_equal(byte, '1');
+    assert_int_equal(path_unlink(loop, test_path("other")), 0);
+    file_close(other);
+    remove_file(one, "one");
+}
+
 TEST_LOOP(paths_that_are_not_there_are_errors)
 {
     struct loop *loop = loop_current();
@@ -461,6 +485,7 @@ int main(void)
         cmocka_unit_test(a_punched_range_is_a_hole_and_written_data_is_data),
         cmocka_unit_test(a_lock_keeps_other_opens_out_until_released_or_closed),
         cmocka_unit_test(renaming_replaces_and_the_replaced_file_lives_while_open),
+        cmocka_unit_test(two_names_are_exchanged_in_one_step),
         cmocka_unit_test(paths_that_are_not_there_are_errors),
         cmocka_unit_test(an_unlinked_file_works_until_it_is_closed),
         cmocka_unit_test(making_a_folder_that_exists_is_fine_and_over_a_file_is_not),
