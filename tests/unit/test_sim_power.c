@@ -143,6 +143,16 @@ static void each_unit_not_synced_is_old_or_new_or_between_and_synced_ones_stay(v
     assert_true(mixed > SEEDS / 20);
 }
 
+/* Computed once, as that of test_sim.c. */
+static void what_a_cut_of_a_seed_leaves_is_the_same_everywhere(void **state UNUSED)
+{
+    struct cut cut = {.sim = new_plain_world(42)};
+
+    cut_and_look(&cut, write_some_and_sync_some, look_at_units);
+    assert_int_equal(sim_trace_hash(cut.sim), UINT64_C(0x5fbce7f007875e7d));
+    sim_free(cut.sim);
+}
+
 static void grow_and_shrink(void *arg) MAY_WAIT;
 static void grow_and_shrink(void *arg)
 {
@@ -496,6 +506,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_unit_not_synced_is_old_or_new_or_between_and_synced_ones_stay),
+        cmocka_unit_test(what_a_cut_of_a_seed_leaves_is_the_same_everywhere),
         cmocka_unit_test(a_files_length_is_old_or_new_or_between),
         cmocka_unit_test(changes_of_a_folder_have_happened_up_to_one_of_them),
         cmocka_unit_test(a_file_replaced_in_the_safe_way_is_the_old_or_the_new_one),
