@@ -80,8 +80,7 @@ struct co_pool {
     struct list cached; /* struct co */
     struct list alive;  /* struct co; for the debugger and for tests of leaks */
     size_t cached_count, alive_count, alive_peak;
-    struct co_stacks
-        *heirs; /* takes the cached ones in the end, gives when none is cached; or NULL */
+    struct co_stacks *heirs; /* gets what is cached in the end, gives when nothing is; or NULL */
 };
 
 struct timer_heap {
