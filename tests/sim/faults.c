@@ -22,7 +22,6 @@ static void died(struct host *host)
     world_truth(world)->linked = false;
     if (host->role == ROLE_TRUTH || host->role == ROLE_STANDBY) {
         host->down = true;
-        host->doubtful = host->doubtful || host->command;
     } else {
         host->role = ROLE_DOWN;
     }
@@ -42,7 +41,7 @@ static void power_cut(struct host *host)
     struct world *world = host->world;
 
     /* What its overlays hold lives in the page cache: see durability.md, levels. */
-    if (host->process == NULL || host->merging || (host->role == ROLE_STANDBY && host->command))
+    if (host->process == NULL || host->merging)
         return;
     process_forget(host);
     (void)sim_host_power_cut(world->sim, host->name);
@@ -147,18 +146,10 @@ static void disks_heal(struct host *host)
 
 /* --- all --- */
 
-/* What the simulated hosts can suffer yet. */
-static bool is_possible(enum op_kind kind)
-{
-    return kind == OP_DISK_FAIL || kind == OP_DISK_FULL || kind == OP_DISK_HEAL;
-}
-
 void manager_fault(struct world *world, const struct op *op)
 {
     struct host *host = op->side == SIDE_TRUTH ? world_truth(world) : world_other(world);
 
-    if (!is_possible(op->kind))
-        return;
     switch (op->kind) {
     case OP_KILL:
         kill_host(host);

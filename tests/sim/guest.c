@@ -7,7 +7,7 @@
 
 /* Longer than a daemon may wait for its peer. */
 #define GUEST_TIMEOUT_NS (120 * NS_PER_S)
-#define READ_ATTEMPTS    10u
+#define READ_ATTEMPTS    5u
 
 struct request {
     struct guest *guest;
@@ -55,8 +55,7 @@ static struct nbd_client *guest_connect(struct guest *guest, unsigned disk) MAY_
     struct err err = ERR_INIT;
 
     snprintf(export, sizeof(export), "disk%u", disk);
-    while (guest->connecting[disk])
-        co_sleep(50 * NS_PER_US);
+    (void)WORLD_WAIT(host->world, DEADLINE_NEVER / 2, !guest->connecting[disk]);
     if (guest->clients[disk] != NULL && (!guest->broken[disk] || guest->users[disk] > 0))
         return guest->broken[disk] ? NULL : guest->clients[disk];
     guest->connecting[disk] = true;
@@ -89,8 +88,12 @@ static struct nbd_client *guest_enter(struct guest *guest, unsigned disk) MAY_WA
 void guest_forget(struct guest *guest)
 {
     guest->life++;
-    for (unsigned disk = 0; disk < ORACLE_MAX_DISKS; disk++)
-        guest->broken[disk] = guest->clients[disk] != NULL;
+    for (unsigned disk = 0; disk < ORACLE_MAX_DISKS; disk++) {
+        if (guest->clients[disk] == NULL)
+            continue;
+        guest->broken[disk] = true;
+        nbd_client_shutdown(guest->clients[disk], 0);
+    }
 }
 
 static void close_main(void *arg) MAY_WAIT;
@@ -160,7 +163,7 @@ static void guest_excuse(struct request *request, int r)
     char text[160];
 
     if (!request->well || !host_is_well(host) || request->troubles != host->troubles ||
-        host->promoting)
+        host->changing)
         return;
     op_print(&request->op, text, sizeof(text));
     world_violation(world, invariant_name(I1_ACKNOWLEDGED_IS_READ),
@@ -268,8 +271,7 @@ static void guest_work(struct request *request) MAY_WAIT
     struct world *world = guest->host->world;
     struct nbd_client *client;
 
-    while (guest->held)
-        co_sleep(100 * NS_PER_US);
+    (void)WORLD_WAIT(world, DEADLINE_NEVER / 2, !guest->held);
     guest->inside++;
     request->well = host_is_well(guest->host);
     request->troubles = guest->host->troubles;
@@ -310,7 +312,7 @@ void guest_request(struct guest *guest, const struct op *op)
     struct world *world = guest->host->world;
     struct request *request;
 
-    if (!WORLD_WAIT(world, WORLD_PATIENCE_NS, guest->under_way < WORLD_MAX_REQUESTS))
+    if (!WORLD_WAIT(world, 16 * WORLD_PATIENCE_NS, guest->under_way < WORLD_MAX_REQUESTS))
         world_violation(world, invariant_name(I8_NOTHING_HANGS),
                         "the guest of %s waits for %u requests", guest->host->name,
                         guest->under_way);
@@ -373,7 +375,7 @@ bool guest_read_all(struct guest *guest, uint8_t **ret_bytes)
     assert(all.bytes != NULL);
     if (co_spawn(guest->loop, "guest reads all", read_all_main, &all) < 0)
         abort();
-    if (!WORLD_WAIT(guest->host->world, WORLD_PATIENCE_NS, all.done))
+    if (!WORLD_WAIT(guest->host->world, READ_ATTEMPTS * WORLD_PATIENCE_NS, all.done))
         world_violation(guest->host->world, invariant_name(I8_NOTHING_HANGS),
                         "the guest of %s reads its disks for ever", guest->host->name);
     if (all.ok && ret_bytes != NULL)

@@ -32,6 +32,7 @@ static const char *const op_names[OP_KIND_COUNT] = {
     [OP_FAILOVER] = "failover",
     [OP_RESUME] = "bring the other in sync",
     [OP_RESTART] = "restart",
+    [OP_STOP] = "stop replication",
     [OP_CHECK] = "read everything",
     [OP_KILL] = "kill",
     [OP_POWER_CUT] = "cut the power of",
@@ -61,6 +62,7 @@ static const char *const op_words[OP_KIND_COUNT] = {
     [OP_FAILOVER] = "failover",
     [OP_RESUME] = "resume",
     [OP_RESTART] = "restart",
+    [OP_STOP] = "stop",
     [OP_CHECK] = "check",
     [OP_KILL] = "kill",
     [OP_POWER_CUT] = "power-cut",
@@ -131,6 +133,7 @@ void op_print(const struct op *op, char *text, size_t text_bytes)
     case OP_CHECKPOINT:
     case OP_FAILOVER:
     case OP_RESUME:
+    case OP_STOP:
     case OP_CHECK:
         snprintf(text, text_bytes, "%s%s", op_names[op->kind],
                  (op->flags & OP_WAIT) != 0 ? "" : ", and go on meanwhile");
@@ -262,6 +265,7 @@ static void weigh(struct maker *maker, enum theme theme)
         {OP_CHECKPOINT, {0, 150, 20, 10, 10, 20, 40, 30}},
         {OP_FAILOVER, {0, 0, 8, 4, 8, 8, 25, 10}},
         {OP_RESUME, {0, 2, 12, 12, 8, 12, 12, 10}},
+        {OP_STOP, {0, 4, 2, 0, 4, 12, 4, 4}},
         {OP_RESTART, {0, 0, 20, 20, 0, 2, 8, 8}},
         {OP_KILL, {0, 0, 25, 2, 2, 2, 10, 8}},
         {OP_POWER_CUT, {0, 0, 2, 15, 0, 0, 2, 5}},
@@ -371,6 +375,7 @@ static void draw_op(struct maker *maker)
     case OP_FAILOVER:
     case OP_RESUME:
     case OP_RESTART:
+    case OP_STOP:
     case OP_CHECK:
         op->side = (uint8_t)below(maker, 2);
         op->flags = chance(maker, 40) ? OP_WAIT : 0;

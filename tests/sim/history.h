@@ -29,6 +29,7 @@ enum op_kind {
     OP_FAILOVER,
     OP_RESUME,
     OP_RESTART,
+    OP_STOP,  /* replication, without a failover */
     OP_CHECK, /* everything is read */
     /* faults, at once */
     OP_KILL,

@@ -27,25 +27,36 @@ static uint32_t disks_of(const struct world *world)
 
 /* --- links --- */
 
-static void links_remove(struct host *host) MAY_WAIT
+/* Commands that an earlier attempt has carried out fail, so only what is left at the end counts. */
+static bool link_remove(struct host *host, unsigned disk) MAY_WAIT
+{
+    struct err err = ERR_INIT;
+
+    (void)qmp_command(host, NULL, &err,
+                      "{'execute':'x-blockdev-change','arguments':"
+                      "{'parent':'top%u','child':'children.1'}}",
+                      disk);
+    int r = qmp_command(host, NULL, &err,
+                        "{'execute':'blockdev-del','arguments':{'node-name':'link%u-%u'}}", disk,
+                        host->links_made);
+    return r == 0 || (r == -EREMOTEIO && strstr(err.text, "Failed to find node") != NULL);
+}
+
+/* -EBUSY: some are still there. */
+static int links_remove(struct host *host, struct err *err) MAY_WAIT
 {
     struct world *world = host->world;
+    bool gone = true;
 
     host->linked = false;
-    if (host->links_made == 0)
-        return;
-    struct err err = ERR_INIT;
-    (void)qmp_command(host, NULL, &err,
+    if (!host->has_links)
+        return 0;
+    (void)qmp_command(host, NULL, err,
                       "{'execute':'replication-stop','arguments':{'failover':false}}");
-    for (unsigned disk = 0; disk < disks_of(world); disk++) {
-        (void)qmp_command(host, NULL, &err,
-                          "{'execute':'x-blockdev-change','arguments':"
-                          "{'parent':'top%u','child':'children.1'}}",
-                          disk);
-        (void)qmp_command(host, NULL, &err,
-                          "{'execute':'blockdev-del','arguments':{'node-name':'link%u-%u'}}", disk,
-                          host->links_made);
-    }
+    for (unsigned disk = 0; disk < disks_of(world); disk++)
+        gone = link_remove(host, disk) && gone;
+    host->has_links = !gone;
+    return gone ? 0 : err_set(err, -EBUSY, "the former links of %s stay", host->name);
 }
 
 static int link_add(struct host *host, struct host *to, unsigned disk, struct err *err) MAY_WAIT
@@ -80,6 +91,7 @@ static int links_make(struct host *host, struct host *to, struct err *err) MAY_W
     int r = 0;
 
     host->links_made++;
+    host->has_links = true;
     for (unsigned disk = 0; r == 0 && disk < disks_of(world); disk++)
         r = link_add(host, to, disk, err);
     if (r == 0)
@@ -99,15 +111,14 @@ static void in_sync(struct host *truth, struct host *other)
     view_set_invariant(other->view, I2_VIEW_IS_CHECKPOINT);
     view_set_invariant(truth->view, I1_ACKNOWLEDGED_IS_READ);
     other->role = ROLE_STANDBY;
-    other->down = other->doubtful = other->merging = false;
+    other->down = other->merging = false;
     truth->linked = true;
     world->troubled = false;
 }
 
 /* --- checkpoint --- */
 
-/* Whether the truth says of itself that the other lacks something; if it cannot be asked, it died, and
- * all its connections at once. */
+/* Whether the truth says of itself that the other lacks something, or cannot be asked. */
 static bool truth_is_broken(struct host *truth) MAY_WAIT
 {
     struct json_object *result = NULL, *error = NULL;
@@ -115,11 +126,23 @@ static bool truth_is_broken(struct host *truth) MAY_WAIT
     bool broken = false;
 
     if (qmp_command(truth, &result, &err, "{'execute':'query-xen-replication-status'}") < 0)
-        return false;
+        return true;
     if (json_object_object_get_ex(result, "error", &error))
         broken = json_object_get_boolean(error);
     json_object_put(result);
     return broken;
+}
+
+/* Who does not answer might do so much later, when nobody expects it. */
+static void give_up(struct host *host)
+{
+    if (host->process == NULL)
+        return;
+    process_kill(host);
+    host->frozen = false;
+    host->down = true;
+    host->troubles++;
+    world_truth(host->world)->linked = false;
 }
 
 static void checkpoint(struct world *world) MAY_WAIT
@@ -136,24 +159,22 @@ static void checkpoint(struct world *world) MAY_WAIT
         return;
     }
     uint32_t since = oracle_now(world->oracle);
-    other->command = true;
-    view_checkpoint_begin(other->view, other->stream);
+    view_checkpoint_begin(other->view, other->stream, marked);
     int r = qmp_command(other, NULL, &err, "{'execute':'replication-checkpoint'}");
-    other->command = false;
     if (r == -EREMOTEIO) {
         view_checkpoint_failed(other->view);
         no_excuse(world, well, "a checkpoint of the secondary", &err);
         return;
     }
     /* The cut is where the secondary was when the link broke, which was after the marker. */
-    if (world->troubled && truth_is_broken(truth)) {
-        since = marked;
-        if (disks_of(world) > 1)
-            view_blind(other->view);
-    }
-    view_checkpoint(other->view, other->stream, since, r == 0);
+    bool broken = world->troubled && truth_is_broken(truth);
+    view_checkpoint(other->view, other->stream, broken ? marked : since, r == 0);
+    /* Nobody holds the primary between the two commands: a link of one disk that breaks there makes a
+     * mixture of several disks. Peer-control will close this gap. */
+    if (broken && disks_of(world) > 1)
+        view_blind(other->view);
     if (r < 0)
-        other->doubtful = true;
+        give_up(other);
     world->stats.checkpoints += r == 0;
 }
 
@@ -168,19 +189,19 @@ static void failover(struct world *world) MAY_WAIT
     if (!host_is_up(other) || other->role != ROLE_STANDBY)
         return;
     other->troubles++;
-    other->command = other->promoting = true;
+    other->changing = true;
     int r = qmp_command(other, NULL, &err,
                         "{'execute':'replication-stop','arguments':{'failover':true}}");
-    other->command = other->promoting = false;
+    other->changing = false;
     other->troubles++;
     if (r == -EREMOTEIO) {
         no_excuse(world, well, "a failover", &err);
         return;
     }
-    if (r < 0 && !other->down) {
-        process_kill(other);
-        other->down = true;
-    }
+    if (other->role != ROLE_STANDBY)
+        return; /* it lost its power, and with that what it would have taken over with */
+    if (r < 0)
+        give_up(other);
     /* The exports that were read-only have been closed, and are back. */
     if (!world->history->standby_runs)
         guest_forget(&other->guest);
@@ -194,24 +215,32 @@ static void failover(struct world *world) MAY_WAIT
     world->stats.failovers++;
 }
 
-/* Whether the merge has ended; one that failed is tried again. */
-static bool merge_is_done(struct host *host) MAY_WAIT
+static bool query_stage(struct host *host, char *stage, size_t stage_bytes) MAY_WAIT
 {
-    struct json_object *result = NULL, *stage = NULL;
+    struct json_object *result = NULL, *member = NULL;
     struct err err = ERR_INIT;
 
     if (qmp_command(host, &result, &err, "{'execute':'query-replication'}") < 0)
         return false;
-    json_object_object_get_ex(result, "stage", &stage);
-    const char *name = json_object_get_string(stage);
-    bool done = strcmp(name, "done") == 0, failed = strcmp(name, "failover-failed") == 0;
+    json_object_object_get_ex(result, "stage", &member);
+    snprintf(stage, stage_bytes, "%s", json_object_get_string(member));
     json_object_put(result);
-    if (failed)
+    return true;
+}
+
+/* Whether the merge has ended; one that failed is tried again. */
+static bool merge_is_done(struct host *host) MAY_WAIT
+{
+    struct err err = ERR_INIT;
+    char stage[32];
+
+    if (!query_stage(host, stage, sizeof(stage)))
+        return false;
+    if (strcmp(stage, "failover-failed") == 0)
         (void)qmp_command(host, NULL, &err,
                           "{'execute':'replication-stop','arguments':{'failover':true}}");
-    if (done)
-        host->merging = false;
-    return done;
+    host->merging = host->merging && strcmp(stage, "done") != 0;
+    return !host->merging;
 }
 
 static bool wait_merged(struct host *host, uint64_t patience_ns) MAY_WAIT
@@ -222,63 +251,53 @@ static bool wait_merged(struct host *host, uint64_t patience_ns) MAY_WAIT
 
 /* --- restart --- */
 
-static void restart_truth(struct host *host) MAY_WAIT
+/* What a failover that nobody answered has come to. */
+static int failover_again(struct host *host, struct err *err) MAY_WAIT
 {
-    struct world *world = host->world;
-    struct err err = ERR_INIT;
-    bool well = host_disks_are_well(host);
+    char stage[32];
 
-    int r = process_start(host, host->merging, false, false, &err);
-    if (r == 0 && host->merging)
-        r = start(host, "secondary", "merge", &err);
-    if (r < 0) {
-        if (well && host_disks_are_well(host) && host->process != NULL)
-            world_violation(world, invariant_name(I8_NOTHING_HANGS),
-                            "the truth on %s does not start again: %s", host->name, err.text);
-        process_kill(host);
-        return;
-    }
-    host->links_made = 0;
-    host->down = false;
-    view_settle(host->view);
-    world->stats.restarts++;
+    if (!query_stage(host, stage, sizeof(stage)))
+        return err_set(err, -ECONNRESET, "the stage of %s is not known", host->name);
+    if (strcmp(stage, "running") != 0)
+        return 0;
+    return qmp_command(host, NULL, err,
+                       "{'execute':'replication-stop','arguments':{'failover':true}}");
 }
 
-static void restart_standby(struct host *host) MAY_WAIT
+/* A secondary, and one that has not finished its failover, goes on as its record says. */
+static int restart_host(struct host *host, struct err *err) MAY_WAIT
 {
-    struct world *world = host->world;
-    struct err err = ERR_INIT;
-    bool well = host_disks_are_well(host);
+    bool secondary = host->role == ROLE_STANDBY || host->merging;
+    int r = process_start(host, secondary, false, false, err);
 
-    if (host->doubtful) {
-        host->role = ROLE_DOWN;
-        return;
-    }
-    int r = process_start(host, true, false, false, &err);
-    if (r == 0)
-        r = start(host, "secondary", "resume", &err);
-    if (r < 0) {
-        if (well && host_disks_are_well(host) && host->process != NULL)
-            world_violation(world, invariant_name(I8_NOTHING_HANGS),
-                            "the secondary on %s does not start again: %s", host->name, err.text);
-        process_kill(host);
-        return;
-    }
-    host->links_made = 0;
-    host->down = false;
-    view_settle(host->view);
-    world->stats.restarts++;
+    if (r == 0 && secondary)
+        r = start(host, "secondary", "empty", err);
+    if (r == 0 && host->merging)
+        r = failover_again(host, err);
+    return r;
 }
 
 static void restart(struct world *world, struct host *host) MAY_WAIT
 {
+    struct err err = ERR_INIT;
+    bool well = host_disks_are_well(host);
+
     if (!host->down || host->process != NULL)
         return;
-    if (host->role == ROLE_TRUTH)
-        restart_truth(host);
-    else if (host->role == ROLE_STANDBY)
-        restart_standby(host);
-    (void)world;
+    host->changing = true;
+    int r = restart_host(host, &err);
+    host->changing = false;
+    if (r < 0) {
+        if (well && host_disks_are_well(host) && host->process != NULL)
+            world_violation(world, invariant_name(I8_NOTHING_HANGS),
+                            "%s (%s) does not start again: %s", host->name, role_name(host->role),
+                            err.text);
+        process_kill(host);
+        return;
+    }
+    host->down = false;
+    view_settle(host->view);
+    world->stats.restarts++;
 }
 
 /* --- resume: the other becomes a standby again, by a copy of everything --- */
@@ -366,8 +385,12 @@ static int hold_guest(struct host *host, struct err *err) MAY_WAIT
 
 static int synchronise(struct host *truth, struct host *other, struct err *err) MAY_WAIT
 {
-    links_remove(truth);
-    int r = process_start(other, true, true, true, err);
+    int r = links_remove(truth, err);
+    /* A frozen daemon may have got its commands late. */
+    if (r == 0 && !mirrors_are_gone(truth))
+        (void)mirrors_end(truth, true, err);
+    if (r == 0)
+        r = process_start(other, true, true, true, err);
     if (r == 0)
         r = mirrors_start(truth, other, err);
     if (r == 0)
@@ -385,10 +408,10 @@ static void resume(struct world *world) MAY_WAIT
     struct host *truth = world_truth(world), *other = world_other(world);
     struct err err = ERR_INIT;
 
-    if (!host_is_up(truth) || !wait_merged(truth, 10 * NS_PER_S))
-        return;
     bool well = world_is_able(world);
     unsigned troubles = world->troubles;
+    if (!host_is_up(truth) || !wait_merged(truth, 10 * NS_PER_S) || !host_is_up(truth))
+        return;
     other->role = ROLE_SYNC;
     other->down = false;
     if (other->frozen) {
@@ -409,7 +432,46 @@ static void resume(struct world *world) MAY_WAIT
         (void)mirrors_end(truth, true, &ignored);
         other->role = ROLE_DOWN;
         process_kill(other);
-        links_remove(truth);
+        (void)links_remove(truth, &ignored);
+    }
+    truth->guest.held = false;
+}
+
+/* --- stop --- */
+
+/* The guest of the truth is held meanwhile, so what the other has is what the truth has. */
+static void stop(struct world *world) MAY_WAIT
+{
+    struct host *truth = world_truth(world), *other = world_other(world);
+    bool well = world_is_well(world);
+    struct err err = ERR_INIT;
+
+    if (!host_is_up(truth) || !truth->linked || !host_is_up(other) || other->role != ROLE_STANDBY ||
+        hold_guest(truth, &err) < 0) {
+        truth->guest.held = false;
+        return;
+    }
+    uint32_t since = oracle_now(world->oracle);
+    view_checkpoint_begin(other->view, other->stream, since);
+    int r = qmp_command(other, NULL, &err,
+                        "{'execute':'replication-stop','arguments':{'failover':false}}");
+    if (r == -EREMOTEIO) {
+        view_checkpoint_failed(other->view);
+        no_excuse(world, well, "a stop", &err);
+    } else {
+        view_checkpoint(other->view, other->stream, since, r == 0);
+        if (truth_is_broken(truth))
+            view_blind(other->view);
+        if (r == 0)
+            r = qmp_command(other, NULL, &err,
+                            "{'execute':'nbd-server-stop','arguments':{'id':'peer'}}");
+        if (r < 0)
+            process_kill(other);
+        other->role = r < 0 ? ROLE_DOWN : ROLE_STALE;
+        other->down = false;
+        world->troubled = true;
+        world->stats.stops++;
+        (void)links_remove(truth, &err);
     }
     truth->guest.held = false;
 }
@@ -471,6 +533,9 @@ static void manager_do(struct world *world, const struct op *op) MAY_WAIT
     case OP_RESUME:
         resume(world);
         break;
+    case OP_STOP:
+        stop(world);
+        break;
     case OP_RESTART:
         restart(world, host);
         break;
@@ -497,7 +562,7 @@ static void lane_main(void *arg)
 
 static void lane_wait(struct world *world) MAY_WAIT
 {
-    if (!WORLD_WAIT(world, 4 * WORLD_PATIENCE_NS, !world->managing))
+    if (!WORLD_WAIT(world, 16 * WORLD_PATIENCE_NS, !world->managing))
         world_violation(world, invariant_name(I8_NOTHING_HANGS),
                         "a command of the manager does not end");
 }
@@ -540,7 +605,7 @@ static void settle(struct world *world) MAY_WAIT
 {
     for (unsigned i = 0; i < WORLD_SIDES; i++) {
         struct guest *guest = &world->hosts[i].guest;
-        if (!WORLD_WAIT(world, WORLD_PATIENCE_NS, guest_is_idle(guest)))
+        if (!WORLD_WAIT(world, 16 * WORLD_PATIENCE_NS, guest_is_idle(guest)))
             world_violation(world, invariant_name(I8_NOTHING_HANGS),
                             "%u requests of the guest of %s do not end", guest->under_way,
                             world->hosts[i].name);

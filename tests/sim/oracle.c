@@ -28,7 +28,7 @@ struct change {
 enum base {
     BASE_NO,
     BASE_CUT,    /* by the last cut */
-    BASE_BEFORE, /* by one before: it says nothing about the moment of the last */
+    BASE_BEFORE, /* by one before, or by a power cut: it says nothing about the moment of the last */
 };
 
 /* One change that may be what a sector holds. */
@@ -63,6 +63,7 @@ struct view {
     struct list states, former; /* struct state */
     struct list reads;          /* struct view_read */
     const struct view *next;    /* a checkpoint is under way */
+    uint32_t next_since;
     uint32_t flushed[ORACLE_MAX_DISKS];
     bool blind; /* more may be than is kept: nothing is checked until the next checkpoint */
 };
@@ -318,7 +319,7 @@ static bool entry_is_gone(const struct view *view, const struct state *state,
         return false;
     for (uint32_t i = 0; i < cell->count; i++) {
         const struct entry *other = &cell->entries[i];
-        if (other != entry && !other->optional &&
+        if (other != entry && !other->optional && other->base == BASE_NO &&
             view->oracle->changes[other->change].kind != CHANGE_DISCARD &&
             change_is_durable(view, other->change) &&
             view->oracle->changes[other->change].begun > entry_ended(view->oracle, state, entry))
@@ -492,6 +493,7 @@ void view_settle(struct view *view)
 void view_power_cut(struct view *view)
 {
     struct oracle *oracle = view->oracle;
+    uint32_t now = oracle_now(oracle);
 
     LIST_FOR_EACH(state, &view->states, struct state, link) {
         for (size_t i = 0; i < cell_count(oracle); i++) {
@@ -501,17 +503,23 @@ void view_power_cut(struct view *view)
                 if (entry->killed != 0 && !entry_is_gone(view, state, cell, entry))
                     entry->killed = 0;
             }
+            for (uint32_t k = 0; k < cell->count; k++) {
+                cell->entries[k].base = BASE_BEFORE;
+                cell->entries[k].optional = 0;
+            }
             if (cell->forgot > view->flushed[i / oracle->sectors])
                 cell->wild = MAX(cell->wild, cell->forgot);
         }
+        state->born = now;
     }
 }
 
 /* --- checkpoints --- */
 
-void view_checkpoint_begin(struct view *view, const struct view *next)
+void view_checkpoint_begin(struct view *view, const struct view *next, uint32_t since)
 {
     view->next = next;
+    view->next_since = since;
     if (list_empty(&view->reads)) /* else one may be under way since the checkpoint before */
         states_drop(view->oracle, &view->former);
     LIST_FOR_EACH(read, &view->reads, struct view_read, link)
@@ -775,8 +783,8 @@ static void check_vague(struct view_read *read, unsigned disk, uint32_t sector, 
 
     if (states_allow(oracle, &view->states, disk, sector, value, read->begun) ||
         states_allow(oracle, &view->former, disk, sector, value, read->begun) ||
-        (view->next != NULL &&
-         states_allow(oracle, &view->next->states, disk, sector, value, read->begun)))
+        (view->next != NULL && states_allow(oracle, &view->next->states, disk, sector, value,
+                                            MIN(read->begun, view->next_since))))
         return;
     tell_illegal(view, disk, sector, value, read->begun, "neither before nor after the checkpoint");
 }

@@ -103,9 +103,9 @@ void view_read_begin(struct view *view, struct view_read *read);
 void view_read_end(struct view_read *read, unsigned disk, uint32_t first, uint32_t count,
                    const void *bytes);
 /* Reads that overlap a checkpoint of the view, which is under way from now on, may see before or
- * after it. `next`: where the new content comes from. view_checkpoint() or view_checkpoint_failed()
+ * after it. `next`: where the new content comes from, as it was since `since`. view_checkpoint() or view_checkpoint_failed()
  * ends it. */
-void view_checkpoint_begin(struct view *view, const struct view *next);
+void view_checkpoint_begin(struct view *view, const struct view *next, uint32_t since);
 void view_checkpoint_failed(struct view *view);
 /* What the view is cannot be told until its next checkpoint. */
 void view_blind(struct view *view);

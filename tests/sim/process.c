@@ -11,6 +11,7 @@
 #include <stdarg.h>
 #include <string.h>
 
+#define STATE_FOLDER   "/state"
 #define DISKS(process) ((process)->host->world->history->disks)
 
 static uint64_t disk_bytes(const struct process *process)
@@ -61,6 +62,9 @@ static int make_files(struct process *process, struct err *err) MAY_WAIT
 {
     int r = 0;
 
+    /* What was here before is given up: the operator's word for it. */
+    if (process->make_overlays)
+        (void)path_unlink(process->loop, STATE_FOLDER "/group");
     for (unsigned disk = 0; r == 0 && disk < DISKS(process); disk++) {
         if (process->make_disks)
             r = make_disk(process, disk, err);
@@ -135,6 +139,10 @@ static int set_up(struct process *process, struct err *err)
 
     process->config.drivers = drivers_table;
     process->config.insecure = true;
+    if (process->secondary) {
+        process->config.state = strdup(STATE_FOLDER);
+        process->config.durability = GROUP_LEVEL_PROCESS;
+    }
     setup_add(&setup, config_add_nbd_server, "id=user,addr.type=inet,addr.host=,addr.port=%s",
               WORLD_USER_PORT);
     setup_add(&setup, config_add_nbd_server, "id=peer,addr.type=inet,addr.host=,addr.port=%s",
@@ -226,6 +234,8 @@ int process_start(struct host *host, bool secondary, bool make_disks, bool make_
 
     assert(host->process == NULL);
     assert(process != NULL);
+    qmp_disconnect(host);
+    host->has_links = false;
     process->host = host;
     process->secondary = secondary;
     process->make_disks = make_disks;
@@ -245,7 +255,10 @@ int process_start(struct host *host, bool secondary, bool make_disks, bool make_
     if (process->up)
         return 0;
     *err = process->err;
-    host->process = NULL;
+    if (process->ended)
+        host->process = NULL;
+    else
+        process_kill(host);
     return err_is_set(err) ? err->code : err_set(err, -ETIMEDOUT, "no daemon on %s", host->name);
 }
 
@@ -276,8 +289,7 @@ void process_kill(struct host *host)
     if (process == NULL)
         return;
     host->process = NULL;
-    if (process->daemon != NULL)
-        daemon_quit(process->daemon, "host-signal");
+    sim_process_kill(process->loop);
 }
 
 void process_forget(struct host *host)

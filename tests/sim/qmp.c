@@ -75,6 +75,8 @@ static int qmp_connect(struct host *host, struct err *err) MAY_WAIT
         r = qmp_receive(host, &value, err);
     if (r == 0)
         json_object_put(value);
+    if (r == 0)
+        sock_deadline(host->qmp, DEADLINE_NEVER);
     else
         qmp_disconnect(host);
     return r < 0 && !err_is_set(err) ? err_set_errno(err, r, "control of %s", host->name) : r;
@@ -123,6 +125,8 @@ int qmp_command(struct host *host, struct json_object **ret_result, struct err *
         r = qmp_send(host, text);
         if (r == 0)
             r = qmp_receive(host, &value, err);
+        if (r == 0)
+            sock_deadline(host->qmp, DEADLINE_NEVER);
         if (r < 0) {
             qmp_disconnect(host);
             if (!err_is_set(err))

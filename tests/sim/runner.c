@@ -204,7 +204,7 @@ static bool worker_read(struct run *run, struct worker *worker)
     if (read(worker->fd, &done, sizeof(done)) != (ssize_t)sizeof(done))
         return false;
     if (run->hashes)
-        printf("%" PRIu64 " %" PRIx64 "\n", done.seed, done.hash);
+        printf("%" PRIu64 " %" PRIx64 "\n", done.seed, done.hash), fflush(stdout);
     worker->next = done.seed + run->workers;
     if (++run->done % REPORT_EVERY == 0 && !run->hashes)
         tell_progress(run);

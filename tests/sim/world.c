@@ -115,6 +115,7 @@ static void do_op(struct world *world, const struct op *op) MAY_WAIT
     case OP_FAILOVER:
     case OP_RESUME:
     case OP_RESTART:
+    case OP_STOP:
     case OP_CHECK:
         manager_op(world, op);
         break;

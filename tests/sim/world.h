@@ -21,8 +21,10 @@
 #define WORLD_USER_PORT     "10809"
 #define WORLD_PEER_PORT     "10810"
 #define WORLD_QMP_PORT      "4444"
-#define WORLD_TIME_LIMIT_NS (7200 * NS_PER_S)
+#define WORLD_TIME_LIMIT_NS (20000 * NS_PER_S)
 /* What a request or a command may take while nothing is wrong. */
+/* Who waits looks again after ever longer steps. */
+#define WORLD_STEP_MAX_NS   (200 * NS_PER_MS)
 #define WORLD_PATIENCE_NS   (300 * NS_PER_S)
 
 enum role {
@@ -72,7 +74,6 @@ struct host {
     bool linked;  /* ROLE_TRUTH: forwards to the other */
     bool frozen;
     bool disks_faulty;
-    bool doubtful; /* died during a command that changes what its overlays mean */
     struct process *process;
     struct guest guest;
     struct view *view;   /* what its guest may see */
@@ -81,14 +82,15 @@ struct host {
     struct json_reader *qmp_reader;
     char qmp_bytes[2048]; /* received, not yet read */
     size_t qmp_at, qmp_length;
-    unsigned troubles; /* counts what excuses requests and commands */
-    bool promoting;    /* a failover is under way, which closes exports */
-    bool command;      /* a command of the manager is under way */
-    unsigned links_made;
+    unsigned troubles;   /* counts what excuses requests and commands */
+    bool changing;       /* a failover or a start is under way: requests may fail */
+    unsigned links_made; /* names are never used again */
+    bool has_links;
 };
 
 struct world_stats {
-    uint64_t requests, commands, checkpoints, failovers, resumes, kills, power_cuts, restarts;
+    uint64_t requests, commands, checkpoints, failovers, stops, resumes, kills, power_cuts,
+        restarts;
     uint64_t skipped;
 };
 
@@ -138,7 +140,7 @@ struct host *world_other(struct world *world);
         uint64_t step_ = 20 * NS_PER_US;                              \
         while (!(condition_) && sim_now_ns((world_)->sim) < until_) { \
             co_sleep(step_);                                          \
-            step_ = MIN(step_ * 2, 20 * NS_PER_MS);                   \
+            step_ = MIN(step_ * 2, WORLD_STEP_MAX_NS);                \
         }                                                             \
         (condition_);                                                 \
     })
