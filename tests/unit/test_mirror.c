@@ -633,6 +633,34 @@ TEST_LOOP(a_blocking_copy_that_fails_is_the_jobs_failure_and_not_the_guests)
     world_close(&world);
 }
 
+TEST_LOOP(a_mirror_that_ends_waits_for_requests_that_copy)
+{
+    struct world world;
+    struct err err = ERR_INIT;
+    world_open(&world);
+    struct mirror_options options = options_of(&world);
+    options.write_blocking = true;
+    struct job *job = start(&world, &options);
+    test_wait_until(job->status == JOB_READY);
+    inject(world.target,
+           &(struct blkdebug_rule){.kinds = BLKDEBUG_WRITE, .count = 1, .hold = true});
+    struct blocks_task task;
+    blocks_start_write(&task, world.guest, 65536, 4096, 0xab);
+    assert_int_equal(blkdebug_await_held(world.target, 0, 1, DEADLINE_NEVER), 0);
+    assert_int_equal(job_cancel(job, true, &err), 0);
+    for (int i = 0; i < 50; i++)
+        co_yield();
+    assert_int_equal(job->status, JOB_ABORTING);
+    assert_false(task.done);
+    /* Others do not wait for it. */
+    assert_int_equal(blocks_write(world.guest, 1 << 20, 4096, 0xac, 0), 0);
+    blkdebug_release(world.target, 0);
+    assert_int_equal(job_wait(job), -ECANCELED);
+    test_wait_until(task.done);
+    job_unref(job);
+    world_close(&world);
+}
+
 struct both_drain {
     struct node *nodes[2];
     struct graph_drain drain;
@@ -957,6 +985,7 @@ int main(void)
         cmocka_unit_test(an_error_that_stops_a_mirror_waits_for_a_user_and_the_guest_for_neither),
         cmocka_unit_test(with_write_blocking_a_change_is_on_the_target_when_it_ends),
         cmocka_unit_test(a_blocking_copy_that_fails_is_the_jobs_failure_and_not_the_guests),
+        cmocka_unit_test(a_mirror_that_ends_waits_for_requests_that_copy),
         cmocka_unit_test(a_drain_of_both_sides_and_a_blocking_copy_do_not_wait_for_each_other),
         cmocka_unit_test(what_is_rewritten_while_its_copy_is_under_way_is_copied_again),
         cmocka_unit_test(no_region_is_copied_twice_at_once),
