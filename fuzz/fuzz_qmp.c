@@ -2,7 +2,8 @@
 /*
  * Any text at the control protocol of a whole daemon in the simulator: reader, dispatcher, and the
  * commands themselves. Nothing may crash, wait for ever or stay behind, and every answer is an
- * object with "return" or "error". The first byte chooses the client's role.
+ * object with "return" or "error". The first byte chooses the client's role (p: the peer), and whether
+ * it may run commands out of band (o).
  */
 #include "base/log.h"
 #include "control/commands.h"
@@ -27,7 +28,7 @@ struct input {
     const char *text;
     size_t length;
     enum qmp_role role;
-    bool done;
+    bool oob, done;
 };
 
 static void check_answer(struct json_object *answer)
@@ -51,6 +52,7 @@ static void converse(struct daemon *daemon, const struct input *input) MAY_WAIT
         .context = daemon,
         .role = input->role,
         .negotiated = true,
+        .oob = input->oob,
     };
     size_t at = 0;
 
@@ -102,6 +104,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     log_set_sink(swallow, NULL);
     input.role = data[0] == 'p' ? QMP_ROLE_PEER : QMP_ROLE_FULL;
+    input.oob = data[0] == 'o';
     input.text = (const char *)data + 1;
     input.length = size - 1;
     CHECK(loop_sim_new(1, &input.loop, &err) == 0);

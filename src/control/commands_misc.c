@@ -3,6 +3,7 @@
 #include "control/commands.h"
 #include "control/daemon.h"
 #include "control/qmp_dispatch.h"
+#include "control/qmp_rate.h"
 #include "control/schema.h"
 #include "drivers/table.h"
 
@@ -157,9 +158,15 @@ static int add_services(struct json_object *result, struct daemon *daemon)
     while ((node = graph_next(daemon->graph, node)) != NULL)
         nodes++;
     const struct figure control[] = {
-        {"clients", qmp.clients},   {"clients-max", QMP_MAX_CLIENTS},
-        {"commands", qmp.commands}, {"errors", qmp.errors},
-        {"dropped", qmp.dropped},   {"output-bytes-max", QMP_OUT_MAX_BYTES},
+        {"clients", qmp.clients},
+        {"clients-max", QMP_MAX_CLIENTS},
+        {"commands", qmp.commands},
+        {"errors", qmp.errors},
+        {"dropped", qmp.dropped},
+        {"output-bytes-max", QMP_OUT_MAX_BYTES},
+        {"in-flight-max", QMP_MAX_IN_FLIGHT},
+        {"limited-events", qmp.limited},
+        {"limited-events-max", QMP_MAX_RATES},
     };
     const struct figure nbd_figures[] = {
         {"connections", nbd.connections},       {"budget-bytes", nbd.budget_used_bytes},

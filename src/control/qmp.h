@@ -134,6 +134,7 @@ struct qmp_stats {
     uint64_t commands;
     uint64_t errors;  /* answers that were errors */
     uint64_t dropped; /* clients dropped for not reading */
+    size_t limited;   /* kinds of events under a limit just now */
 };
 struct qmp_stats qmp_server_stats(const struct qmp_server *server);
 

@@ -117,6 +117,7 @@ struct qmp_stats qmp_server_stats(const struct qmp_server *server)
     struct qmp_stats stats = server->stats;
 
     stats.clients = server->client_count;
+    stats.limited = server->rates.count;
     return stats;
 }
 

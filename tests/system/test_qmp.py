@@ -158,7 +158,7 @@ def test_what_is_bounded_is_told_with_its_bound(daemons):
     assert figures["control"]["clients"] == 1
     assert figures["graph"]["nodes"] == 1
     assert figures["loop"]["coroutines"] >= 2
-    for group, name in [("control", "clients"), ("nbd", "budget-bytes"), ("graph", "nodes"),
+    for group, name in [("control", "clients"), ("control", "limited-events"), ("nbd", "budget-bytes"), ("graph", "nodes"),
                         ("graph", "jobs"), ("buffers", "cached-bytes"), ("loop", "stacks-cached")]:
         assert figures[group][name] <= figures[group][f"{name}-max"]
 

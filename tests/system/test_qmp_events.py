@@ -50,6 +50,7 @@ def test_errors_of_a_client_are_told_once_a_second(daemons, folder, kind, errno,
         "file.driver=null-co,file.size=1M").qmp
     handle = guest(folder)
     fail(handle, what, MANY)
+    assert qmp.cmd("x-query-resources")["control"]["limited-events"] == 1
     [first] = take(qmp, "BLOCK_IO_ERROR")
     assert first["data"] == {"device": "e", "node-name": "n", "operation": kind, "action": "report",
                              "nospace": nospace, "reason": reason}
