@@ -573,6 +573,8 @@ static int overlay_describe(struct node *node, struct json_object *object)
         json_add_uint(object, "records", stats.records) < 0)
         return -ENOMEM;
     const struct overlay *overlay = overlay_of(node);
+    if (json_add_bool(object, "in-memory", overlay->file->child->limits.in_memory) < 0)
+        return -ENOMEM;
     return overlay_is_damaged(overlay) ? json_add_string(object, "damage", overlay->damage.text)
                                        : 0;
 }
