@@ -69,4 +69,5 @@ def heard(request):
                  for problem in schema.check_answer(name, value)]
         wrong += [problem for name, values in events.items() for value in values
                   for problem in schema.check_event(name, value)]
-        assert not wrong, "\n".join(sorted(set(wrong)))
+        assert not wrong, "not as the schema says:\n" + "\n".join(
+            " ".join(problem) for problem in sorted(set(wrong)))

@@ -55,7 +55,7 @@ class Schema:
 
 
     def check(self, place, type_name, value):
-        """Yields what of the value is not as its type says."""
+        """Yields what of the value is not as its type says, in the form of differences."""
         entry = self.types[type_name]
         kind = entry["meta-type"]
         if kind == "object":
@@ -65,16 +65,19 @@ class Schema:
                 for item in value:
                     yield from self.check(f"{place}[]", entry["element-type"], item)
             else:
-                yield f"{place}: {value!r} is no list"
+                yield "~", f"{place}~", f"{value!r} is no list"
         elif kind == "enum":
             if value not in entry["values"]:
-                yield f"{place}: {value!r} is none of {entry['values']}"
+                yield "+", f"{place}=", str(value)
         elif kind == "builtin" and not isinstance(value, JSON_TYPES[entry["json-type"]]):
-            yield f"{place}: {value!r} is no {entry['json-type']}"
+            yield "~", f"{place}~", f"{value!r} is no {entry['json-type']}"
+        elif kind == "alternate":
+            tries = [list(self.check(place, m["type"], value)) for m in entry["members"]]
+            yield from min(tries, key=len)
 
     def check_object(self, place, type_name, value):
         if not isinstance(value, dict):
-            yield f"{place}: {value!r} is no object"
+            yield "~", f"{place}~", f"{value!r} is no object"
             return
         members = self.members(type_name)
         tag = self.types[type_name].get("tag")
@@ -84,16 +87,16 @@ class Schema:
             if name in value:
                 yield from self.check(f"{place}.{name}", member["type"], value[name])
             elif "default" not in member:
-                yield f"{place}: '{name}' is missing"
+                yield "-", f"{place}:", f"{name}(required)"
         for name in value.keys() - members.keys():
-            yield f"{place}: '{name}' is not declared"
+            yield "+", f"{place}:", name
 
     def check_answer(self, command, value):
         return self.check(f"{command}()", self.commands[command]["ret-type"], value)
 
     def check_event(self, event, data):
         if event not in self.events:
-            return [f"{event} is not declared"]
+            return [("+", "events:", event)]
         return self.check(event, self.events[event]["arg-type"], data)
 
 
