@@ -38,7 +38,8 @@ struct cbw_state {
      * marks but cbw_map()'s user. */
     struct dirty_tracker unsaved;
     struct bitmap *covered; /* of the same regions: what the snapshot is of; NULL: everything */
-    int broken;             /* break-snapshot: the failure after which nothing is copied any more */
+    struct cbw_error
+        broken; /* break-snapshot: the failure after which nothing is copied any more */
     struct range_locks locks;
     struct access_state *access; /* the target's way to the disk, if any */
     struct cbw_error error;
@@ -235,14 +236,17 @@ static int save_range(struct cbw_state *cbw, uint64_t offset_bytes, uint64_t len
 }
 
 /* A copy for a guest's write has failed: either the write fails too, or there is no snapshot any more. */
-static int cbw_break(struct cbw_state *cbw, int code)
+static int cbw_break(struct cbw_state *cbw, uint64_t offset_bytes, uint64_t length_bytes, int code)
 {
     const struct cbw_options *options = cbw->node->options;
 
     if (options->on_error == ON_ERROR_BREAK_GUEST_WRITE)
         return code;
-    if (cbw->broken == 0)
-        cbw->broken = code;
+    if (cbw->broken.code == 0)
+        cbw->broken = (struct cbw_error){.code = code,
+                                         .reading = cbw->last_reading,
+                                         .offset_bytes = offset_bytes,
+                                         .length_bytes = length_bytes};
     return 0;
 }
 
@@ -254,21 +258,21 @@ static int cbw_before(struct cbw_state *cbw, const struct io *io) MAY_WAIT
                        cbw->node->length_bytes);
     uint64_t unsaved = 0;
 
-    if ((io->flags & IO_UNCHANGED) != 0 || cbw->broken < 0)
+    if ((io->flags & IO_UNCHANGED) != 0 || cbw->broken.code < 0)
         return 0;
     for (;;) {
         int ret = cbw_next_unsaved(cbw, &offset, end, &unsaved);
 
         if (unlikely(ret < 0)) {
             cbw_note_failure(cbw, false, offset, end - offset, ret);
-            return cbw_break(cbw, ret);
+            return cbw_break(cbw, offset, end - offset, ret);
         }
         if (unsaved == 0)
             return 0;
         unsaved = MIN(unsaved, CBW_COPY_MAX_BYTES);
         ret = save_range(cbw, offset, unsaved);
         if (ret < 0)
-            return cbw_break(cbw, ret);
+            return cbw_break(cbw, offset, unsaved, ret);
         offset += unsaved;
     }
 }
@@ -447,7 +451,7 @@ static int cbw_describe(struct node *node, struct json_object *object)
         json_add_uint(object, "copied-bytes", cbw->stats.copied_bytes) < 0 ||
         json_add_uint(object, "waits", cbw->stats.waits) < 0 ||
         json_add_uint(object, "failed-copies", cbw->error.count) < 0 ||
-        json_add_bool(object, "snapshot-broken", cbw->broken < 0) < 0)
+        json_add_bool(object, "snapshot-broken", cbw->broken.code < 0) < 0)
         return -ENOMEM;
     return 0;
 }
@@ -490,9 +494,10 @@ struct dirty_tracker *cbw_map(struct node *filter)
     return &cbw_of(filter)->unsaved;
 }
 
-int cbw_broken(struct node *filter)
+int cbw_broken(struct node *filter, struct cbw_error *ret_error)
 {
-    return cbw_of(filter)->broken;
+    *ret_error = cbw_of(filter)->broken;
+    return ret_error->code;
 }
 
 /* Of the first stretch of one kind; the range is locked. Zeroes go only to where they are not. */
@@ -526,7 +531,7 @@ int cbw_copy_ahead(struct node *filter, uint64_t offset_bytes, uint64_t length_b
     uint64_t end = MIN(offset_bytes + length_bytes, filter->length_bytes);
     struct range_lock lock;
     uint64_t length = 0;
-    int ret = cbw->broken;
+    int ret = cbw->broken.code;
 
     assert(length_bytes <= CBW_COPY_MAX_BYTES);
     *ret_copied_bytes = 0;
@@ -606,7 +611,7 @@ static int read_locked(struct node *node, struct cbw_state *cbw, const struct io
 {
     uint64_t done = 0;
 
-    if (cbw->broken < 0)
+    if (cbw->broken.code < 0)
         return -EACCES;
     while (done < io->length_bytes) {
         struct io part = {.offset_bytes = io->offset_bytes + done};
@@ -624,7 +629,8 @@ static int read_locked(struct node *node, struct cbw_state *cbw, const struct io
             return ret;
         done += part.length_bytes;
     }
-    return 0;
+    /* Meanwhile it may have broken: from then on writes wait for nobody who reads. */
+    return cbw->broken.code < 0 ? -EACCES : 0;
 }
 
 /* The same for extents; a stretch of any length: the lock must not hold up the disk's writers for

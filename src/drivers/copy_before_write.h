@@ -77,8 +77,8 @@ struct cbw_stats cbw_stats(struct node *filter);
 int cbw_use_map(struct node *filter, struct err *err);
 /* The blocks that are not saved; who clears one says that it need not be. */
 struct dirty_tracker *cbw_map(struct node *filter);
-/* Why there is no snapshot any more; 0: there is. */
-int cbw_broken(struct node *filter);
+/* Why there is no snapshot any more: the copy that failed. 0: there is. */
+int cbw_broken(struct node *filter, struct cbw_error *ret_error);
 /* Saves what is not saved of whole blocks, at most CBW_COPY_MAX_BYTES; *ret_reading: it was the disk that
  * failed, not the target. */
 #define CBW_COPY_MAX_BYTES (1u << 20)

@@ -43,11 +43,10 @@ static void backup_count(struct job *job)
 static int backup_check_broken(struct job *job)
 {
     struct backup_state *s = job->state;
-    int code = cbw_broken(s->cbw.filter);
+    struct cbw_error error;
+    int code = cbw_broken(s->cbw.filter, &error);
     if (code == 0 || s->failure != 0)
         return s->failure;
-    struct cbw_error error;
-    (void)cbw_first_error(s->cbw.filter, &error);
     s->failure = code;
     err_set_errno(&job->err, code,
                   "backup job '%s': cannot save %" PRIu64 " bytes at offset %" PRIu64

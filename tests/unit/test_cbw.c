@@ -533,6 +533,7 @@ TEST_LOOP(a_snapshot_that_breaks_leaves_the_guest_alone)
     struct node *snapshot = blocks_add(graph, "{'driver':'snapshot-access','file':'filter',"
                                               "'node-name':'snapshot'}");
     struct edge *edge = blocks_root(graph, filter, "guest"), *reader;
+    struct cbw_error broken;
     struct err err = ERR_INIT;
     uint8_t byte;
 
@@ -547,9 +548,63 @@ TEST_LOOP(a_snapshot_that_breaks_leaves_the_guest_alone)
     memset(mem_bytes(filter->file->child), 7, 262144);
     assert_int_equal(blocks_write(edge, 65536, 512, 1, 0), 0);
     blocks_expect(edge, 65536, 512, 1);
-    assert_int_equal(cbw_broken(filter), -EIO);
+    assert_int_equal(cbw_broken(filter, &broken), -EIO);
+    assert_int_equal(broken.offset_bytes, 65536);
+    assert_false(broken.reading);
     assert_int_equal(blocks_read_bytes(reader, 0, &byte, 1, 0), -EACCES);
     graph_detach(reader);
+    graph_detach(edge);
+    graph_free(graph);
+}
+
+struct snapshot_read {
+    struct edge *edge;
+    int result;
+    bool done;
+};
+
+static void read_snapshot(void *arg) MAY_WAIT
+{
+    struct snapshot_read *read = arg;
+    uint8_t byte;
+
+    read->result = blocks_read_bytes(read->edge, 0, &byte, 1, 0);
+    read->done = true;
+}
+
+TEST_LOOP(who_reads_a_snapshot_while_it_breaks_gets_an_error_and_no_later_data)
+{
+    const struct blkdebug_rule no_copy = {.kinds = BLKDEBUG_WRITE, .error = -EIO};
+    const struct blkdebug_rule hold = {.kinds = BLKDEBUG_READ, .count = 1, .hold = true};
+    struct graph *graph = blocks_graph();
+    struct node *disk = blocks_add(
+        graph, "{'node-name':'disk','driver':'blkdebug','file':{'driver':'mem','size':262144}}");
+    struct node *copy = blocks_add(
+        graph, "{'node-name':'copy','driver':'blkdebug','file':{'driver':'mem','size':262144}}");
+    struct node *filter = blocks_add(graph, "{'node-name':'filter','driver':'copy-before-write',"
+                                            "'file':'disk','target':'copy',"
+                                            "'on-cbw-error':'break-snapshot'}");
+    struct node *snapshot = blocks_add(graph, "{'driver':'snapshot-access','file':'filter',"
+                                              "'node-name':'snapshot'}");
+    struct edge *edge = blocks_root(graph, filter, "guest");
+    struct snapshot_read read = {0};
+    struct err err = ERR_INIT;
+
+    assert_int_equal(graph_attach_root(graph, snapshot, "reader", PERM_CONSISTENT_READ, PERM_ALL,
+                                       NULL, NULL, &read.edge, &err),
+                     0);
+    memset(mem_bytes(disk->file->child), 7, 262144);
+    assert_int_equal(blkdebug_inject(copy, &no_copy, NULL), 0);
+    assert_int_equal(blkdebug_inject(disk, &hold, NULL), 0);
+    assert_int_equal(co_spawn(loop_current(), "reader", read_snapshot, &read), 0);
+    test_wait_until(blkdebug_held(disk, 0) == 1);
+    /* Another block breaks it; then nothing keeps a write off the one that is read. */
+    assert_int_equal(blocks_write(edge, 131072, 512, 1, 0), 0);
+    assert_int_equal(blocks_write(edge, 0, 512, 1, 0), 0);
+    blkdebug_release(disk, 0);
+    test_wait_until(read.done);
+    assert_int_equal(read.result, -EACCES);
+    graph_detach(read.edge);
     graph_detach(edge);
     graph_free(graph);
 }
@@ -604,6 +659,7 @@ int main(void)
         cmocka_unit_test(
             a_target_that_cannot_tell_what_it_holds_may_be_any_disk_of_the_same_length),
         cmocka_unit_test(a_snapshot_that_breaks_leaves_the_guest_alone),
+        cmocka_unit_test(who_reads_a_snapshot_while_it_breaks_gets_an_error_and_no_later_data),
         cmocka_unit_test(a_snapshot_by_a_bitmap_is_of_nothing_else),
     };
 
