@@ -11,6 +11,7 @@
  * is locked depends on read-only or not alone: a disk is taken when it is opened, not when its
  * first user comes.
  */
+#include "drivers/file_node.h"
 #include "drivers/table.h"
 
 #include "base/json.h"
@@ -293,6 +294,16 @@ static int raw_describe(struct node *node, struct json_object *object)
     int ret = json_add_string(object, "filename", options->filename);
 
     return ret == 0 ? json_add_uint(object, "file-length", state->end_bytes) : ret;
+}
+
+const char *file_node_identity(const struct node *node)
+{
+    while (node != NULL && node->driver != &driver_file)
+        node = node->file != NULL ? node->file->child : NULL;
+    if (node == NULL)
+        return "";
+    const struct file_state *state = node->state;
+    return file_info(state->file)->identity;
 }
 
 static int raw_usage(struct node *node, uint64_t *ret_bytes)

@@ -24,11 +24,16 @@ enum file_flags {
 /* How requests reach the kernel; AUTO picks by kind of file. */
 enum file_aio { FILE_AIO_AUTO, FILE_AIO_URING, FILE_AIO_INLINE, FILE_AIO_THREADS };
 
+#define FILE_IDENTITY_BYTES 64u
+
 struct file_info {
     uint64_t length_bytes;
     uint32_t align_bytes; /* for offsets, lengths and memory: 1 when buffered */
     bool block_device;
     bool in_memory; /* tmpfs or ramfs */
+    /* Differs for another file in its place, also of the same content; stays for as long as the file is
+     * where it is. Empty when nothing tells: block devices, file systems without lasting numbers. */
+    char identity[FILE_IDENTITY_BYTES];
 };
 
 /* `err` names path and reason. */

@@ -92,6 +92,21 @@ static uint32_t direct_alignment(int fd, const struct stat *st)
     return 4096;
 }
 
+/* The number alone is used again for later files; with the time of birth it is not. */
+static void identify(int fd, const struct statfs *fs, struct file_info *info)
+{
+    struct statx stx;
+
+    if (fs->f_type != EXT4_SUPER_MAGIC && fs->f_type != XFS_SUPER_MAGIC &&
+        fs->f_type != BTRFS_SUPER_MAGIC)
+        return;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &stx) == 0 &&
+        (stx.stx_mask & STATX_BTIME) != 0)
+        snprintf(info->identity, sizeof(info->identity), "inode %llu of %lld.%09u",
+                 (unsigned long long)stx.stx_ino, (long long)stx.stx_btime.tv_sec,
+                 stx.stx_btime.tv_nsec);
+}
+
 static int file_inspect(int fd, bool direct, struct file_info *ret_info)
 {
     struct stat st;
@@ -108,8 +123,10 @@ static int file_inspect(int fd, bool direct, struct file_info *ret_info)
     info.length_bytes = (uint64_t)st.st_size;
     if (info.block_device && ioctl(fd, BLKGETSIZE64, &info.length_bytes) != 0)
         return -errno;
-    if (!info.block_device && fstatfs(fd, &fs) == 0)
+    if (!info.block_device && fstatfs(fd, &fs) == 0) {
         info.in_memory = fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC;
+        identify(fd, &fs, &info);
+    }
     if (direct)
         info.align_bytes = direct_alignment(fd, &st);
     *ret_info = info;

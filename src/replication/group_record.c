@@ -7,6 +7,7 @@
 #include "replication/group_internal.h"
 
 #include "base/log.h"
+#include "drivers/file_node.h"
 #include "drivers/overlay.h"
 
 #include <errno.h>
@@ -221,6 +222,7 @@ int record_set_disks(struct group_record *record, struct group_disk *const *disk
                            replication_top_id(node));
         struct group_record_disk *disk = &record->disks[record->disk_count++];
         snprintf(disk->name, sizeof(disk->name), "%s", replication_top_id(node));
+        snprintf(disk->identity, sizeof(disk->identity), "%s", file_node_identity(disks[i]->disk));
         disk->size_bytes = disks[i]->disk->length_bytes;
     }
     record_set_overlays(record, disks, count, false);

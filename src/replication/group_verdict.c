@@ -5,6 +5,7 @@
  */
 #include "replication/group_internal.h"
 
+#include "drivers/file_node.h"
 #include "drivers/overlay.h"
 
 #include <errno.h>
@@ -29,7 +30,16 @@ static int check_disk(const struct replication_group *group, const struct group_
                        "disk '%s' has %" PRIu64 " bytes, and %" PRIu64
                        " in the record '%s': it is another disk, or its size has changed",
                        recorded->name, disk->disk->length_bytes, recorded->size_bytes, path);
-    return 0;
+    const char *identity = file_node_identity(disk->disk);
+    if (group->record->stage == GROUP_DONE || identity[0] == '\0' ||
+        recorded->identity[0] == '\0' || strcmp(identity, recorded->identity) == 0)
+        return 0;
+    return err_set(
+        err, -EINVAL,
+        "disk '%s' is another file (%s) than that of the record '%s' (%s): its overlays do "
+        "not fit it; put the file itself back, or start the group to be synchronised again "
+        "(sync)",
+        recorded->name, identity, path, recorded->identity);
 }
 
 static int check_group(const struct replication_group *group, struct group_disk *const *disks,

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A secondary that is killed, at any moment, goes on by itself: at its last checkpoint, or with its merge."""
 
+import json
 import os
 import random
+import shutil
 import threading
 
 import nbd
@@ -243,3 +245,18 @@ def test_blockstepd_with_a_state_folder_asks_its_record(daemons, folder):
     (folder / "nbd.sock").unlink()
     daemon = start()
     assert "level 'none'" in daemon.qmp.cmd("query-replication")["inconsistent-reason"]
+
+
+def test_a_copy_in_place_of_the_disk_is_not_taken_for_it(daemons, folder):
+    pair = Pair(daemons)
+    pair.primary.stop()
+    pair.secondary.stop()
+    recorded = json.loads((folder / "s-state/group").read_text())["disks"][0]["identity"]
+    if not recorded:
+        pytest.skip("nothing tells files apart on this file system")
+    shutil.copyfile(folder / "s0.raw", folder / "copy")
+    (folder / "copy").rename(folder / "s0.raw")
+    done = daemons.cli("secondary", "--name", "s", *pair.secondary_words, check=False)
+    assert done.returncode == 1 and "is another file" in done.stderr
+    pair.start_secondary("--sync")
+    assert not pair.secondary.qmp.cmd("query-replication")["consistent"]
