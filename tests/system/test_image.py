@@ -3,10 +3,12 @@
 
 import json
 import random
+import subprocess
 
 import pytest
 
 from blockstep import make_file, run
+from test_cli import Pair
 from test_drivers import refused, serve, uri
 
 MIB = 1 << 20
@@ -142,3 +144,25 @@ def test_a_full_overlay_tells_early_and_fails_no_sooner(daemons, folder):
     run("qemu-io", "-f", "raw", "-c", "read -P 1 0 900k", "-c", "read -P 0 1M 512k", uri(sock))
     daemon.stop()
     assert check(daemons, path)[0] == 0
+
+
+def test_a_secondary_whose_overlays_are_full_keeps_its_checkpoint(daemons):
+    overlays = daemons.folder / "overlays"
+    overlays.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8M", "none", overlays],
+                      check=False, capture_output=True).returncode != 0:
+        pytest.skip("needs a small file system: only root can mount one")
+    try:
+        pair = Pair(daemons)
+        pair.io("p", "write -P 1 0 12M", "flush")
+        pair.cli("checkpoint", "--name", "p")
+        pair.io("p", "write -P 2 0 16M")  # the guest does not notice
+        error = pair.status("s")["error"]
+        assert error["errno"] == "ENOSPC" and "copy-before-write" in error["operation"]
+        assert pair.cli("checkpoint", "--name", "p", check=False).returncode == 1
+        pair.lose_primary()
+        pair.cli("failover", "--name", "s")
+        pair.io("s", "read -P 1 0 12M", "read -P 0 12M 4M", read_only=True)
+        pair.secondary.stop()
+    finally:
+        subprocess.run(["umount", "-l", overlays], check=True)
