@@ -22,6 +22,8 @@
 /* Commands of one client under way or waiting for their turn, when it has asked for out-of-band
  * execution: with one more it is not read from. Without, with the first. */
 #define QMP_MAX_IN_FLIGHT    8u
+/* And of these together: what is read takes many times the memory of its text. */
+#define QMP_IN_SOFT_BYTES    (64u * 1024)
 /* Above the first no further command of the client is read; at the second it is dropped. */
 #define QMP_OUT_SOFT_BYTES   (64u * 1024)
 #define QMP_OUT_MAX_BYTES    (8u * 1024 * 1024)

@@ -41,6 +41,7 @@ struct qmp_in {
     struct list_link link;
     struct json_object *request;
     struct json_object *refusal; /* the answer, when the value was no JSON */
+    size_t length_bytes;         /* of its text */
 };
 
 struct qmp_client {
@@ -53,6 +54,8 @@ struct qmp_client {
     struct json_reader *reader;
     struct list in;            /* struct qmp_in */
     size_t in_count;           /* of these, and the one that runs */
+    size_t in_bytes;           /* their texts */
+    size_t value_bytes;        /* read since the last value ended */
     struct co_queue filled_in; /* the runner waits */
     struct co_queue room;      /* the reader waits for the runner */
     bool input_ended;          /* the runner ends when nothing waits for its turn */
@@ -307,6 +310,7 @@ static void client_discard_input(struct qmp_client *client)
     while ((in = LIST_POP_FRONT(&client->in, struct qmp_in, link)) != NULL) {
         json_object_put(in->request);
         json_object_put(in->refusal);
+        client->in_bytes -= in->length_bytes;
         free(in);
         client->in_count--;
     }
@@ -322,6 +326,7 @@ static void client_take_turn(struct qmp_client *client) MAY_WAIT
     else
         client_run(client, in->request);
     client->in_command = false;
+    client->in_bytes -= in->length_bytes;
     json_object_put(in->request);
     free(in);
     client_wait_drained(client);
@@ -352,6 +357,14 @@ static void client_runner(void *arg) MAY_WAIT
     client_leave(client);
 }
 
+/* No more is read from it just now. */
+static bool client_is_full(const struct qmp_client *client)
+{
+    if (!client->session.oob)
+        return client->in_count > 0;
+    return client->in_count > QMP_MAX_IN_FLIGHT || client->in_bytes > QMP_IN_SOFT_BYTES;
+}
+
 /* Takes both references, one of which is NULL; both: the value null. */
 static void client_queue_input(struct qmp_client *client, struct json_object *request,
                                struct json_object *refusal) MAY_WAIT
@@ -364,11 +377,17 @@ static void client_queue_input(struct qmp_client *client, struct json_object *re
         client_answer(client, NULL);
         return;
     }
-    *in = (struct qmp_in){.request = request, .refusal = refusal};
+    *in = (struct qmp_in){
+        .request = request,
+        .refusal = refusal,
+        .length_bytes = client->value_bytes,
+    };
+    client->value_bytes = 0;
+    client->in_bytes += in->length_bytes;
     list_push_back(&client->in, &in->link);
     client->in_count++;
     co_queue_wake_all(&client->filled_in);
-    while (client->in_count > (client->session.oob ? QMP_MAX_IN_FLIGHT : 0) && !client->gone)
+    while (client_is_full(client) && !client->gone)
         co_queue_wait(&client->room);
 }
 
@@ -378,6 +397,7 @@ static void client_take(struct qmp_client *client, struct json_object *request) 
         client_queue_input(client, request, NULL);
         return;
     }
+    client->value_bytes = 0;
     client_run(client, request);
     json_object_put(request);
     client_wait_drained(client);
@@ -405,6 +425,7 @@ static void client_consume(struct qmp_client *client, const char *bytes, size_t 
 
         bytes += used;
         length_bytes -= used;
+        client->value_bytes += used;
         if (r > 0) {
             client_take(client, value);
         } else if (r < 0) {

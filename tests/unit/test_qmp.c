@@ -566,6 +566,31 @@ TEST_LOOP(eight_commands_in_flight_leave_room_for_one_out_of_band)
     world_close(&world);
 }
 
+TEST_LOOP(a_long_command_in_flight_is_not_read_past)
+{
+    size_t length = QMP_IN_SOFT_BYTES;
+    char *request = malloc(length + 64);
+    struct world world;
+    struct client client;
+
+    world_open(&world);
+    client_ready_oob(&client);
+    snprintf(request, length + 64, "{'execute': 'wait', 'id': '%*s'}", (int)length, "x");
+    client_send(&client, request);
+    free(request);
+    test_wait_until(world.waiting == 1);
+    client_send(&client, "{'exec-oob': 'now', 'id': 'late'}");
+    for (int i = 0; i < 50; i++)
+        co_yield();
+    assert_int_equal(world.ended, 0);
+    world_release(&world);
+    json_object_put(client_next(&client)); /* of the long one: it comes first */
+    expect(&client, "{\"return\": {}, \"id\": \"late\"}");
+    ask(&client, "{'exec-oob': 'now', 'id': 1}", "{\"return\": {}, \"id\": 1}");
+    client_close(&client);
+    world_close(&world);
+}
+
 static void expect_event(struct client *client, const char *name) MAY_WAIT
 {
     struct json_object *event = client_next(client);
@@ -882,6 +907,7 @@ int main(void)
         cmocka_unit_test(what_is_sent_out_of_band_overtakes_a_command_that_waits),
         cmocka_unit_test(out_of_band_is_for_those_who_ask_and_commands_that_allow_it),
         cmocka_unit_test(eight_commands_in_flight_leave_room_for_one_out_of_band),
+        cmocka_unit_test(a_long_command_in_flight_is_not_read_past),
         cmocka_unit_test(events_reach_all_who_have_negotiated_and_no_peer),
         cmocka_unit_test(of_events_that_come_in_heaps_the_first_and_the_last_are_sent),
         cmocka_unit_test(what_was_held_back_is_sent_before_the_end),
