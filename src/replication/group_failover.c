@@ -83,10 +83,34 @@ static const struct node *merge_base(void *arg)
     return replication_base(disk->node);
 }
 
+static void record_undo_durable(struct replication_group *group) MAY_WAIT
+{
+    LIST_FOR_EACH(disk, &group->disks, struct group_disk, link) {
+        if (!disk->undo_flushed)
+            return;
+    }
+    struct err err = ERR_INIT;
+    group_record_change(group)->undo_durable = true;
+    if (group_record_write(group, &err) < 0)
+        log_warning("replication", "a loss of power would interrupt the failover: %s", err.text);
+}
+
+/* From here on S has the only copy. What its user writes is durable when he flushes it; what the
+ * overlays held before becomes so here, so that a host that loses power goes on too. */
 static void merge_begin(void *arg) MAY_WAIT
 {
     struct group_disk *disk = arg;
     replication_plain_writes_end(disk->node);
+    int ret = io_flush(node_child(disk->node, "file"));
+    if (ret == 0)
+        ret = io_flush(node_child(disk->active, "backing"));
+    if (ret < 0) {
+        log_warning("replication", "node '%s': the overlays cannot be flushed: %s",
+                    disk->node->name, err_errno_name(ret));
+        return;
+    }
+    disk->undo_flushed = true;
+    record_undo_durable(disk->group);
 }
 
 static void merge_copied(void *arg)
@@ -240,8 +264,8 @@ static int record_failover(struct replication_group *group, struct group_disk *c
     if (change->stage != GROUP_FAILOVER) {
         record_mint(group, change);
         change->stage = GROUP_FAILOVER;
+        change->undo_durable = false; /* one that goes on keeps what was flushed */
     }
-    change->undo_durable = false;
     record_set_overlays(change, disks, count, false);
     int ret = group_record_write(group, err);
     return ret < 0 ? err_prefix(err, "no failover: it cannot be recorded") : 0;

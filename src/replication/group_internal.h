@@ -25,6 +25,8 @@ struct group_disk {
     struct job *merge;                            /* a reference; NULL: none is running */
     uint64_t merge_done_bytes, merge_total_bytes; /* of one that has ended */
     struct graph_drain drain;                     /* the merge's last step */
+    bool
+        undo_flushed; /* a failover's overlays hold on stable storage what they held at its begin */
 };
 
 struct replication_group {

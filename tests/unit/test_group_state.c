@@ -380,15 +380,56 @@ TEST_LOOP(what_is_left_of_a_failover_is_merged_by_force)
     fix_ok(replication_stop(fix.s.group, true, &err));
     test_wait_until(job_next(&fix.s.jobs, NULL) == NULL);
     kill_secondary(&fix);
-    open_secondary(&fix, GROUP_LEVEL_PROCESS, boot_b);
+    fix_add_image(&fix, "hidden", 0);
+    open_secondary(&fix, GROUP_LEVEL_PROCESS, boot_a);
     restart(&fix);
-    expect_inconsistent(&fix, "host was started again");
+    expect_inconsistent(&fix, "hidden disk is lost");
     assert_false(replication_has_taken_over(fix.s.group));
     assert_false(replication_takes_primary(fix.s.group));
     fix_ok(replication_force_failover(fix.s.group, &err));
     fix_wait_stage(&fix.s, REPLICATION_DONE);
-    assert_int_equal(fix_raw_byte(&fix, 0, 0, BLOCK), 1);
+    assert_int_equal(fix_raw_byte(&fix, 0, 0, BLOCK), 2);
     assert_int_equal(fix_raw_byte(&fix, 0, BLOCK, BLOCK), 3);
+    end(&fix);
+}
+
+TEST_LOOP(a_failover_goes_on_after_a_loss_of_power_once_its_overlays_are_flushed)
+{
+    struct fix fix;
+    begin(&fix, 2, GROUP_LEVEL_PROCESS);
+    live_epoch(&fix);
+    for (unsigned i = 0; i < 2; i++)
+        fix_inject(&fix.s, "sdisk", i,
+                   (struct blkdebug_rule){
+                       .kinds = BLKDEBUG_WRITE | BLKDEBUG_ZERO, .count = UINT_MAX, .error = -EIO});
+    fix_ok(replication_stop(fix.s.group, true, &err));
+    test_wait_until(job_next(&fix.s.jobs, NULL) == NULL);
+    kill_secondary(&fix);
+    open_secondary(&fix, GROUP_LEVEL_PROCESS, boot_b);
+    restart(&fix);
+    assert_int_equal(fix_byte(fix.top[1], 0, BLOCK), 1);
+    fix_wait_stage(&fix.s, REPLICATION_DONE);
+    assert_int_equal(fix_raw_byte(&fix, 0, 0, BLOCK), 1);
+    assert_int_equal(fix_raw_byte(&fix, 1, BLOCK, BLOCK), 3);
+    end(&fix);
+}
+
+TEST_LOOP(a_failover_whose_overlays_were_not_flushed_does_not_outlive_the_host)
+{
+    struct fix fix;
+    begin(&fix, 1, GROUP_LEVEL_PROCESS);
+    live_epoch(&fix);
+    fix_inject(&fix.s, "hdebug", 0,
+               (struct blkdebug_rule){.kinds = BLKDEBUG_FLUSH, .count = UINT_MAX, .error = -EIO});
+    fix_inject(&fix.s, "sdisk", 0,
+               (struct blkdebug_rule){
+                   .kinds = BLKDEBUG_WRITE | BLKDEBUG_ZERO, .count = UINT_MAX, .error = -EIO});
+    fix_ok(replication_stop(fix.s.group, true, &err));
+    test_wait_until(job_next(&fix.s.jobs, NULL) == NULL);
+    kill_secondary(&fix);
+    open_secondary(&fix, GROUP_LEVEL_PROCESS, boot_b);
+    restart(&fix);
+    expect_inconsistent(&fix, "host was started again");
     end(&fix);
 }
 
@@ -681,6 +722,8 @@ int main(void)
         cmocka_unit_test(an_old_copy_of_the_record_is_not_believed),
         cmocka_unit_test(an_inconsistent_group_takes_over_by_force_with_its_disks_as_they_are),
         cmocka_unit_test(what_is_left_of_a_failover_is_merged_by_force),
+        cmocka_unit_test(a_failover_goes_on_after_a_loss_of_power_once_its_overlays_are_flushed),
+        cmocka_unit_test(a_failover_whose_overlays_were_not_flushed_does_not_outlive_the_host),
         cmocka_unit_test(a_break_of_the_stream_is_remembered_until_the_disks_are_equal_again),
         cmocka_unit_test(a_stop_with_a_broken_stream_ends_as_inconsistent),
         cmocka_unit_test(a_damaged_record_is_refused_and_replaced_by_somebodys_word_alone),
