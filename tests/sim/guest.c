@@ -273,7 +273,7 @@ static void guest_work(struct request *request) MAY_WAIT
 
     (void)WORLD_WAIT(world, DEADLINE_NEVER / 2, !guest->held);
     guest->inside++;
-    request->well = host_is_well(guest->host);
+    request->well = host_is_well(guest->host) && !guest->host->changing;
     request->troubles = guest->host->troubles;
     client = guest_enter(guest, op->disk);
     if (client == NULL) {

@@ -113,6 +113,8 @@ static void in_sync(struct host *truth, struct host *other)
     other->role = ROLE_STANDBY;
     other->down = other->merging = false;
     truth->linked = true;
+    view_set_twin(truth->view, other->stream);
+    view_set_twin(other->view, NULL);
     world->troubled = false;
 }
 
@@ -451,8 +453,9 @@ static void stop(struct world *world) MAY_WAIT
         truth->guest.held = false;
         return;
     }
+    bool broken = truth_is_broken(truth);
     uint32_t since = oracle_now(world->oracle);
-    view_checkpoint_begin(other->view, other->stream, since);
+    view_checkpoint_begin(other->view, broken ? NULL : other->stream, since);
     int r = qmp_command(other, NULL, &err,
                         "{'execute':'replication-stop','arguments':{'failover':false}}");
     if (r == -EREMOTEIO) {
@@ -460,7 +463,7 @@ static void stop(struct world *world) MAY_WAIT
         no_excuse(world, well, "a stop", &err);
     } else {
         view_checkpoint(other->view, other->stream, since, r == 0);
-        if (truth_is_broken(truth))
+        if (broken)
             view_blind(other->view);
         if (r == 0)
             r = qmp_command(other, NULL, &err,
@@ -626,11 +629,15 @@ static void finish_merge(struct world *world) MAY_WAIT
                         truth->name);
 }
 
-void manager_finish(struct world *world)
+/* The pair as it is: what the standby has is what the truth has. */
+static void finish_in_sync(struct world *world) MAY_WAIT
 {
-    lane_wait(world);
-    manager_heal(world);
-    settle(world);
+    checkpoint(world);
+    check_equal(world);
+}
+
+static void finish_resume(struct world *world) MAY_WAIT
+{
     if (world_truth(world)->down)
         restart(world, world_truth(world));
     if (!host_is_up(world_truth(world)))
@@ -643,8 +650,18 @@ void manager_finish(struct world *world)
     if (world_other(world)->role != ROLE_STANDBY)
         world_violation(world, invariant_name(I8_NOTHING_HANGS),
                         "the faults are over, and the pair does not come in sync");
-    checkpoint(world);
-    check_equal(world);
+    finish_in_sync(world);
+}
+
+void manager_finish(struct world *world)
+{
+    lane_wait(world);
+    manager_heal(world);
+    settle(world);
+    if (world_is_well(world))
+        finish_in_sync(world);
+    else
+        finish_resume(world);
     if (world->history->seed % 2 == 0) {
         failover(world);
         check(world);

@@ -62,7 +62,9 @@ struct view {
     enum invariant invariant;
     struct list states, former; /* struct state */
     struct list reads;          /* struct view_read */
-    const struct view *next;    /* a checkpoint is under way */
+    struct view *twin;
+    bool changing;           /* a checkpoint is under way */
+    const struct view *next; /* where its content comes from; NULL: nobody knows */
     uint32_t next_since;
     uint32_t flushed[ORACLE_MAX_DISKS];
     bool blind; /* more may be than is kept: nothing is checked until the next checkpoint */
@@ -258,6 +260,11 @@ void view_free(struct view *view)
     states_drop(view->oracle, &view->states);
     states_drop(view->oracle, &view->former);
     free(view);
+}
+
+void view_set_twin(struct view *view, struct view *twin)
+{
+    view->twin = twin;
 }
 
 void view_set_invariant(struct view *view, enum invariant invariant)
@@ -495,6 +502,9 @@ void view_power_cut(struct view *view)
     struct oracle *oracle = view->oracle;
     uint32_t now = oracle_now(oracle);
 
+    /* What is on its way to a reader tells of before. */
+    LIST_FOR_EACH(read, &view->reads, struct view_read, link)
+        read->vague = true;
     LIST_FOR_EACH(state, &view->states, struct state, link) {
         for (size_t i = 0; i < cell_count(oracle); i++) {
             struct cell *cell = &state->cells[i];
@@ -518,6 +528,7 @@ void view_power_cut(struct view *view)
 
 void view_checkpoint_begin(struct view *view, const struct view *next, uint32_t since)
 {
+    view->changing = true;
     view->next = next;
     view->next_since = since;
     if (list_empty(&view->reads)) /* else one may be under way since the checkpoint before */
@@ -533,7 +544,7 @@ void view_blind(struct view *view)
 
 void view_checkpoint_failed(struct view *view)
 {
-    view->next = NULL;
+    view->changing = false;
 }
 
 static void cell_cut(const struct cell *cell, struct cell *to, uint32_t since)
@@ -599,7 +610,7 @@ void view_checkpoint(struct view *to, const struct view *from, uint32_t since, b
             list_push_back(&oracle->spare, &LIST_POP_FRONT(&to->states, struct state, link)->link);
     }
     memcpy(to->flushed, from->flushed, sizeof(to->flushed));
-    to->next = NULL;
+    to->changing = false;
     LIST_FOR_EACH(read, &to->reads, struct view_read, link)
         read->vague = true;
 }
@@ -776,6 +787,28 @@ static bool cell_learn(struct oracle *oracle, struct state *state, struct cell *
     return agrees;
 }
 
+/* Of changes that overlap in time the last one on one disk is the last one on the other. */
+static void twin_learn(const struct view *view, unsigned disk, uint32_t sector, int64_t value,
+                       uint32_t begun)
+{
+    struct oracle *oracle = view->oracle;
+
+    if (view->twin == NULL || value <= 0 || oracle->changes[value].result != CHANGE_DONE)
+        return;
+    LIST_FOR_EACH(state, &view->twin->states, struct state, link) {
+        struct cell *cell = cell_at(oracle, state, disk, sector);
+        if (!cell_holds(cell, (uint32_t)value))
+            continue;
+        for (uint32_t i = 0; i < cell->count; i++) {
+            struct entry *entry = &cell->entries[i];
+            const struct change *change = &oracle->changes[entry->change];
+            if (entry->killed == 0 && entry->change != value && entry->base == BASE_NO &&
+                change->result == CHANGE_DONE && change->ended < begun)
+                entry->killed = oracle->moment;
+        }
+    }
+}
+
 static void check_vague(struct view_read *read, unsigned disk, uint32_t sector, int64_t value)
 {
     struct view *view = read->view;
@@ -783,8 +816,9 @@ static void check_vague(struct view_read *read, unsigned disk, uint32_t sector, 
 
     if (states_allow(oracle, &view->states, disk, sector, value, read->begun) ||
         states_allow(oracle, &view->former, disk, sector, value, read->begun) ||
-        (view->next != NULL && states_allow(oracle, &view->next->states, disk, sector, value,
-                                            MIN(read->begun, view->next_since))))
+        (view->changing &&
+         (view->next == NULL || states_allow(oracle, &view->next->states, disk, sector, value,
+                                             MIN(read->begun, view->next_since)))))
         return;
     tell_illegal(view, disk, sector, value, read->begun, "neither before nor after the checkpoint");
 }
@@ -820,7 +854,7 @@ static void check_sector(struct view_read *read, unsigned disk, uint32_t sector,
 void view_read_begin(struct view *view, struct view_read *read)
 {
     *read = (struct view_read){
-        .view = view, .begun = oracle_now(view->oracle), .vague = view->next != NULL};
+        .view = view, .begun = oracle_now(view->oracle), .vague = view->changing};
     list_push_back(&view->reads, &read->link);
 }
 
@@ -840,7 +874,11 @@ void view_read_end(struct view_read *read, unsigned disk, uint32_t first, uint32
         oracle->stats.sectors_checked++;
         if (value < 0)
             tell_illegal(view, disk, first + i, value, read->begun, "half or foreign");
-        else if (read->vague)
+        else if (!read->vague)
+            twin_learn(view, disk, first + i, value, read->begun);
+        if (value < 0)
+            continue;
+        if (read->vague)
             check_vague(read, disk, first + i, value);
         else
             check_sector(read, disk, first + i, value);

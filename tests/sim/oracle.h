@@ -78,6 +78,9 @@ void view_checkpoint(struct view *to, const struct view *from, uint32_t since, b
 void view_power_cut(struct view *view);
 /* What was LOST on the way to this view will not come any more. */
 void view_settle(struct view *view);
+/* Both get the same changes in the same order: what reads of `view` decide about two that were
+ * acknowledged is decided for `twin` too. NULL: no more. */
+void view_set_twin(struct view *view, struct view *twin);
 
 /* --- requests --- */
 
@@ -103,7 +106,7 @@ void view_read_begin(struct view *view, struct view_read *read);
 void view_read_end(struct view_read *read, unsigned disk, uint32_t first, uint32_t count,
                    const void *bytes);
 /* Reads that overlap a checkpoint of the view, which is under way from now on, may see before or
- * after it. `next`: where the new content comes from, as it was since `since`. view_checkpoint() or view_checkpoint_failed()
+ * after it. `next`: where the new content comes from, as it was since `since` (NULL: nobody knows). view_checkpoint() or view_checkpoint_failed()
  * ends it. */
 void view_checkpoint_begin(struct view *view, const struct view *next, uint32_t since);
 void view_checkpoint_failed(struct view *view);

@@ -29,6 +29,7 @@ static void tell_log(void *arg, enum log_level level, const char *subject, const
 uint64_t run_here(const struct history *history, FILE *trace, int fd)
 {
     static struct world world;
+    static struct co_stacks *stacks; /* of all worlds of this process */
     const char *slow = getenv("BLOCKSTEP_TEST_SLOW");
 
     tell_fd = fd;
@@ -36,7 +37,9 @@ uint64_t run_here(const struct history *history, FILE *trace, int fd)
     log_set_level(trace != NULL ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR);
     log_set_sink(tell_log, &world);
     alarm(RUN_SECONDS_MAX * (slow != NULL ? (unsigned)MAX(atoi(slow), 1) : 1));
-    world_run(&world, history, trace);
+    if (stacks == NULL)
+        stacks = co_stacks_new();
+    world_run(&world, history, stacks, trace);
     alarm(0);
     return world.hash;
 }

@@ -154,6 +154,11 @@ static struct loop *outside_loop(struct world *world, const char *host)
     return loop;
 }
 
+static void trace_line(void *trace, const char *line)
+{
+    fprintf(trace, "  %s\n", line);
+}
+
 static void host_init(struct world *world, unsigned index)
 {
     static const char *const names[] = {"a", "b"}, *const guests[] = {"guest-a", "guest-b"};
@@ -170,13 +175,17 @@ static void host_init(struct world *world, unsigned index)
     host->guest.loop = outside_loop(world, host->guest_host);
 }
 
-static void world_init(struct world *world, const struct history *history, FILE *trace)
+static void world_init(struct world *world, const struct history *history, struct co_stacks *stacks,
+                       FILE *trace)
 {
     struct sim_options options;
     struct err err = ERR_INIT;
 
     *world = (struct world){.history = history, .trace = trace};
     sim_options_init(&options, history->seed);
+    options.stacks = stacks;
+    /* Who asks again after a failed flush is told a lie then: the file driver does not know yet. */
+    options.failed_sync_loses = false;
     options.limit_ns = WORLD_TIME_LIMIT_NS;
     options.on_hang = world_hangs;
     options.on_hang_arg = world;
@@ -186,6 +195,8 @@ static void world_init(struct world *world, const struct history *history, FILE 
         options.inline_percent = 0;
     if (sim_new(&options, &world->sim, &err) < 0)
         abort();
+    if (trace != NULL)
+        sim_set_trace(world->sim, trace_line, trace);
     list_init(&world->processes);
     world->oracle = oracle_new(history->disks, history->sectors, oracle_says, world);
     assert(world->oracle != NULL);
@@ -194,12 +205,16 @@ static void world_init(struct world *world, const struct history *history, FILE 
         host_init(world, i);
 }
 
+/* Asked seldom: it walks stacks. */
+static bool loop_is_empty(struct loop *loop)
+{
+    return loop_stats(loop).coroutines == 0;
+}
+
 static bool world_is_empty(struct world *world)
 {
-    return world->over && list_empty(&world->processes) &&
-           loop_stats(world->manager).coroutines == 0 &&
-           loop_stats(world->hosts[0].guest.loop).coroutines == 0 &&
-           loop_stats(world->hosts[1].guest.loop).coroutines == 0;
+    return world->over && list_empty(&world->processes) && loop_is_empty(world->manager) &&
+           loop_is_empty(world->hosts[0].guest.loop) && loop_is_empty(world->hosts[1].guest.loop);
 }
 
 static void world_free(struct world *world)
@@ -214,9 +229,10 @@ static void world_free(struct world *world)
     sim_free(world->sim);
 }
 
-void world_run(struct world *world, const struct history *history, FILE *trace)
+void world_run(struct world *world, const struct history *history, struct co_stacks *stacks,
+               FILE *trace)
 {
-    world_init(world, history, trace);
+    world_init(world, history, stacks, trace);
     if (co_spawn(world->manager, "history", history_main, world) < 0)
         abort();
     while (!world_is_empty(world)) {

@@ -117,8 +117,9 @@ struct world {
 typedef void world_violated(struct world *world, const char *invariant, const char *text);
 extern world_violated *world_on_violation;
 
-/* Runs all of it. Returns when the history has ended well. */
-void world_run(struct world *world, const struct history *history, FILE *trace);
+/* Runs all of it. Returns when the history has ended well. `stacks` may be NULL. */
+void world_run(struct world *world, const struct history *history, struct co_stacks *stacks,
+               FILE *trace);
 
 /* --- between the parts --- */
 
