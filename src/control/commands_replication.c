@@ -64,7 +64,7 @@ static const struct opt checkpoint_opts[] = {
     {.name = "first",
      .type = OPT_BOOL,
      .offset = OPT_FIELD(struct checkpoint_args, first),
-     .help = "to a secondary that awaits its first synchronisation: the disks are equal now"},
+     .help = "to a secondary that is inconsistent, or whose stream is broken: the disks are equal"},
     {0},
 };
 
