@@ -136,6 +136,24 @@ static int plan_as_told(struct group_start *start, struct err *err) MAY_WAIT
     return start->overlays == REPLICATION_OVERLAYS_EMPTY ? check_empty(start, err) : 0;
 }
 
+/* A primary that found its way to a disk before the start has overwritten what nobody saved. */
+static bool is_untouched(struct group_start *start)
+{
+    for (size_t i = 0; i < start->count; i++) {
+        const struct node *disk = start->disks[i]->disk;
+        if (disk->stats.write.requests + disk->stats.zero.requests + disk->stats.discard.requests ==
+            0)
+            continue;
+        snprintf(
+            start->reason, sizeof(start->reason),
+            "node '%s' was written to before the start, and its old content is lost: export it "
+            "after the start",
+            disk->name);
+        return false;
+    }
+    return true;
+}
+
 static int plan_by_record(struct replication_group *group, struct group_start *start,
                           struct err *err) MAY_WAIT
 {
@@ -147,9 +165,12 @@ static int plan_by_record(struct replication_group *group, struct group_start *s
     };
     enum group_verdict verdict;
     int ret = group_verdict(group, start->disks, start->count, &verdict, start->reason, err);
-    if (ret == 0)
-        start->plan = plans[verdict];
-    return ret;
+    if (ret < 0)
+        return ret;
+    if ((verdict == VERDICT_LIVE || verdict == VERDICT_MERGE) && !is_untouched(start))
+        verdict = VERDICT_INCONSISTENT;
+    start->plan = plans[verdict];
+    return 0;
 }
 
 static int check_overlays(const struct group_start *start, struct err *err)

@@ -344,6 +344,19 @@ TEST_LOOP(an_old_copy_of_the_record_is_not_believed)
     end(&fix);
 }
 
+TEST_LOOP(a_disk_that_was_written_to_before_the_start_has_lost_its_old_content)
+{
+    struct fix fix;
+    begin(&fix, 1, GROUP_LEVEL_PROCESS);
+    live_epoch(&fix);
+    kill_secondary(&fix);
+    open_secondary(&fix, GROUP_LEVEL_PROCESS, boot_a);
+    assert_int_equal(fix_fill(fix.peer[0], 8 * BLOCK, BLOCK, 9), 0);
+    restart(&fix);
+    expect_inconsistent(&fix, "written to before the start");
+    end(&fix);
+}
+
 TEST_LOOP(an_inconsistent_group_takes_over_by_force_with_its_disks_as_they_are)
 {
     struct fix fix;
@@ -720,6 +733,7 @@ int main(void)
         cmocka_unit_test(an_overlay_that_is_not_the_one_recorded_is_lost_not_empty),
         cmocka_unit_test(a_new_overlay_in_place_of_a_lost_one_is_not_taken_for_an_empty_one),
         cmocka_unit_test(an_old_copy_of_the_record_is_not_believed),
+        cmocka_unit_test(a_disk_that_was_written_to_before_the_start_has_lost_its_old_content),
         cmocka_unit_test(an_inconsistent_group_takes_over_by_force_with_its_disks_as_they_are),
         cmocka_unit_test(what_is_left_of_a_failover_is_merged_by_force),
         cmocka_unit_test(a_failover_goes_on_after_a_loss_of_power_once_its_overlays_are_flushed),
