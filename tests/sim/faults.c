@@ -188,3 +188,40 @@ void manager_heal(struct world *world)
         freeze(&world->hosts[i], false);
     }
 }
+
+/* --- at a given request --- */
+
+static int on_request(void *arg, const struct sim_request_info *info)
+{
+    struct world *world = arg;
+    const struct crash *crash = &world->history->crash;
+    const enum sim_moment moment = crash->after ? SIM_AFTER : SIM_BEFORE;
+
+    for (unsigned i = 0; i < WORLD_SIDES; i++) {
+        struct host *host = &world->hosts[i];
+        if (host->process == NULL || host->process->loop != info->loop)
+            continue;
+        world->disk_requests[i] += info->moment == SIM_BEFORE;
+        if (crash->at == 0 || crash->host != i || info->moment != moment ||
+            world->disk_requests[i] != crash->at || world->crashed)
+            continue;
+        world->crashed = true;
+        world_note(world, "%s dies at its request %u: %s %s", host->name, crash->at,
+                   sim_op_name(info->op), info->path);
+        if (crash->power)
+            power_cut(host);
+        else
+            kill_host(host);
+    }
+    return 0;
+}
+
+void faults_begin(struct world *world)
+{
+    sim_set_request_hook(world->sim, on_request, world);
+}
+
+void faults_end(struct world *world)
+{
+    sim_set_request_hook(world->sim, NULL, NULL);
+}

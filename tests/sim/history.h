@@ -59,6 +59,14 @@ struct op {
     uint32_t a, b; /* sectors: first, count; DISK_*: file | op << 8, nth | times << 16; ... */
 };
 
+/* The nth request of a host to its disks, of those from the first operation on, is its last. */
+struct crash {
+    uint32_t at;  /* 0: none */
+    uint8_t host; /* 0: the one that begins as the truth */
+    bool power;   /* else its daemon is killed */
+    bool after;   /* the request has taken effect */
+};
+
 struct history {
     uint64_t seed;
     unsigned disks;
@@ -66,6 +74,7 @@ struct history {
     uint32_t block_bytes;      /* of the overlays */
     bool standby_runs;         /* a machine runs on the secondary all the time */
     bool slow_net, slow_disks; /* of the world */
+    struct crash crash;
     unsigned count;
     struct op ops[HISTORY_MAX_OPS];
 };
@@ -79,6 +88,9 @@ bool history_load(struct history *history, const char *path);
 void history_from_seed(struct history *history, uint64_t seed);
 /* By name; false: there is none. */
 bool history_scenario(struct history *history, const char *name, uint64_t seed);
+/* All workloads of up to so many operations, one after the other; false: there are fewer. Each operation
+ * is waited for. */
+bool history_systematic(struct history *history, uint64_t index, unsigned length_max);
 void history_scenarios_print(FILE *to);
 
 #endif

@@ -29,6 +29,7 @@ struct run {
     unsigned workers;
     const char *state_path;
     time_t began, until; /* until 0: all seeds */
+    unsigned systematic; /* most operations of its workloads; 0: histories by seed */
     bool hashes;
     struct worker all[WORKERS_MAX];
     uint64_t done;
@@ -36,13 +37,16 @@ struct run {
 
 static void print_help(void)
 {
-    printf("usage: blockstep-sim [--seed N | --seeds A..B | --minutes M | --scenario NAME |\n"
-           "                      --history FILE]... [OPTION...]\n\n"
-           "Runs histories of a simulated pair and checks the invariants of its data.\n\n"
-           "      --seed N          the history of one seed; prints its trace's hash\n"
-           "      --seeds A..B      all of these\n"
-           "      --minutes M       fresh seeds for so long\n"
-           "      --scenario NAME   one that is written down:\n");
+    printf(
+        "usage: blockstep-sim [--seed N | --seeds A..B | --minutes M | --systematic N | --scenario NAME |\n"
+        "                      --history FILE]... [OPTION...]\n\n"
+        "Runs histories of a simulated pair and checks the invariants of its data.\n\n"
+        "      --seed N          the history of one seed; prints its trace's hash\n"
+        "      --seeds A..B      all of these\n"
+        "      --minutes M       fresh seeds for so long\n"
+        "      --systematic N    each workload of up to N operations, with each host dying at each of\n"
+        "                        its requests to its disks\n"
+        "      --scenario NAME   one that is written down:\n");
     history_scenarios_print(stdout);
     printf("      --history FILE    one that was printed (- is standard input)\n"
            "      --print           prints the history instead of running it\n"
@@ -126,6 +130,68 @@ struct done {
     uint64_t seed, hash;
 };
 
+/* A crash of either host at each of its requests, before and after it takes effect. False from `try`:
+ * that is enough. */
+static bool each_crash(struct history *history, bool (*try)(struct history *history))
+{
+    uint32_t requests[2];
+
+    history->crash = (struct crash){.at = 0};
+    if (!try(history))
+        return false;
+    memcpy(requests, run_disk_requests, sizeof(requests));
+    for (unsigned kind = 0; kind < 8; kind++) {
+        history->crash = (struct crash){
+            .host = kind & 1, .after = (kind & 2) != 0, .power = (kind & 4) != 0};
+        for (uint32_t at = 1; at <= requests[kind & 1]; at++) {
+            history->crash.at = at;
+            if (!try(history))
+                return false;
+        }
+    }
+    return true;
+}
+
+static uint64_t crash_hash;
+
+static bool try_here(struct history *history)
+{
+    crash_hash = crash_hash * 31 + run_here(history, NULL, STDERR_FILENO);
+    return true;
+}
+
+static bool try_apart(struct history *history)
+{
+    static struct verdict verdict;
+
+    if (history->crash.at == 0)
+        run_here(history, NULL, STDERR_FILENO); /* for its number of requests */
+    run_apart(history, &verdict);
+    return verdict.ok;
+}
+
+/* The workload's crash that fails stays in `history`. */
+static void get_failed(const struct run *run, uint64_t seed, struct history *history)
+{
+    if (run->systematic == 0)
+        history_from_seed(history, seed);
+    else if (history_systematic(history, seed, run->systematic))
+        (void)each_crash(history, try_apart);
+}
+
+static uint64_t work_one(const struct run *run, uint64_t seed, struct history *history)
+{
+    if (run->systematic == 0) {
+        history_from_seed(history, seed);
+        return run_here(history, NULL, STDERR_FILENO);
+    }
+    if (!history_systematic(history, seed, run->systematic))
+        exit(0);
+    crash_hash = 0;
+    (void)each_crash(history, try_here);
+    return crash_hash;
+}
+
 static void work(const struct run *run, unsigned index, int fd)
 {
     static struct history history;
@@ -133,8 +199,7 @@ static void work(const struct run *run, unsigned index, int fd)
     for (uint64_t seed = run->first + index; seed <= run->last; seed += run->workers) {
         if (run->until != 0 && time(NULL) >= run->until)
             break;
-        history_from_seed(&history, seed);
-        struct done done = {.seed = seed, .hash = run_here(&history, NULL, STDERR_FILENO)};
+        struct done done = {.seed = seed, .hash = work_one(run, seed, &history)};
         if (write(fd, &done, sizeof(done)) != (ssize_t)sizeof(done))
             _exit(2);
     }
@@ -190,8 +255,9 @@ static void tell_progress(struct run *run)
 {
     double seconds = (double)(time(NULL) - run->began);
 
-    printf("%" PRIu64 " seeds since %" PRIu64 ", %.0f s, %.0f a minute\n", run->done, run->first,
-           seconds, seconds > 0 ? (double)run->done * 60 / seconds : 0);
+    printf("%" PRIu64 "%s since %" PRIu64 ", %.0f s, %.0f a minute\n", run->done,
+           run->systematic > 0 ? " workloads" : " seeds", run->first, seconds,
+           seconds > 0 ? (double)run->done * 60 / seconds : 0);
     fflush(stdout);
     state_save(run);
 }
@@ -254,7 +320,7 @@ static int run_many(struct run *run, bool shrinks)
                 continue;
             workers_stop(run);
             state_save(run);
-            history_from_seed(&history, worker->next);
+            get_failed(run, worker->next, &history);
             report(&history, shrinks);
             return EXIT_FAILURE;
         }
@@ -320,6 +386,11 @@ static int take(struct options *options, int option)
         return take_seeds(options, optarg);
     case 'm':
         return take_minutes(options, optarg);
+    case 'y':
+        options->run.systematic = (unsigned)atoi(optarg);
+        options->run.last = UINT64_MAX - WORKERS_MAX;
+        options->many = true;
+        return options->run.systematic > 0 ? -1 : usage_error("--systematic wants a number");
     case 'n':
         options->scenario = optarg;
         return -1;
@@ -376,13 +447,21 @@ static int get_history(const struct options *options, struct history *history)
 int main(int argc, char **argv)
 {
     static const struct option names[] = {
-        {"seed", required_argument, NULL, 's'},    {"seeds", required_argument, NULL, 'r'},
-        {"minutes", required_argument, NULL, 'm'}, {"scenario", required_argument, NULL, 'n'},
-        {"history", required_argument, NULL, 'f'}, {"jobs", required_argument, NULL, 'j'},
-        {"state", required_argument, NULL, 'S'},   {"trace", no_argument, NULL, 't'},
-        {"print", no_argument, NULL, 'p'},         {"hashes", no_argument, NULL, 'H'},
-        {"no-shrink", no_argument, NULL, 'N'},     {"invariants", no_argument, NULL, 'i'},
-        {"help", no_argument, NULL, 'h'},          {0},
+        {"seed", required_argument, NULL, 's'},
+        {"seeds", required_argument, NULL, 'r'},
+        {"minutes", required_argument, NULL, 'm'},
+        {"scenario", required_argument, NULL, 'n'},
+        {"history", required_argument, NULL, 'f'},
+        {"jobs", required_argument, NULL, 'j'},
+        {"state", required_argument, NULL, 'S'},
+        {"systematic", required_argument, NULL, 'y'},
+        {"trace", no_argument, NULL, 't'},
+        {"print", no_argument, NULL, 'p'},
+        {"hashes", no_argument, NULL, 'H'},
+        {"no-shrink", no_argument, NULL, 'N'},
+        {"invariants", no_argument, NULL, 'i'},
+        {"help", no_argument, NULL, 'h'},
+        {0},
     };
     static struct history history;
     struct options options = {.run.workers = 1, .seed = 1};

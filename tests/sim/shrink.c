@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+uint32_t run_disk_requests[2];
 static int tell_fd = STDOUT_FILENO;
 
 static void tell_violation(struct world *world, const char *invariant, const char *text)
@@ -41,6 +42,7 @@ uint64_t run_here(const struct history *history, FILE *trace, int fd)
         stacks = co_stacks_new();
     world_run(&world, history, stacks, trace);
     alarm(0);
+    memcpy(run_disk_requests, world.disk_requests, sizeof(run_disk_requests));
     return world.hash;
 }
 

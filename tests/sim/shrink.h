@@ -19,6 +19,8 @@ struct verdict {
 
 /* In this process: the end of it when something is violated, told on the descriptor. */
 uint64_t run_here(const struct history *history, FILE *trace, int tell_fd);
+/* How many requests to its disks each host made in the last run here. */
+extern uint32_t run_disk_requests[2];
 /* In one of its own. */
 void run_apart(const struct history *history, struct verdict *ret_verdict);
 /* The fewest operations that still violate the same. */

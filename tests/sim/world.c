@@ -131,6 +131,7 @@ static void history_main(void *arg)
     struct world *world = arg;
 
     manager_begin(world);
+    faults_begin(world);
     for (world->op = 0; world->op < world->history->count; world->op++) {
         const struct op *op = &world->history->ops[world->op];
         char text[160];
@@ -138,6 +139,7 @@ static void history_main(void *arg)
         world_note(world, "--- %u: %s", world->op, text);
         do_op(world, op);
     }
+    faults_end(world);
     manager_finish(world);
     world->over = true;
 }

@@ -104,6 +104,7 @@ struct world {
     struct list processes; /* struct process */
     bool over;
     bool link_faulty, guest_link_faulty;
+    bool crashed;  /* as the history wants it */
     bool troubled; /* a fault has happened since the two were last in sync */
     unsigned troubles;
     bool managing; /* the manager's lane is busy */
@@ -111,6 +112,7 @@ struct world {
     FILE *trace;
     struct world_stats stats;
     uint64_t hash;
+    uint32_t disk_requests[WORLD_SIDES]; /* of the hosts, from the first operation to the last */
 };
 
 /* What went wrong, for good: the process ends with it. Set by the runner. */
@@ -182,5 +184,8 @@ void manager_finish(struct world *world) MAY_WAIT;
 /* faults.c */
 void manager_fault(struct world *world, const struct op *op);
 void manager_heal(struct world *world);
+/* While the history runs: counts requests to disks, and makes the one that it names the last. */
+void faults_begin(struct world *world);
+void faults_end(struct world *world);
 
 #endif
