@@ -23,7 +23,13 @@ class NoAnswer(TimeoutError):
 
 
 class View:
-    """An export as its user sees it. Every request has a deadline."""
+    """An export as its user sees it. Every request has a deadline.
+
+    All requests share one piece of memory: libnbd's module for Python 1.14 never lets go of a buffer
+    that was given to an asynchronous request.
+    """
+
+    memory = memoryview(bytearray(1 << 20))
 
     def __init__(self, host, path, name):
         self.host = host
@@ -40,16 +46,20 @@ class View:
             if left <= 0 or self.handle.poll(int(left * 1000) + 1) == 0:
                 raise NoAnswer(f"{self.host.name} does not answer a request")
 
+    def scratch(self, length):
+        return nbd.Buffer.from_buffer(self.memory[:length])
+
     def run(self, cookie):
         self.wait(lambda: self.handle.aio_command_completed(cookie))
 
     def read(self, offset=0, length=None):
-        buffer = nbd.Buffer(self.size - offset if length is None else length)
-        self.run(self.handle.aio_pread(buffer, offset))
-        return bytes(buffer.to_bytearray())
+        length = self.size - offset if length is None else length
+        self.run(self.handle.aio_pread(self.scratch(length), offset))
+        return bytes(self.memory[:length])
 
     def write(self, offset, data, fua=False):
-        buffer = nbd.Buffer.from_bytearray(bytearray(data))
+        buffer = self.scratch(len(data))
+        self.memory[:len(data)] = data
         self.run(self.handle.aio_pwrite(buffer, offset, flags=nbd.CMD_FLAG_FUA if fua else 0))
 
     def zero(self, offset, length, punch):
