@@ -13,15 +13,16 @@ SIMULATOR = "tests/sim/blockstep-sim"
 
 class Tree:
     """Number `number`, so that several can be broken at the same time. What has been built stays for
-    the next run. `targets` are below the build folder."""
+    the next run. `targets` are below the build folder; `build` names it, for a tree that is built in
+    several ways, with `options` for meson."""
 
-    def __init__(self, number, targets):
-        self.source, self.build = WORK / f"{number}/tree", WORK / f"{number}/build"
+    def __init__(self, number, targets, build="build", options=()):
+        self.source, self.build = WORK / f"{number}/tree", WORK / f"{number}/{build}"
         self.targets = targets
         self.copy()
         if not (self.build / "build.ninja").exists():
             self.run("meson", "setup", self.build, self.source, "--buildtype=debugoptimized",
-                     "-Doptimization=1", check=True)
+                     "-Doptimization=1", *options, check=True)
         self.make(check=True)
 
     def copy(self):
@@ -40,5 +41,5 @@ class Tree:
                               stderr=subprocess.DEVNULL, check=check, timeout=timeout,
                               env={**os.environ, **(env or {})}).returncode == 0
 
-    def make(self, check=False):
-        return self.run("ninja", "-C", self.build, *self.targets, check=check)
+    def make(self, *targets, check=False):
+        return self.run("ninja", "-C", self.build, *(targets or self.targets), check=check)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""tools/run-mutants finds what can be broken, counts what was noticed and lists who survives."""
+
+import importlib.machinery
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+SOURCE = """\
+static int clamp(int value, int limit)
+{
+    if (value < limit)
+        return value;
+    tell_limit(value, limit);
+    return limit;
+}
+"""
+
+
+@pytest.fixture
+def run_mutants(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    loader = importlib.machinery.SourceFileLoader("run_mutants", str(TOOLS / "run-mutants"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("run_mutants", loader))
+    monkeypatch.setitem(sys.modules, "run_mutants", module)
+    loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def small_tree(run_mutants, monkeypatch, tmp_path):
+    """A tree of one source, in which the mutants of `small_tree.survive` are noticed by nobody."""
+    (tmp_path / "x.c").write_text(SOURCE)
+    monkeypatch.setattr(run_mutants, "ROOT", tmp_path)
+    monkeypatch.setattr(run_mutants, "SURVIVORS", tmp_path / "survivors.txt")
+
+    class Judge:
+        def __init__(self, number):
+            assert number == 0
+
+        def killer(self, mutant):
+            return None if mutant.kind in run_mutants.survive else "unit tests"
+
+    run_mutants.survive = ()
+    monkeypatch.setattr(run_mutants, "Judge", Judge)
+    monkeypatch.setattr(sys, "argv", ["run-mutants", "--file=x.c", "--count=0", "--limit=50"])
+    return run_mutants
+
+
+def test_the_obvious_mutants_are_found(small_tree):
+    found = {(mutant.kind, mutant.after.strip()) for mutant in small_tree.all_mutants(["x.c"])}
+    assert found == {("condition negated", "if (!(value < limit))"),
+                     ("bound moved", "if (value <= limit)"),
+                     ("call dropped", "(void)0;"),
+                     ("arguments swapped", "tell_limit(limit, value);")}
+
+
+def test_a_mutant_keeps_its_name_when_lines_are_added_above(small_tree):
+    names = [mutant.name for mutant in small_tree.all_mutants(["x.c"])]
+    (small_tree.ROOT / "x.c").write_text("/* More. */\n" + SOURCE)
+    assert [mutant.name for mutant in small_tree.all_mutants(["x.c"])] == names
+
+
+def test_all_killed_is_success(small_tree, capsys):
+    assert small_tree.main() == 0
+    assert "4 mutants: 100 % killed (4 by unit tests, " in capsys.readouterr().out
+
+
+def test_a_survivor_without_a_reason_is_listed_and_fails(small_tree, capsys):
+    small_tree.survive = ("call dropped",)
+    assert small_tree.main() == 1
+    out = capsys.readouterr().out
+    assert "x.c:5 clamp: call dropped\n    - tell_limit(value, limit);\n    + (void)0;\n" in out
+    assert "1 survived, 1 of them not explained" in out
+
+
+def test_a_survivor_with_a_reason_may_live(small_tree, capsys):
+    small_tree.survive = ("call dropped",)
+    name = next(mutant.name for mutant in small_tree.all_mutants(["x.c"])
+                if mutant.kind == "call dropped")
+    small_tree.SURVIVORS.write_text(f"{name} clamp\nOnly the log.\n")
+    assert small_tree.main() == 0
+    assert "1 survived, 0 of them not explained" in capsys.readouterr().out
+
+
+def test_too_few_killed_is_a_failure_also_when_all_are_explained(small_tree):
+    mutants = small_tree.all_mutants(["x.c"])
+    small_tree.survive = tuple(mutant.kind for mutant in mutants[1:])
+    small_tree.SURVIVORS.write_text("".join(f"{mutant.name} clamp\n" for mutant in mutants))
+    assert small_tree.main() == 1
+
+
+def test_all_that_may_live_is_still_there(run_mutants):
+    names = {mutant.name for mutant in run_mutants.all_mutants(run_mutants.SUBJECTS)}
+    assert run_mutants.read_survivors() - names == set(), "gone: delete them in survivors.txt"
