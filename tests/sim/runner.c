@@ -78,8 +78,8 @@ static void report(struct history *history, bool shrinks)
         abort();
     run_apart(history, verdict);
     if (verdict->ok) {
-        printf("seed %" PRIu64 " failed, and does not fail again: the simulator is not "
-               "deterministic\n",
+        printf("VIOLATED by seed %" PRIu64 ": one run is like the other; alone it does not fail "
+               "again, so it used memory of a world before\n",
                history->seed);
         free(verdict);
         return;
