@@ -54,7 +54,7 @@ help:
 	@echo 'make test       what a change must pass before it is committed (minutes)'
 	@echo 'make bench      speed, side by side with QEMU and nbdkit'
 	@echo 'make fuzz       each fuzzer for a minute (ARGS=--seconds=N for longer)'
-	@echo 'make soak       the simulator and the demo again and again (ARGS=--minutes=N)'
+	@echo 'make soak       fresh seeds for hours: simulator, demo, real pairs (ARGS=--minutes=N)'
 	@echo 'make format     lay the C files out (ARGS="FILE...": only these)'
 	@echo 'make install    to PREFIX ($(PREFIX)), below DESTDIR when that is set'
 	@echo 'make clean      remove build/ and build-*/'
