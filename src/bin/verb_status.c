@@ -66,12 +66,13 @@ static void print_checkpoint(struct json_object *status)
         return;
     }
     printf("epoch %" PRIu64, json_uint(status, "epoch"));
-    if (last != NULL)
-        printf(", %s ago (held requests for %s)",
-               cli_duration(json_uint(last, "age-ns"), age, sizeof(age)),
-               cli_duration(json_uint(last, "held-ns"), held, sizeof(held)));
-    else
+    if (last == NULL)
         printf(", none taken yet");
+    else
+        printf(", %s ago", cli_duration(json_uint(last, "age-ns"), age, sizeof(age)));
+    if (json_member(last, "held-ns") != NULL)
+        printf(" (held requests for %s)",
+               cli_duration(json_uint(last, "held-ns"), held, sizeof(held)));
     putchar('\n');
 }
 

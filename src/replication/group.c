@@ -186,9 +186,8 @@ int group_error_text(const struct node *node, struct err *err)
     const struct replication_error *error = replication_error_of(node);
     return err_set(err, -EIO,
                    "%s '%s': %s failed on node '%s' at offset %" PRIu64 ", %" PRIu64
-                   " bytes: %s (%" PRIu64
-                   " failure(s) since the start); only a new start with equal"
-                   " disks repairs it yet",
+                   " bytes: %s (%" PRIu64 " failure(s) since the start); synchronise the disks and"
+                   " start anew (blockstep primary --sync)",
                    replication_mode_name(error->side), node->name, error->operation, error->node,
                    error->offset_bytes, error->length_bytes, strerror(-error->code), error->count);
 }

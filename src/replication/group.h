@@ -119,7 +119,8 @@ bool replication_state(struct replication_group *group, enum replication_mode *r
  * { "role": "primary"|"secondary"|"none", "stage": "none"|"running"|"failover"|"failover-failed"|"done",
  *   S, from its start on: "consistent", "inconsistent-reason" (when not), "stream-intact",
  *     "stream-reason" (when not), "durability" (with a state folder), "promoted" (when so)
- *   "epoch": n, "last-checkpoint": {"wall-time-ns", "age-ns", "held-ns", "duration-ns"} (when any),
+ *   "epoch": n, "last-checkpoint": {"wall-time-ns", "age-ns", "held-ns", "duration-ns"}
+ *     (when any; the last two when it was taken in this run of the daemon),
  *   "merge": {"done", "total", "rate"} (bytes, bytes/s; in a failover),
  *   "error": as below (the first of all disks, when any),
  *   "disks": [ { "node", "mode", "stage",

@@ -93,8 +93,6 @@ static void emit_checkpoint(struct replication_group *group, enum replication_mo
 static void checkpoint_done(struct replication_group *group, enum replication_mode mode,
                             uint64_t begun_ns, uint64_t held_ns)
 {
-    struct loop *loop = graph_loop(group->graph);
-    group->checkpoint_wall_ns = loop_wall_ns(loop);
     group->checkpoint_now_ns = group_clock_ns(group);
     group->checkpoint_held_ns = held_ns;
     group->checkpoint_duration_ns = group->checkpoint_now_ns - begun_ns;
@@ -201,8 +199,8 @@ static int check_links(struct node *const *nodes, size_t count, struct err *err)
         if (!info.connected)
             return err_set(
                 err, -ENOTCONN,
-                "no checkpoint: the link of node '%s' to %s is lost (%s); only a new start"
-                " with equal disks repairs it yet",
+                "no checkpoint: the link of node '%s' to %s is lost (%s); synchronise the"
+                " disks and start anew (blockstep primary --sync)",
                 nodes[i]->name, info.address, strerror(-info.last_error));
     }
     return 0;
@@ -225,6 +223,7 @@ static int checkpoint_primary(struct replication_group *group, struct node *cons
     if (ret < 0)
         return ret;
     group->record->epoch++;
+    group->record->checkpoint_wall_ns = loop_wall_ns(graph_loop(group->graph));
     checkpoint_done(group, REPLICATION_PRIMARY, begun_ns, group_clock_ns(group) - begun_ns);
     return 0;
 }

@@ -43,15 +43,16 @@ struct replication_group {
     char boot_id[GROUP_RECORD_BOOT_ID_BYTES];
     int record_code; /* 0: the file has `record`; -ENOENT: there is none yet; else why it cannot be used */
     struct err record_err;
-    struct group_record *record; /* what is true; a primary's has an epoch alone */
+    struct group_record
+        *record; /* what is true; a primary's has epoch and time of checkpoint alone */
     struct co_mutex record_lock; /* of `change` and the file */
     struct group_record *change; /* being made */
     struct group_record *cut;    /* what a checkpoint makes of it */
     uint64_t record_changes, cut_changes;
 
-    uint64_t checkpoint_wall_ns; /* 0: none yet */
-    uint64_t checkpoint_now_ns;
-    uint64_t checkpoint_held_ns, checkpoint_duration_ns; /* of the last one */
+    /* Of the last checkpoint, if this run of the daemon has taken it; its wall-clock time is recorded. */
+    uint64_t checkpoint_now_ns; /* 0: it has not */
+    uint64_t checkpoint_held_ns, checkpoint_duration_ns;
 };
 
 /* The nodes that carry the driver, in the graph's order, each with a reference. */

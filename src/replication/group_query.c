@@ -137,16 +137,27 @@ static int add_disks(struct replication_group *group, struct json_object *object
     return json_add(object, "disks", TAKE_PTR(disks));
 }
 
+static uint64_t checkpoint_age_ns(const struct replication_group *group)
+{
+    if (group->checkpoint_now_ns != 0)
+        return group_clock_ns(group) - group->checkpoint_now_ns;
+    uint64_t wall_ns = loop_wall_ns(graph_loop(group->graph));
+    uint64_t then_ns = group->record->checkpoint_wall_ns;
+    return wall_ns > then_ns ? wall_ns - then_ns : 0;
+}
+
 static int add_checkpoint(const struct replication_group *group, struct json_object *object)
 {
-    if (group->checkpoint_wall_ns == 0)
+    uint64_t then_ns = group->record->checkpoint_wall_ns;
+    if (then_ns == 0)
         return 0;
     CLEANUP(json_putp) struct json_object *last = json_object_new_object();
-    uint64_t age_ns = group_clock_ns(group) - group->checkpoint_now_ns;
-    if (last == NULL || json_add_uint(last, "wall-time-ns", group->checkpoint_wall_ns) < 0 ||
-        json_add_uint(last, "age-ns", age_ns) < 0 ||
-        json_add_uint(last, "held-ns", group->checkpoint_held_ns) < 0 ||
-        json_add_uint(last, "duration-ns", group->checkpoint_duration_ns) < 0)
+    if (last == NULL || json_add_uint(last, "wall-time-ns", then_ns) < 0 ||
+        json_add_uint(last, "age-ns", checkpoint_age_ns(group)) < 0)
+        return -1;
+    if (group->checkpoint_now_ns != 0 &&
+        (json_add_uint(last, "held-ns", group->checkpoint_held_ns) < 0 ||
+         json_add_uint(last, "duration-ns", group->checkpoint_duration_ns) < 0))
         return -1;
     return json_add(object, "last-checkpoint", TAKE_PTR(last));
 }

@@ -326,8 +326,6 @@ static void run_disks(struct replication_group *group, const struct group_start 
         list_push_back(&group->disks, &start->disks[i]->link);
         replication_set_stage(start->disks[i]->node, REPLICATION_RUNNING);
     }
-    if (group->checkpoint_wall_ns == 0)
-        group->checkpoint_wall_ns = group->record->checkpoint_wall_ns;
 }
 
 /* Disks whose merge has ended, or all of a group that is done. */
@@ -377,10 +375,10 @@ static int start_secondary(struct replication_group *group, struct group_start *
     ret = start_prepare(group, start, err);
     if (ret == 0 && start->plan == START_FRESH)
         ret = first_checkpoint(group, start, err);
-    if (ret == 0 && start->plan == START_MERGE)
-        return go_on_with_merge(group, start, err);
     if (ret < 0)
         return ret;
+    if (start->plan == START_MERGE)
+        return go_on_with_merge(group, start, err);
     if (start->plan == START_DONE)
         finish_disks(group, start);
     else

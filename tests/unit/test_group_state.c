@@ -191,6 +191,27 @@ TEST_LOOP(a_killed_secondary_goes_on_at_its_last_checkpoint)
     end(&fix);
 }
 
+TEST_LOOP(the_age_of_a_checkpoint_survives_a_restart)
+{
+    struct fix fix;
+    begin(&fix, 1, GROUP_LEVEL_PROCESS);
+    fix_checkpoint(&fix);
+    CLEANUP(json_putp) struct json_object *before = replication_query(fix.s.group);
+    struct json_object *last = member(before, "last-checkpoint");
+    assert_non_null(member(last, "held-ns"));
+    uint64_t wall_ns = json_object_get_uint64(member(last, "wall-time-ns"));
+    kill_secondary(&fix);
+    open_secondary(&fix, GROUP_LEVEL_PROCESS, boot_a);
+    restart(&fix);
+    CLEANUP(json_putp) struct json_object *after = replication_query(fix.s.group);
+    uint64_t passed_ns = loop_wall_ns(fix.loop) - wall_ns;
+    last = member(after, "last-checkpoint");
+    assert_true(json_object_get_uint64(member(last, "wall-time-ns")) == wall_ns);
+    assert_true(json_object_get_uint64(member(last, "age-ns")) <= passed_ns);
+    assert_null(member(last, "held-ns"));
+    end(&fix);
+}
+
 TEST_LOOP(an_end_in_good_order_is_survived_by_every_level_and_by_another_boot)
 {
     for (enum group_durability level = GROUP_LEVEL_NONE; level <= GROUP_LEVEL_PROCESS; level++) {
@@ -726,6 +747,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_killed_secondary_goes_on_at_its_last_checkpoint),
+        cmocka_unit_test(the_age_of_a_checkpoint_survives_a_restart),
         cmocka_unit_test(an_end_in_good_order_is_survived_by_every_level_and_by_another_boot),
         cmocka_unit_test(an_interrupted_failover_is_finished_and_done_is_done),
         cmocka_unit_test(a_group_that_was_stopped_stays_so),
