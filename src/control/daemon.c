@@ -345,6 +345,18 @@ static void tell_clients(struct daemon *daemon)
     qmp_server_event(daemon->qmp, "SHUTDOWN", data);
 }
 
+static bool has_succeeded(const struct io_count *count)
+{
+    return count->requests > count->errors;
+}
+
+static bool was_changed(const struct node *node)
+{
+    const struct node_stats *stats = &node->stats;
+    return has_succeeded(&stats->write) || has_succeeded(&stats->zero) ||
+           has_succeeded(&stats->discard);
+}
+
 /* What clients have been told to be written becomes durable, also without a flush of theirs. */
 static void flush_tops(struct daemon *daemon) MAY_WAIT
 {
@@ -355,7 +367,7 @@ static void flush_tops(struct daemon *daemon) MAY_WAIT
         struct edge *edge = NULL;
         int r;
 
-        if (!node->named || !list_empty(&node->parents) || node->read_only)
+        if (!node->named || !list_empty(&node->parents) || node->read_only || !was_changed(node))
             continue;
         node_ref(node);
         r = graph_attach_root(daemon->graph, node, "shutdown", 0, PERM_ALL, NULL, NULL, &edge,

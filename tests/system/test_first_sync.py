@@ -85,6 +85,10 @@ def test_before_the_first_checkpoint_there_is_nothing_to_fall_back_to(daemons, f
     assert "inconsistent" in status and "never synchronised" in status
     query = json.loads(pair.daemons.cli("status", "--name", "s", "-o", "json").stdout)
     assert query["consistent"] is False and "never synchronised" in query["inconsistent-reason"]
+    secondary.stop()
+    assert "error" not in secondary.log_text(), "nothing was written that could be flushed"
+    secondary = pair.secondary()
+    secondary.line()
     primary = pair.primary("--sync", "-o", "json")
     assert json.loads(primary.line())["ready"]
     assert json.loads(primary.line())["synchronised"]
