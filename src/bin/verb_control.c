@@ -248,14 +248,22 @@ static void warn_inconsistent(struct json_object *status)
                 cli_program, reason);
 }
 
-static int failover(struct qmp_client *client, bool force)
+static int failover(struct qmp_client *client, bool force, bool *ret_merged)
 {
     CLEANUP(json_putp) struct json_object *status = NULL;
     struct json_object *arguments;
+    const char *stage;
     int code = check_state(client, "failover", "secondary", NULL, &status);
 
     if (code != EXIT_OK)
         return code;
+    stage = json_text(status, "stage");
+    *ret_merged = json_member(status, "promoted") != NULL;
+    if (strcmp(stage, "done") == 0 && !*ret_merged) {
+        cli_error("replication has been stopped: there is no checkpoint to take over at any more; "
+                  "the disks hold what the primary had forwarded");
+        return EXIT_FAILED;
+    }
     if (force)
         warn_inconsistent(status);
     arguments = json_object_new_object();
@@ -280,6 +288,7 @@ int verb_failover(int argc, char **argv)
     struct target target = {0};
     struct failover_how how = {0};
     uint64_t began_ns, served_ns;
+    bool merged = false;
     char took[32];
     int code = take_options(argc, argv, options, &target, failover_help, take_how, &how);
 
@@ -289,21 +298,23 @@ int verb_failover(int argc, char **argv)
     if (code != EXIT_OK)
         return code;
     began_ns = now_ns();
-    code = failover(client, how.force);
+    code = failover(client, how.force, &merged);
     if (code != EXIT_OK)
         return code;
     served_ns = now_ns() - began_ns;
-    if (!target.json)
+    if (!target.json && merged)
+        printf("it had taken over before, and the merge has ended\n");
+    else if (!target.json)
         printf("took over in %s%s\n", cli_duration(served_ns, took, sizeof(took)),
                how.wait ? "" : "; the merge goes on (blockstep status shows it)");
     fflush(stdout);
-    code = how.wait ? wait_merged(client) : EXIT_OK;
+    code = how.wait && !merged ? wait_merged(client) : EXIT_OK;
     if (code != EXIT_OK)
         return code;
     if (target.json)
         printf("{\"json-version\": %d, \"duration-ns\": %" PRIu64 ", \"merged\": %s}\n",
-               CLI_JSON_VERSION, served_ns, how.wait ? "true" : "false");
-    else if (how.wait)
+               CLI_JSON_VERSION, served_ns, how.wait || merged ? "true" : "false");
+    else if (how.wait && !merged)
         printf("merged after %s\n", cli_duration(now_ns() - began_ns, took, sizeof(took)));
     return EXIT_OK;
 }

@@ -86,6 +86,7 @@ def test_replicate_checkpoint_lose_the_primary_take_over(daemons):
     assert "took over in" in done.stdout and "merged after" in done.stdout
     pair.io("s", "read -P 1 0 8M", "read -P 0 8M 8M", "write -P 3 0 64k")
     assert pair.status("s")["stage"] == "done"
+    assert pair.cli("failover", "--name", "s").stdout.startswith("it had taken over before")
     pair.secondary.stop()
     assert pattern(pair.folder / "s0.raw", 0, 65536) == 3
     assert pattern(pair.folder / "s0.raw", 65536, 8 * MIB - 65536) == 1
@@ -120,6 +121,8 @@ def test_a_stop_without_failover_keeps_what_was_forwarded(daemons):
     pair.cli("stop", "--name", "s")
     pair.io("s", "read -P 5 0 1M", read_only=True)
     assert pair.status("s")["stage"] == "done"
+    refused = pair.cli("failover", "--name", "s", check=False)
+    assert refused.returncode == 1 and "replication has been stopped" in refused.stderr
     pair.cli("stop", "--name", "s", "--quit")
     assert pair.secondary.wait() == 0
     assert pattern(pair.folder / "s0.raw", 0, MIB) == 5
