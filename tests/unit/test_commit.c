@@ -280,6 +280,8 @@ TEST_LOOP(a_commit_copies_again_what_is_rewritten_behind_it)
         0);
     test_wait_until(job->done_bytes == 3 * 1024 * 1024);
     guest_write(&world, BLOCK, 2 * BLOCK, 7);
+    for (unsigned i = 2; i < 10; i += 2)
+        guest_write(&world, i * REGION_BYTES, BLOCK, 8);
     assert_false(world.write_through);
     blkdebug_remove(bdebug(&world), 0);
     blkdebug_release(bdebug(&world), 0);
@@ -288,6 +290,8 @@ TEST_LOOP(a_commit_copies_again_what_is_rewritten_behind_it)
     assert_int_equal(fix_byte(world.to, 0, BLOCK), 1);
     assert_int_equal(fix_byte(world.to, BLOCK, 2 * BLOCK), 7);
     assert_int_equal(fix_byte(world.to, 3 * BLOCK, BLOCK), 1);
+    for (unsigned i = 2; i < 10; i += 2)
+        assert_int_equal(fix_byte(world.to, i * REGION_BYTES, BLOCK), 8);
     assert_true(world.write_through);
     world_close(&world);
 }

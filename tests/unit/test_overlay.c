@@ -433,6 +433,96 @@ TEST_LOOP(an_image_tells_what_it_is_and_holds)
     done(&f);
 }
 
+TEST_LOOP(a_node_tells_what_its_overlay_holds_and_costs)
+{
+    struct overlay_fixture f = open_new(0, 0);
+    struct json_object *object = json_object_new_object();
+
+    assert_non_null(object);
+    assert_int_equal(blocks_write(f.edge, 40960, 8192, 1, 0), 0);
+    assert_int_equal(blocks_zero(f.edge, 1024 * 1024, 512 * 1024, 0), 0);
+    overlay_set_epoch(f.node, 7);
+    assert_int_equal(f.node->driver->describe(f.node, object), 0);
+    assert_string_equal(info_text(object, "block-size"), "4096");
+    assert_string_equal(info_text(object, "held-bytes"), "8192");
+    assert_string_equal(info_text(object, "zero-run-bytes"), "524288");
+    assert_string_equal(info_text(object, "spare-bytes"), "0");
+    assert_string_equal(info_text(object, "max-bytes"), "0");
+    assert_string_equal(info_text(object, "given-back-bytes"), "0");
+    assert_string_equal(info_text(object, "cleaned-bytes"), "0");
+    assert_string_equal(info_text(object, "generation"), "1");
+    assert_string_equal(info_text(object, "epoch"), "7");
+    assert_string_equal(info_text(object, "records"), "2");
+    (void)info_text(object, "log-bytes");
+    (void)info_text(object, "index-bytes");
+    (void)info_text(object, "in-memory");
+    assert_false(json_object_object_get_ex(object, "damage", NULL));
+    json_object_put(object);
+    done(&f);
+}
+
+/* The part of the list that tells of a superblock, and its state. */
+static struct json_object *superblock(struct json_object *list, unsigned which, const char *state)
+{
+    struct json_object *one = json_object_array_get_idx(list, which);
+
+    assert_string_equal(info_text(one, "state"), state);
+    return one;
+}
+
+TEST_LOOP(each_superblock_is_told_as_good_unused_or_bad)
+{
+    static const uint8_t noise[] = "noise";
+    struct graph *graph = blocks_graph();
+    struct node *node = blocks_add(graph, "{'node-name':'file','driver':'mem','size':1048576}");
+    struct edge *edge = blocks_root(graph, node, "test");
+    const struct overlay_create create = {.virtual_bytes = SIZE_BYTES, .block_bytes = 8192};
+    struct json_object *list = NULL, *info = NULL;
+    struct err err = ERR_INIT;
+
+    assert_int_equal(overlay_create_in(edge, &create, &err), 0);
+    assert_true(mem_stats(node)->flushes > 0);
+    assert_int_equal(overlay_info(edge, &info, &err), 0);
+    assert_string_equal(info_text(info, "block-size"), "8192");
+    assert_string_equal(info_text(info, "generation"), "1");
+    json_object_put(info);
+    assert_int_equal(overlay_superblocks(edge, &list, &err), 0);
+    assert_int_equal(json_object_array_length(list), 2);
+    assert_string_equal(info_text(superblock(list, 0, "good"), "clean"), "true");
+    superblock(list, 1, "unused");
+    json_object_put(list);
+    memcpy(mem_bytes(node) + OVERLAY_SUPERBLOCK_STRIDE, noise, sizeof(noise));
+    assert_int_equal(overlay_superblocks(edge, &list, &err), 0);
+    assert_string_equal(info_text(superblock(list, 0, "good"), "generation"), "1");
+    assert_true(info_text(superblock(list, 1, "bad"), "reason")[0] != '\0');
+    json_object_put(list);
+    graph_detach(edge);
+    graph_free(graph);
+}
+
+/* What the memory held before would else come to stand in a file that others read. */
+TEST_LOOP(what_lies_behind_the_end_of_the_disk_is_zero_in_the_file)
+{
+    struct overlay_fixture f = open_new(0, 0);
+    struct overlay_stretch stretch;
+    struct buf *secret = buf_alloc(loop_bufs(loop_current()), 2 * 4096);
+    size_t length;
+
+    assert_non_null(secret);
+    memset(secret->bytes, 0x5e, 2 * 4096);
+    buf_unref(secret);
+    assert_int_equal(blocks_write(f.edge, SIZE_BYTES - 100, 100, 1, 0), 0);
+    assert_true(overlay_next_held(f.node, SIZE_BYTES - SIZE_BYTES % 4096, &stretch));
+    uint8_t *bytes = overlay_snapshot(test_path("a"), &length);
+    uint64_t begin = stretch.file_offset_bytes;
+    assert_true(begin + 4096 <= length);
+    assert_int_equal(bytes[begin + SIZE_BYTES % 4096 - 1], 1);
+    for (unsigned i = SIZE_BYTES % 4096; i < 4096; i++)
+        assert_int_equal(bytes[begin + i], 0);
+    free(bytes);
+    done(&f);
+}
+
 TEST_LOOP(an_existing_file_is_not_overwritten_by_a_new_image)
 {
     const struct overlay_create create = {.virtual_bytes = SIZE_BYTES};
@@ -467,6 +557,9 @@ int main(void)
         cmocka_unit_test(random_requests_survive_restarts_and_kills),
         cmocka_unit_test(a_disk_of_16_TiB_costs_nothing_while_it_is_empty),
         cmocka_unit_test(an_image_tells_what_it_is_and_holds),
+        cmocka_unit_test(a_node_tells_what_its_overlay_holds_and_costs),
+        cmocka_unit_test(each_superblock_is_told_as_good_unused_or_bad),
+        cmocka_unit_test(what_lies_behind_the_end_of_the_disk_is_zero_in_the_file),
         cmocka_unit_test(an_existing_file_is_not_overwritten_by_a_new_image),
     };
 
