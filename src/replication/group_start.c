@@ -404,7 +404,6 @@ static void start_primary(struct replication_group *group, const struct group_me
     for (size_t i = 0; i < members->count; i++) {
         if (replication_stage_of(members->nodes[i]) != REPLICATION_NONE)
             continue;
-        replication_error_clear(members->nodes[i]);
         replication_set_stage(members->nodes[i], REPLICATION_RUNNING);
         any = true;
     }

@@ -226,6 +226,24 @@ TEST_LOOP(an_end_in_good_order_is_survived_by_every_level_and_by_another_boot)
     }
 }
 
+TEST_LOOP(an_end_that_cannot_flush_what_the_overlays_hold_does_not_outlive_the_host)
+{
+    static const char *const nodes[] = {"sdisk", "adebug", "hdebug"};
+    for (size_t i = 0; i < ARRAY_LEN(nodes); i++) {
+        struct fix fix;
+        begin(&fix, 1, GROUP_LEVEL_PROCESS);
+        live_epoch(&fix);
+        fix_inject(
+            &fix.s, nodes[i], 0,
+            (struct blkdebug_rule){.kinds = BLKDEBUG_FLUSH, .count = UINT_MAX, .error = -EIO});
+        close_secondary(&fix);
+        open_secondary(&fix, GROUP_LEVEL_PROCESS, boot_b);
+        restart(&fix);
+        expect_inconsistent(&fix, "host was started again");
+        end(&fix);
+    }
+}
+
 TEST_LOOP(an_interrupted_failover_is_finished_and_done_is_done)
 {
     struct fix fix;
@@ -749,6 +767,7 @@ int main(void)
         cmocka_unit_test(a_killed_secondary_goes_on_at_its_last_checkpoint),
         cmocka_unit_test(the_age_of_a_checkpoint_survives_a_restart),
         cmocka_unit_test(an_end_in_good_order_is_survived_by_every_level_and_by_another_boot),
+        cmocka_unit_test(an_end_that_cannot_flush_what_the_overlays_hold_does_not_outlive_the_host),
         cmocka_unit_test(an_interrupted_failover_is_finished_and_done_is_done),
         cmocka_unit_test(a_group_that_was_stopped_stays_so),
         cmocka_unit_test(undo_that_a_kill_or_a_boot_loses_makes_the_group_inconsistent),

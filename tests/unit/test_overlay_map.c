@@ -110,6 +110,28 @@ static void test_finds_what_was_put_in(void **state)
     }
 }
 
+static void test_finds_what_was_put_in_and_replaced_downwards(void **state)
+{
+    static struct model model;
+    struct overlay_map *map = overlay_map_new(STEP);
+
+    assert_non_null(map);
+    memset(&model, 0, sizeof(model));
+    model.base = 7;
+    for (unsigned pass = 0; pass < 2; pass++) {
+        for (uint32_t i = MODEL_BLOCKS; i-- > 0;) {
+            assert_int_equal(0, overlay_map_reserve(map, 1, 1));
+            overlay_map_put(map, model.base + i, 1, pass + i + 1);
+            model.kind[i] = OVERLAY_MAP_DATA;
+            model.slot[i] = pass + i + 1;
+        }
+        check_same(map, &model);
+        check_held(map, &model);
+        assert_int_equal(overlay_map_blocks(map), MODEL_BLOCKS);
+    }
+    overlay_map_free(map);
+}
+
 static void test_dropping_forgets_all_and_gives_memory_back(void **state)
 {
     static struct model model;
@@ -222,6 +244,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_finds_what_was_put_in),
+        cmocka_unit_test(test_finds_what_was_put_in_and_replaced_downwards),
         cmocka_unit_test(test_dropping_forgets_all_and_gives_memory_back),
         cmocka_unit_test(test_a_block_costs_less_than_16_bytes_in_any_distribution),
         cmocka_unit_test(test_a_long_zeroed_run_costs_next_to_nothing),
