@@ -26,6 +26,7 @@ import contextlib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,11 +46,14 @@ DISK_BYTES = SECTORS * SECTOR
 OVERLAYS_BYTES = 64 << 20
 STEPS = 12
 MAX_REQUEST_SECTORS = 256
-GIVEN_UP_S = 40 * SLOW
+
+# When the last writes of a killed primary arrive. "after", when a new one has synchronised the pair,
+# joins them once a secondary closes a former session's connections.
+LATE = ["never", "before"]
 
 # How often each is drawn.
 WEIGHTS = {"load": 10, "own_writes": 8, "checkpoint": 22, "kill_in_checkpoint": 6, "pause": 6,
-           "slow": 4, "stall": 5, "cut": 6, "kill_secondary": 7, "kill_primary": 7, "kill_both": 3,
+           "slow": 4, "stall": 5, "cut_link": 6, "kill_secondary": 7, "kill_primary": 7, "kill_both": 3,
            "restart": 4, "fill": 4, "heal": 10, "fail_over": 9}
 
 
@@ -78,10 +82,10 @@ def draw(name, chance):
     if name == "stall":
         given_up = chance.random() < 0.02
         return {**load, **after, **way, **({"given_up": True} if given_up else milliseconds)}
-    if name == "cut":
+    if name == "cut_link":
         return {**load, **way, "byte": int(2 ** chance.uniform(0, 21))}
     if name == "kill_primary":
-        return {**load, **after, "late": chance.random() < 0.5}
+        return {**load, **after, "late": chance.choice(LATE)}
     if name == "restart":
         return {"side": chance.choice("ps")}
     if name == "fill":
@@ -339,12 +343,12 @@ class Run:
         self.start_secondary(*["--fresh"] if fresh else [])
         if fresh:
             self.start_primary()
-            self.s, self.faulty = [self.cut(0)], False
+            self.s, self.faulty = [self.checkpointed(0)], False
         else:
             self.s = []
             self.synchronise(None)
 
-    def cut(self, begin):
+    def checkpointed(self, begin):
         return self.p.cut(begin, self.history.now(), "the secondary")
 
     # --- what is seen ---
@@ -422,11 +426,11 @@ class Run:
 
     def judge_checkpoint(self, code, text, begin):
         if code == 0:
-            self.s = [self.cut(begin)]
+            self.s = [self.checkpointed(begin)]
         elif not self.faulty:
             raise Violation(f"a checkpoint failed, and nothing had been done to the pair: {text}")
         elif self.s:
-            self.s.append(self.cut(begin))
+            self.s.append(self.checkpointed(begin))
 
     def kill_in_checkpoint(self, count, pattern, milliseconds):
         load = self.load_primary(count, pattern)
@@ -452,9 +456,9 @@ class Run:
         daemon = self.primary if side == "p" else self.secondary
         with self.loaded(count, pattern) as load:
             load.wait(after)
-            daemon.signal(19)
+            daemon.signal(signal.SIGSTOP)
             self.pass_time(milliseconds)
-            daemon.signal(18)
+            daemon.signal(signal.SIGCONT)
 
     def slow(self, count, pattern, milliseconds):
         self.data.delay(milliseconds / 1000)
@@ -473,12 +477,11 @@ class Run:
                 self.pass_time(milliseconds)
             self.data.release()
 
-    def cut_link(self, direction=TO_SERVER, byte=0):
-        self.data.cut(direction, byte)
-        self.faulty = True
-
-    def cut_off(self):
-        self.cut_link()
+    def cut_link(self, count, pattern, direction, byte):
+        with self.loaded(count, pattern):
+            self.faulty = True
+            self.data.cut(direction, byte)
+        self.data.cut(direction)
 
     def kill_secondary(self, count, pattern, after):
         with self.loaded(count, pattern, secondary_lost=True) as load:
@@ -490,17 +493,20 @@ class Run:
     def kill_primary(self, count, pattern, after, late):
         with self.loaded(count, pattern, primary_lost=True) as load:
             load.wait(after)
-            if late:
+            if late != "never":
                 self.data.hold_old()
             self.kill(self.primary)
         self.history.settle()
         self.faulty = True
         self.look_at_secondary()
-        if late:
+        if late == "before":
             self.data.wake_old()
-        self.data.cut(TO_SERVER)
+        if late != "after":
+            self.data.cut(TO_SERVER)
         self.look_at_secondary()
         self.synchronise(None)
+        if late == "after":
+            self.data.wake_old()
 
     def kill_both(self, count, pattern, after):
         with self.loaded(count, pattern, primary_lost=True, secondary_lost=True) as load:
@@ -542,7 +548,7 @@ class Run:
                 return
             self.pass_time(milliseconds)
             if fault == "cut":
-                self.cut_link()
+                self.data.cut(TO_SERVER)
             elif fault == "kill_secondary":
                 self.secondary.kill()
             else:
@@ -567,14 +573,13 @@ class Run:
         done = self.wait_synchronised(told)
         load.finish(lost=bool(harm))
         if done and self.primary.process.poll() is None:
-            self.s, self.faulty = [self.cut(begin)], harm is not None
+            self.s, self.faulty = [self.checkpointed(begin)], harm is not None
             return
         if harm is None:
             raise Violation("it is not synchronised")
         self.faulty = True
         if self.s:
-            self.s.append(self.cut(begin))
-        self.first = self.cut(begin)
+            self.s.append(self.checkpointed(begin))
 
     def log_of(self, name):
         path = self.folder / f"{name}.log"
@@ -638,7 +643,7 @@ class Run:
         if how in ("kill", "late"):
             self.primary.kill()
         elif how == "stop":
-            self.primary.signal(19)
+            self.primary.signal(signal.SIGSTOP)
         else:
             self.data.hold(TO_SERVER)
             self.data.hold(TO_CLIENT)
@@ -646,7 +651,7 @@ class Run:
     def find_primary(self, how, load):
         """It, or what it had sent, wakes up; it is of no concern to the secondary any more."""
         if how == "stop":
-            self.primary.signal(18)
+            self.primary.signal(signal.SIGCONT)
         self.data.wake_old()
         self.data.release()
         load.finish(lost=how in ("kill", "late"))
@@ -671,17 +676,8 @@ class Run:
     # --- all of it ---
 
     def step(self, operation):
-        if operation.name == "cut":
-            arguments = dict(operation.arguments)
-            self.cut_under_load(**arguments)
-        else:
-            getattr(self, operation.name)(**operation.arguments)
+        getattr(self, operation.name)(**operation.arguments)
         self.look()
-
-    def cut_under_load(self, count, pattern, direction, byte):
-        with self.loaded(count, pattern):
-            self.cut_link(direction, byte)
-        self.cut_link()
 
     def end(self):
         """All heals, and ends well."""
