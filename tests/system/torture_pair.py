@@ -109,14 +109,17 @@ def generate(seed):
         yield Operation(name, **draw(name, chance))
 
 
+def area_of(chance):
+    return SECTORS // 8 if chance.random() < 0.5 else SECTORS
+
+
 def requests_of(pattern, count):
     """(kind, first sector, sectors, FUA) of a guest's requests: many in a small hot area."""
     chance = random.Random(pattern)
     kinds = ["write"] * 14 + ["read"] * 3 + ["zero", "discard", "flush"]
     for _ in range(count):
         length = int(2 ** chance.uniform(0, 8)) % MAX_REQUEST_SECTORS + 1
-        area = SECTORS // 8 if chance.random() < 0.5 else SECTORS
-        yield (chance.choice(kinds), chance.randrange(max(area - length, 1)), length,
+        yield (chance.choice(kinds), chance.randrange(area_of(chance) - length), length,
                chance.random() < 0.1)
 
 
@@ -228,6 +231,8 @@ class Load:
 class Watch(threading.Thread):
     """Reads what the secondary shows all the time, here and there."""
 
+    DEPTH = 8
+
     def __init__(self, run, pattern):
         super().__init__(daemon=True)
         self.run_, self.chance = run, random.Random(pattern)
@@ -237,15 +242,27 @@ class Watch(threading.Thread):
         self.start()
 
     def run(self):
-        view, history = self.run_.s[0], self.run_.history
         try:
-            while not self.enough.wait(0.001):
-                disk, count = self.chance.randrange(len(self.handles)), self.chance.randrange(1, 128)
-                first, begin = self.chance.randrange(SECTORS - count), history.now()
-                data = self.handles[disk].pread(count * SECTOR, first * SECTOR)
-                view.look(disk, first, bytes(data), begin)
+            while not self.enough.is_set():
+                for disk, handle in enumerate(self.handles):
+                    self.read_some(disk, handle)
         except (nbd.Error, Violation) as failure:
             self.failure = failure
+
+    def read_some(self, disk, handle):
+        """Several at once, many where most is written."""
+        view, flying = self.run_.s[0], {}
+        for _ in range(self.DEPTH):
+            count = self.chance.randrange(1, 128)
+            first = self.chance.randrange(area_of(self.chance) - count)
+            buffer, begin = nbd.Buffer(count * SECTOR), self.run_.history.now()
+            flying[handle.aio_pread(buffer, first * SECTOR)] = first, buffer, begin
+        while flying:
+            if handle.poll(int(DEADLINE_S * 1000)) == 0:
+                raise Violation(f"disk {disk}: no answer within {DEADLINE_S} s")
+            for cookie in [each for each in flying if handle.aio_command_completed(each)]:
+                first, buffer, begin = flying.pop(cookie)
+                view.look(disk, first, bytes(buffer.to_bytearray()), begin)
 
     def finish(self, lost=False):
         self.enough.set()
