@@ -72,7 +72,7 @@ def draw(name, chance):
     milliseconds = {"milliseconds": chance.randrange(300)}
     way = {"direction": chance.choice([TO_SERVER, TO_CLIENT])}
     if name == "checkpoint":
-        return {**load, "count": chance.choice([0, load["count"]])}
+        return {**load, "count": chance.choice([0, load["count"]]), "times": chance.randrange(1, 5)}
     if name == "kill_in_checkpoint":
         return {**load, "milliseconds": chance.uniform(0, 30)}
     if name == "pause":
@@ -94,7 +94,7 @@ def draw(name, chance):
         return {**load, "fault": chance.choice(["", "", "kill_secondary", "cut", "kill_primary"]),
                 "milliseconds": chance.uniform(0, 200)}
     if name == "fail_over":
-        return {**load, **after, "how": chance.choice(["kill", "late", "stop", "isolate"]),
+        return {**load, **after, "how": chance.choice(["kill", "late", "stop", "isolate", "none"]),
                 "kills": [chance.uniform(0, 40) for _ in range(chance.randrange(4))]}
     return {**load, **after} if name.startswith("kill") else load
 
@@ -432,13 +432,15 @@ class Run:
             Load(self.history, self.socket("s"), self.s, self.disks, min(count, 100),
                  pattern).finish()
 
-    def checkpoint(self, count, pattern):
+    def checkpoint(self, count, pattern, times):
         load = self.load_primary(count, pattern)
-        load.wait(count // 4)
-        begin = self.history.now()
-        done = self.daemons.cli("checkpoint", "--name", "p", *self.tls_words(), check=False,
-                                timeout=DEADLINE_S)
-        self.judge_checkpoint(done.returncode, done.stderr, begin)
+        for number in range(times):
+            load.wait(count * (number + 1) // (times + 2))
+            begin = self.history.now()
+            done = self.daemons.cli("checkpoint", "--name", "p", *self.tls_words(), check=False,
+                                    timeout=DEADLINE_S)
+            self.judge_checkpoint(done.returncode, done.stderr, begin)
+            self.look_at_secondary()
         load.finish()
 
     def judge_checkpoint(self, code, text, begin):
@@ -618,8 +620,8 @@ class Run:
     # --- failover ---
 
     def fail_over(self, count, pattern, after, how, kills):
-        """The primary is lost in one of four ways, the secondary takes over and is killed now and then,
-        and a new secondary is made of the old primary."""
+        """The primary is lost in one of several ways, or not at all: it writes on. The secondary takes
+        over and is killed now and then, and a new secondary is made of the old primary."""
         if not self.s:
             return
         load = self.load_primary(count, pattern)
@@ -661,7 +663,7 @@ class Run:
             self.primary.kill()
         elif how == "stop":
             self.primary.signal(signal.SIGSTOP)
-        else:
+        elif how == "isolate":
             self.data.hold(TO_SERVER)
             self.data.hold(TO_CLIENT)
 
@@ -672,7 +674,7 @@ class Run:
         self.data.wake_old()
         self.data.release()
         load.finish(lost=how in ("kill", "late"))
-        if how in ("stop", "isolate"):
+        if how not in ("kill", "late"):
             self.look_at_primary()
             self.stop(self.primary)
         self.history.settle()
