@@ -559,6 +559,8 @@ TEST_LOOP(a_snapshot_that_breaks_leaves_the_guest_alone)
 
 struct snapshot_read {
     struct edge *edge;
+    uint64_t offset;
+    uint8_t byte;
     int result;
     bool done;
 };
@@ -566,10 +568,45 @@ struct snapshot_read {
 static void read_snapshot(void *arg) MAY_WAIT
 {
     struct snapshot_read *read = arg;
-    uint8_t byte;
 
-    read->result = blocks_read_bytes(read->edge, 0, &byte, 1, 0);
+    read->result = blocks_read_bytes(read->edge, read->offset, &read->byte, 1, 0);
     read->done = true;
+}
+
+TEST_LOOP(who_reads_a_snapshot_is_not_overtaken_by_an_overwrite)
+{
+    const struct blkdebug_rule hold = {.kinds = BLKDEBUG_READ, .count = 1, .hold = true};
+    struct graph *graph = blocks_graph();
+    struct node *disk = blocks_add(
+        graph, "{'node-name':'disk','driver':'blkdebug','file':{'driver':'mem','size':262144}}");
+    struct node *filter = blocks_add(graph, "{'node-name':'filter','driver':'copy-before-write',"
+                                            "'file':'disk','target':{'driver':'mem','size':262144}}");
+    struct node *snapshot = blocks_add(graph, "{'driver':'snapshot-access','file':'filter',"
+                                              "'node-name':'snapshot'}");
+    struct edge *edge = blocks_root(graph, filter, "guest");
+    struct snapshot_read read = {.offset = 5};
+    struct blocks_task write = {0};
+    struct err err = ERR_INIT;
+
+    assert_int_equal(graph_attach_root(graph, snapshot, "reader", PERM_CONSISTENT_READ, PERM_ALL,
+                                       NULL, NULL, &read.edge, &err),
+                     0);
+    memset(mem_bytes(disk->file->child), 7, 262144);
+    assert_int_equal(blkdebug_inject(disk, &hold, NULL), 0);
+    assert_int_equal(co_spawn(loop_current(), "reader", read_snapshot, &read), 0);
+    test_wait_until(blkdebug_held(disk, 0) == 1);
+    blocks_start_write(&write, edge, 0, 512, 1);
+    for (unsigned i = 0; i < 100; i++)
+        co_yield();
+    assert_false(write.done);
+    blkdebug_release(disk, 0);
+    test_wait_until(read.done && write.done);
+    assert_int_equal(read.result, 0);
+    assert_int_equal(read.byte, 7);
+    assert_int_equal(write.result, 0);
+    graph_detach(read.edge);
+    graph_detach(edge);
+    graph_free(graph);
 }
 
 TEST_LOOP(who_reads_a_snapshot_while_it_breaks_gets_an_error_and_no_later_data)
@@ -659,6 +696,7 @@ int main(void)
         cmocka_unit_test(
             a_target_that_cannot_tell_what_it_holds_may_be_any_disk_of_the_same_length),
         cmocka_unit_test(a_snapshot_that_breaks_leaves_the_guest_alone),
+        cmocka_unit_test(who_reads_a_snapshot_is_not_overtaken_by_an_overwrite),
         cmocka_unit_test(who_reads_a_snapshot_while_it_breaks_gets_an_error_and_no_later_data),
         cmocka_unit_test(a_snapshot_by_a_bitmap_is_of_nothing_else),
     };

@@ -476,7 +476,8 @@ TEST_LOOP(each_superblock_is_told_as_good_unused_or_bad)
     struct graph *graph = blocks_graph();
     struct node *node = blocks_add(graph, "{'node-name':'file','driver':'mem','size':1048576}");
     struct edge *edge = blocks_root(graph, node, "test");
-    const struct overlay_create create = {.virtual_bytes = SIZE_BYTES, .block_bytes = 8192};
+    const struct overlay_create create = {
+        .virtual_bytes = SIZE_BYTES, .block_bytes = 8192, .disk_id = {0xab, 0xcd}};
     struct json_object *list = NULL, *info = NULL;
     struct err err = ERR_INIT;
 
@@ -484,6 +485,7 @@ TEST_LOOP(each_superblock_is_told_as_good_unused_or_bad)
     assert_true(mem_stats(node)->flushes > 0);
     assert_int_equal(overlay_info(edge, &info, &err), 0);
     assert_string_equal(info_text(info, "block-size"), "8192");
+    assert_string_equal(info_text(info, "disk-id"), "abcd0000000000000000000000000000");
     assert_string_equal(info_text(info, "generation"), "1");
     json_object_put(info);
     assert_int_equal(overlay_superblocks(edge, &list, &err), 0);
