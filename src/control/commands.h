@@ -6,6 +6,9 @@
 
 #include "control/qmp.h"
 
+struct daemon;
+struct node;
+
 extern const struct qmp_command commands_misc[];
 extern const struct qmp_command commands_block[];
 extern const struct qmp_command commands_backup[];
@@ -26,5 +29,9 @@ extern const struct qmp_command *const commands_tables[];
 
 /* All events that the daemon's parts send. */
 extern const struct qmp_event_type events_table[];
+
+/* A "device" or node-name of arguments; the error is QEMU's. */
+int command_find_device(struct daemon *daemon, const char *name, struct node **ret_node,
+                        struct err *err);
 
 #endif

@@ -94,10 +94,9 @@ static int check_bitmap(struct backup_args *args, struct node *source,
 static int find_node(struct daemon *daemon, const char *name, struct node **ret_node,
                      struct err *err)
 {
-    *ret_node = graph_find(daemon->graph, name);
-    if (*ret_node == NULL)
-        return err_set(err, -ENOENT, "Cannot find device='%s' nor node-name='%s'", name, name);
-    return node_check_blocked(*ret_node, "back up", err);
+    int r = command_find_device(daemon, name, ret_node, err);
+
+    return r < 0 ? r : node_check_blocked(*ret_node, "back up", err);
 }
 
 static int start_backup(struct daemon *daemon, const struct backup_args *args, struct node *source,
@@ -127,10 +126,7 @@ static int start_backup(struct daemon *daemon, const struct backup_args *args, s
         return r;
     job->auto_finalize = args->auto_finalize;
     job->auto_dismiss = args->auto_dismiss;
-    r = job_start(job, err);
-    if (r < 0)
-        job_drop(job);
-    return r;
+    return job_start(job, err);
 }
 
 static int run_backup(struct qmp_call *call, void *args, struct err *err) MAY_WAIT

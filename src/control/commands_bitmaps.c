@@ -49,12 +49,12 @@ static int run_add(struct qmp_call *call, void *args, struct err *err)
 {
     const struct bitmap_args *add = args;
     struct daemon *daemon = call->context;
-    struct node *node = graph_find(daemon->graph, add->node);
     struct dirty_bitmap *bitmap;
+    struct node *node;
+    int r = command_find_device(daemon, add->node, &node, err);
 
-    if (node == NULL)
-        return err_set(err, -ENOENT, "Cannot find device='%s' nor node-name='%s'", add->node,
-                       add->node);
+    if (r < 0)
+        return r;
     if (add->granularity_given && add->granularity == 0)
         return err_set(err, -EINVAL, "Granularity must be power of 2 and at least %u",
                        DIRTY_BITMAP_REGION_MIN_BYTES);

@@ -6,6 +6,17 @@
 
 #include <errno.h>
 
+int command_find_device(struct daemon *daemon, const char *name, struct node **ret_node,
+                        struct err *err)
+{
+    struct node *node = graph_find(daemon->graph, name);
+
+    if (node == NULL)
+        return err_set(err, -ENOENT, "Cannot find device='%s' nor node-name='%s'", name, name);
+    *ret_node = node;
+    return 0;
+}
+
 /* --- changes --- */
 
 static int run_blockdev_add(struct qmp_call *call, void *args, struct err *err) MAY_WAIT

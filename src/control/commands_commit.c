@@ -155,10 +155,7 @@ static int start_commit(struct daemon *daemon, const struct commit_args *args, s
         return r;
     job->auto_finalize = args->auto_finalize;
     job->auto_dismiss = args->auto_dismiss;
-    r = job_start(job, err);
-    if (r < 0)
-        job_drop(job);
-    return r;
+    return job_start(job, err);
 }
 
 static int run_commit(struct qmp_call *call, void *args, struct err *err) MAY_WAIT

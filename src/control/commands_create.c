@@ -259,12 +259,7 @@ static int run_create(struct qmp_call *call, void *args, struct err *err) MAY_WA
     *wanted = (struct create_args){0};
     const struct create_call work = {creation_run, creation_release, creation};
     int r = create_new(&daemon->jobs, creation->args.job_id, &work, &job, err);
-    if (r < 0)
-        return r;
-    r = job_start(job, err);
-    if (r < 0)
-        job_drop(job);
-    return r;
+    return r < 0 ? r : job_start(job, err);
 }
 
 const struct qmp_command commands_create[] = {

@@ -121,21 +121,7 @@ static int start_mirror(struct daemon *daemon, const struct mirror_args *args, s
         return r;
     job->auto_finalize = args->auto_finalize;
     job->auto_dismiss = args->auto_dismiss;
-    r = job_start(job, err);
-    if (r < 0)
-        job_drop(job);
-    return r;
-}
-
-static int find_node(struct daemon *daemon, const char *name, struct node **ret_node,
-                     struct err *err)
-{
-    struct node *node = graph_find(daemon->graph, name);
-
-    if (node == NULL)
-        return err_set(err, -ENOENT, "Cannot find device='%s' nor node-name='%s'", name, name);
-    *ret_node = node;
-    return 0;
+    return job_start(job, err);
 }
 
 static int run_blockdev_mirror(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
@@ -146,9 +132,9 @@ static int run_blockdev_mirror(struct qmp_call *call, void *args, struct err *er
     int r = check_supported(mirror, err);
 
     if (r == 0)
-        r = find_node(daemon, mirror->device, &source, err);
+        r = command_find_device(daemon, mirror->device, &source, err);
     if (r == 0)
-        r = find_node(daemon, mirror->target, &target, err);
+        r = command_find_device(daemon, mirror->target, &target, err);
     return r < 0 ? r : start_mirror(daemon, mirror, source, target, true, err);
 }
 
@@ -178,7 +164,7 @@ static int run_drive_mirror(struct qmp_call *call, void *args, struct err *err) 
     int r = check_drive(mirror, err);
 
     if (r == 0)
-        r = find_node(daemon, mirror->device, &source, err);
+        r = command_find_device(daemon, mirror->device, &source, err);
     if (r < 0)
         return r;
     node_ref(source);

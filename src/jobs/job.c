@@ -318,7 +318,9 @@ int job_start(struct job *job, struct err *err)
         job_unref(job);
         job->running = false;
         job_set_status(job, JOB_CREATED);
-        return err_set_errno(err, ret, "cannot start job '%s'", job->id);
+        err_set_errno(err, ret, "cannot start job '%s'", job->id);
+        job_drop(job);
+        return ret;
     }
     return 0;
 }

@@ -117,7 +117,8 @@ int job_new(struct job_list *list, const struct job_driver *driver, const char *
             struct job **ret_job, struct err *err);
 /* A job that was never started goes, with its driver's clean, and without a trace. */
 void job_drop(struct job *job) MAY_WAIT;
-int job_start(struct job *job, struct err *err);
+/* What cannot be started is dropped. */
+int job_start(struct job *job, struct err *err) MAY_WAIT;
 struct job *job_ref(struct job *job);
 void job_unref(struct job *job); /* NULL is fine */
 

@@ -237,7 +237,6 @@ static int merge_start(struct group_disk *disk, struct err *err) MAY_WAIT
     if (ret < 0) {
         disk->merge = NULL;
         job_unref(job);
-        job_drop(job);
     }
     return ret;
 }

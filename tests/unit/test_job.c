@@ -125,6 +125,7 @@ static struct job *counter_new(struct world *world, const char *id, struct count
 }
 
 static struct job *counter_start(struct world *world, const char *id, struct counter counter)
+    MAY_WAIT
 {
     struct err err = ERR_INIT;
     struct job *job = job_ref(counter_new(world, id, counter));
