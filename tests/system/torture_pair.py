@@ -80,7 +80,7 @@ def draw(name, chance):
     if name == "slow":
         return {**load, "milliseconds": chance.choice([1, 3, 10]), "count": chance.randrange(10, 60)}
     if name == "stall":
-        given_up = chance.random() < 0.02
+        given_up = chance.random() < 0.002  # half a minute each
         return {**load, **after, **way, **({"given_up": True} if given_up else milliseconds)}
     if name == "cut_link":
         return {**load, **way, "byte": int(2 ** chance.uniform(0, 21))}
