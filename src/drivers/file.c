@@ -46,6 +46,7 @@ struct file_state {
      * may be, so that each question costs as much as the file has pages: ask once. What has been
      * punched since still counts as data, which is no error. */
     uint64_t data_offset_bytes, data_end_bytes;
+    int flush_error; /* of the first flush that failed; 0: none has */
 };
 
 /* What is locked: bits of enum perm, whose order is QEMU's. */
@@ -383,12 +384,28 @@ static int raw_discard(struct node *node, struct io *io) MAY_WAIT
     return file_punch(state->file, io->offset_bytes, io->length_bytes);
 }
 
+/* The kernel tells once that it could not write a page back, and forgets the page: the next flush
+ * would succeed without what the first has lost. So no later one does, until the node is made anew.
+ * Direct I/O leaves nothing behind in the page cache. */
 static int raw_flush(struct node *node) MAY_WAIT
 {
-    const struct file_state *state = node->state;
-    int ret = file_sync(state->file);
+    struct file_state *state = node->state;
+    const struct file_options *options = node->options;
+    int ret = state->flush_error;
 
-    return ret < 0 ? ret : check_not_truncated(node);
+    if (unlikely(ret < 0))
+        return ret;
+    ret = file_sync(state->file);
+    if (ret == 0)
+        return check_not_truncated(node);
+    if (!node->cache_direct) {
+        state->flush_error = ret;
+        log_error("file",
+                  "'%s': a flush has failed (%s), and what it lost nobody knows: every later flush "
+                  "fails too, until the node is made anew",
+                  options->filename, strerror(-ret));
+    }
+    return ret;
 }
 
 static int raw_extents(struct node *node, uint64_t offset_bytes, uint64_t length_bytes,

@@ -130,6 +130,8 @@ static void disk_fault(struct host *host, const struct op *op)
     };
 
     host->disks_faulty = true;
+    host->flush_lost = host->flush_lost || (op->kind == OP_DISK_FAIL &&
+                                            (fault.op == SIM_OP_ANY || fault.op == SIM_OP_SYNC));
     trouble(host);
     if (op->kind == OP_DISK_FULL)
         sim_disk_limit(sim, host->name, sim_disk_used_bytes(sim, host->name) + op->b * 4096u);

@@ -287,10 +287,12 @@ static void restart(struct world *world, struct host *host) MAY_WAIT
     if (!host->down || host->process != NULL)
         return;
     host->changing = true;
+    unsigned troubles = host->troubles;
     int r = restart_host(host, &err);
     host->changing = false;
     if (r < 0) {
-        if (well && host_disks_are_well(host) && host->process != NULL)
+        if (well && host_disks_are_well(host) && host->process != NULL &&
+            troubles == host->troubles)
             world_violation(world, invariant_name(I8_NOTHING_HANGS),
                             "%s (%s) does not start again: %s", host->name, role_name(host->role),
                             err.text);
@@ -620,10 +622,23 @@ void manager_settle(struct world *world)
     settle(world);
 }
 
+/* After a failed flush only a new daemon's succeed: an operator restarts it. */
+static void renew(struct world *world) MAY_WAIT
+{
+    struct host *truth = world_truth(world);
+
+    if (!truth->flush_lost || !host_is_up(truth))
+        return;
+    process_quit(truth);
+    truth->down = true;
+    restart(world, truth);
+}
+
 static void finish_merge(struct world *world) MAY_WAIT
 {
     struct host *truth = world_truth(world);
 
+    renew(world);
     if (!wait_merged(truth, WORLD_PATIENCE_NS))
         world_violation(world, invariant_name(I8_NOTHING_HANGS), "the merge on %s does not end",
                         truth->name);
@@ -658,6 +673,7 @@ void manager_finish(struct world *world)
     lane_wait(world);
     manager_heal(world);
     settle(world);
+    renew(world);
     if (world_is_well(world))
         finish_in_sync(world);
     else

@@ -236,6 +236,7 @@ int process_start(struct host *host, bool secondary, bool make_disks, bool make_
     assert(process != NULL);
     qmp_disconnect(host);
     host->has_links = false;
+    host->flush_lost = host->flush_lost && host->disks_faulty; /* the fault may strike again */
     process->host = host;
     process->secondary = secondary;
     process->make_disks = make_disks;

@@ -58,18 +58,18 @@ void world_note(struct world *world, const char *fmt, ...)
 
 bool host_disks_are_well(const struct host *host)
 {
-    return !host->disks_faulty;
+    return !host->disks_faulty && !host->flush_lost;
 }
 
 bool host_is_well(const struct host *host)
 {
-    return host->process != NULL && host->process->up && !host->frozen && !host->disks_faulty;
+    return host->process != NULL && host->process->up && !host->frozen && host_disks_are_well(host);
 }
 
 bool world_is_able(const struct world *world)
 {
     for (unsigned i = 0; i < WORLD_SIDES; i++) {
-        if (world->hosts[i].frozen || world->hosts[i].disks_faulty)
+        if (world->hosts[i].frozen || !host_disks_are_well(&world->hosts[i]))
             return false;
     }
     return !world->link_faulty;
@@ -186,8 +186,6 @@ static void world_init(struct world *world, const struct history *history, struc
     *world = (struct world){.history = history, .trace = trace};
     sim_options_init(&options, history->seed);
     options.stacks = stacks;
-    /* Who asks again after a failed flush is told a lie then: the file driver does not know yet. */
-    options.failed_sync_loses = false;
     options.limit_ns = WORLD_TIME_LIMIT_NS;
     options.on_hang = world_hangs;
     options.on_hang_arg = world;

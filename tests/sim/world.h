@@ -74,6 +74,7 @@ struct host {
     bool linked;  /* ROLE_TRUTH: forwards to the other */
     bool frozen;
     bool disks_faulty;
+    bool flush_lost; /* one may have failed: none succeeds before the next process */
     struct process *process;
     struct guest guest;
     struct view *view;   /* what its guest may see */

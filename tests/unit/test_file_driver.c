@@ -3,6 +3,7 @@
 #include "blocks.h"
 
 #include "base/json.h"
+#include "loop/sim.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -174,6 +175,35 @@ TEST_LOOP(a_file_that_somebody_has_truncated_fails_reads_there_and_flushes)
     test_folder_remove();
 }
 
+/* As on Linux, where the kernel forgets what it could not write. */
+TEST_LOOP(after_a_failed_flush_none_succeeds_until_the_node_is_made_anew)
+{
+    struct sim *sim = sim_of(loop_current());
+    const struct sim_fault fault = {.op = SIM_OP_SYNC, .times = 1, .error = -EIO};
+
+    if (sim == NULL)
+        skip(); /* a kernel's file system does not fail when asked to */
+    const char *path = make_file("lost.raw", 65536);
+    for (int round = 0; round < 2; round++) {
+        struct graph *graph = blocks_graph();
+        struct node *node = blocks_add(graph, "{'driver':'file','filename':'%s'}", path);
+        struct edge *edge = blocks_root(graph, node, "test");
+
+        assert_int_equal(blocks_write(edge, 0, 4096, 7, 0), 0);
+        if (round == 0) {
+            assert_int_equal(sim_fault_add(sim, "host", &fault), 0);
+            assert_int_equal(io_flush(edge), -EIO);
+            assert_int_equal(io_flush(edge), -EIO);
+            assert_int_equal(blocks_write(edge, 0, 4096, 7, IO_FUA), -EIO);
+        } else {
+            assert_int_equal(io_flush(edge), 0);
+        }
+        graph_detach(edge);
+        graph_free(graph);
+    }
+    test_folder_remove();
+}
+
 TEST_LOOP(a_missing_file_or_bad_option_is_named)
 {
     struct graph *graph = blocks_graph();
@@ -309,6 +339,7 @@ int main(void)
         cmocka_unit_test(an_odd_length_is_shown_rounded_up_to_512),
         cmocka_unit_test(a_parent_that_may_resize_lets_it_grow),
         cmocka_unit_test(a_file_that_somebody_has_truncated_fails_reads_there_and_flushes),
+        cmocka_unit_test(after_a_failed_flush_none_succeeds_until_the_node_is_made_anew),
         cmocka_unit_test(a_missing_file_or_bad_option_is_named),
         cmocka_unit_test(a_second_opener_is_kept_out_unless_both_only_read),
         cmocka_unit_test(a_lock_that_goes_within_two_seconds_is_waited_for),
