@@ -579,8 +579,9 @@ TEST_LOOP(who_reads_a_snapshot_is_not_overtaken_by_an_overwrite)
     struct graph *graph = blocks_graph();
     struct node *disk = blocks_add(
         graph, "{'node-name':'disk','driver':'blkdebug','file':{'driver':'mem','size':262144}}");
-    struct node *filter = blocks_add(graph, "{'node-name':'filter','driver':'copy-before-write',"
-                                            "'file':'disk','target':{'driver':'mem','size':262144}}");
+    struct node *filter = blocks_add(graph,
+                                     "{'node-name':'filter','driver':'copy-before-write',"
+                                     "'file':'disk','target':{'driver':'mem','size':262144}}");
     struct node *snapshot = blocks_add(graph, "{'driver':'snapshot-access','file':'filter',"
                                               "'node-name':'snapshot'}");
     struct edge *edge = blocks_root(graph, filter, "guest");
