@@ -80,9 +80,10 @@ def test_the_schema_is_whole_and_has_the_form_of_qemus(daemons):
 
 def start_busy(daemons, folder):
     """A daemon with something of each kind that queries tell of."""
-    make_file(folder / "disk.raw", MIB)
-    make_file(folder / "copy.raw", MIB)
-    daemons.cli("image", "create", "-f", "overlay", folder / "top.overlay", "1M")
+    # More than the mirror may copy before it is paused: a ready one would be in standby.
+    make_file(folder / "disk.raw", 16 * MIB, 1)
+    make_file(folder / "copy.raw", 16 * MIB)
+    daemons.cli("image", "create", "-f", "overlay", folder / "top.overlay", "16M")
     daemon = daemons.start(
         "--blockdev", f"file,node-name=disk,filename={folder}/disk.raw",
         "--blockdev", f"overlay,node-name=top,file.driver=file,file.filename={folder}/top.overlay,"
