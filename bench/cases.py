@@ -58,10 +58,10 @@ def p50_us(measured):
     return measured.p50_us
 
 
-def compare(name, unit, value, results, our_side, targets, busy=()):
+def compare(name, unit, value, results, our_side, targets, **limits):
     """A line for each peer of `targets`, a {side: target}."""
     return [Line(name, unit, tuple(map(value, results[our_side])),
-                 side.name, tuple(map(value, results[side])), target, busy=busy)
+                 side.name, tuple(map(value, results[side])), target, **limits)
             for side, target in targets.items()]
 
 
@@ -93,18 +93,22 @@ class SingleCase:
 
 @dataclass(frozen=True)
 class RateCase:
-    """One disk, not replicated, at full speed: requests a second, and what each costs the server in
-    processor time, which no generator limits."""
+    """One disk, not replicated, at full speed: requests a second, beside servers that hold no data and
+    so show what the generator can do; and what each costs the server in processor time, which no
+    generator limits."""
     name: str
     load: Load
     targets: dict
+    empty = (ours.Null, peers.NbdkitNull)
 
     def run(self, bench):
-        results = bench.alternate([ours.Single, *self.targets],
+        results = bench.alternate([ours.Single, *self.targets, *self.empty],
                                   lambda side: measure_single(bench, side, self.load))
         busy = tuple(measured.busy for measured, _ in results[ours.Single])
+        ceilings = tuple(max(measured.per_s for measured, _ in runs)
+                         for runs in zip(*(results[side] for side in self.empty)))
         return [*compare(self.name, "/s", lambda run: run[0].per_s, results, ours.Single,
-                         self.targets, busy),
+                         self.targets | dict.fromkeys(self.empty), busy=busy, ceilings=ceilings),
                 *compare(f"{self.name}-cpu", "us", lambda run: run[1], results, ours.Single,
                          dict.fromkeys(self.targets))]
 

@@ -33,6 +33,24 @@ class Single:
         self.process.stop()
 
 
+class Null:
+    """blockstepd with a disk that holds nothing, as NbdkitNull."""
+    name = "null-co"
+
+    def __init__(self, lab):
+        self.socket = lab.path("null.sock")
+        self.socket.unlink(missing_ok=True)
+        self.process = lab.start([lab.build / "src/bin/blockstepd", "--blockdev",
+                                  f"driver=null-co,node-name=disk,size={lab.size_bytes}",
+                                  "--nbd-server", f"addr.type=unix,addr.path={self.socket}",
+                                  "--export", "type=nbd,id=disk,node-name=disk,writable=on"])
+        lab.wait_for_socket(self.socket, self.process)
+        self.uri = f"nbd+unix:///disk?socket={self.socket}"
+
+    def stop(self):
+        self.process.stop()
+
+
 class Mirror:
     """drive-mirror of a local disk to an NBD server, as a manager runs it: until it is ready, and to
     its end."""

@@ -30,6 +30,22 @@ class Nbdkit:
         self.process.stop()
 
 
+class NbdkitNull:
+    """nbdkit's null plugin: reads as zeroes, forgets what is written."""
+    name = "nbdkit null"
+
+    def __init__(self, lab):
+        self.socket = lab.path("nbdkit-null.sock")
+        self.socket.unlink(missing_ok=True)
+        self.process = lab.start(["nbdkit", "--foreground", "--exit-with-parent",
+                                  "--unix", self.socket, "null", f"size={lab.size_bytes}"])
+        lab.wait_for_socket(self.socket, self.process)
+        self.uri = f"nbd+unix:///?socket={self.socket}"
+
+    def stop(self):
+        self.process.stop()
+
+
 class NbdCopy:
     """nbdcopy, with its own defaults (a thread and a connection for each processor)."""
     name = "nbdcopy"

@@ -14,8 +14,10 @@ UNITS = {
 }
 
 
-# A generator that is this busy (of one processor, its one thread) cannot ask for more.
+# A generator that is this busy (of one processor, its one thread) cannot ask for more, and a server
+# this near to those that have no disk to look at leaves nothing to gain by a better one.
 BUSY_LIMIT = 0.95
+CEILING_LIMIT = 0.9
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def at_most(limit):
 class Line:
     """Our values and, where there is a peer, its values, run for run in the same order. Without a
     target it is there to be read; with a `failure` there are no values. `busy`: how busy the load
-    generator was in our runs; when it had no time left, the ratio is only a lower bound."""
+    generator was in our runs; `ceilings`: what it got in each round from the best of the servers that
+    hold no data. Where both say that there is no more to get, the ratio is only a lower bound."""
     name: str
     unit: str = ""
     ours: tuple = ()
@@ -58,6 +61,7 @@ class Line:
     target: Target = None
     failure: str = ""
     busy: tuple = ()
+    ceilings: tuple = ()
 
     @property
     def value(self):
@@ -85,8 +89,13 @@ class Line:
             return "-"
         if self.target.met(self.ratio if self.target.ratio else self.value):
             return "ok"
-        bound = self.busy and statistics.median(self.busy) >= BUSY_LIMIT and self.ratio >= 1
-        return "bound" if bound else "MISSED"
+        return "bound" if self.is_bound() else "MISSED"
+
+    def is_bound(self):
+        if not self.ceilings or self.ratio < 1:
+            return False
+        reached = statistics.median(a / b for a, b in zip(self.ours, self.ceilings))
+        return statistics.median(self.busy) >= BUSY_LIMIT and reached >= CEILING_LIMIT
 
     def row(self):
         if self.failure:
@@ -110,8 +119,8 @@ class Line:
                        "ratio-min": self.spread[0], "ratio-max": self.spread[1]}
         if self.target:
             result |= {"target": self.target.text(self.unit)}
-        if self.busy:
-            result |= {"generator-busy-runs": list(self.busy)}
+        if self.ceilings:
+            result |= {"generator-busy-runs": list(self.busy), "ceiling-runs": list(self.ceilings)}
         return result
 
 
