@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "control/address.h"
 #include "control/qmp.h"
+#include "loop/address_opts.h"
 #include "wire/group_record.h"
 
 #define CONFIG_MAX_ITEMS 1024u

@@ -11,28 +11,13 @@
 #include "block/graph.h"
 #include "block/io.h"
 #include "drivers/replication_forward.h"
+#include "drivers/replication_options.h"
+#include "drivers/tls_object.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-
-struct replication_options {
-    int mode;
-    char *top_id;
-    struct json_object *file;
-    int peer_ack;
-    bool has_peer_ack;
-    struct json_object *peer_control;
-    uint64_t max_lag_bytes;
-    bool has_max_lag_bytes;
-    int overflow;
-    bool has_overflow;
-    uint64_t request_timeout;
-    bool has_request_timeout;
-    int on_peer_loss;
-    bool has_on_peer_loss;
-};
 
 struct replication_state {
     enum replication_stage stage;
@@ -44,14 +29,11 @@ struct replication_state {
     struct co_gate plain_writes;
     struct replication_merge merge;
     bool lower_read_only;
+    struct replication_peer_control peer_control; /* primary; of texts that the options own */
+    void (*failed)(void *arg, struct node *node);
+    void *failed_arg;
 };
 
-enum peer_ack { PEER_ACK_NONE, PEER_ACK_FLUSH, PEER_ACK_WRITE };
-
-static const char *const mode_names[] = {"primary", "secondary", NULL};
-static const char *const peer_ack_names[] = {"none", "flush", "write", NULL};
-static const char *const overflow_names[] = {"throttle", "resync", NULL};
-static const char *const peer_loss_names[] = {"continue", "hold", NULL};
 static const char *const stage_names[] = {
     [REPLICATION_NONE] = "none",         [REPLICATION_RUNNING] = "running",
     [REPLICATION_FAILOVER] = "failover", [REPLICATION_FAILOVER_FAILED] = "failover-failed",
@@ -60,7 +42,7 @@ static const char *const stage_names[] = {
 
 const char *replication_mode_name(enum replication_mode mode)
 {
-    return mode_names[mode];
+    return replication_mode_names[mode];
 }
 
 const char *replication_stage_name(enum replication_stage stage)
@@ -96,6 +78,12 @@ const char *replication_top_id(const struct node *node)
     assert(replication_is(node));
     const struct replication_options *options = node->options;
     return options->top_id;
+}
+
+const struct replication_peer_control *replication_peer_control(const struct node *node)
+{
+    const struct replication_options *options = node->options;
+    return options->has_peer_control ? &state_of(node)->peer_control : NULL;
 }
 
 /* REPLICATION_LINK; reason 0: it is there. */
@@ -497,51 +485,30 @@ static int replication_extents(struct node *node, uint64_t offset_bytes, uint64_
     return edge == NULL ? -EIO : io_extents(edge, offset_bytes, length_bytes, ret_extent);
 }
 
-static int check_supported(const struct node *node, const struct replication_options *options,
-                           struct err *err)
+static int take_peer_control(struct node *node, struct err *err)
 {
-    const struct {
-        bool given;
-        const char *name;
-    } later[] = {
-        {options->peer_control != NULL, "peer-control"},
-        {options->has_max_lag_bytes, "max-lag-bytes"},
-        {options->has_overflow, "overflow"},
-        {options->has_request_timeout, "request-timeout"},
-        {options->has_on_peer_loss, "on-peer-loss"},
-    };
-    for (size_t i = 0; i < ARRAY_LEN(later); i++) {
-        if (later[i].given)
-            return err_set(err, -ENOTSUP,
-                           "node '%s': option '%s' of driver replication is not supported yet:"
-                           " leave it out",
-                           node->name, later[i].name);
-    }
-    if (options->has_peer_ack && options->peer_ack != PEER_ACK_WRITE)
-        return err_set(err, -ENOTSUP,
-                       "node '%s': peer-ack=%s is not supported yet: use peer-ack=write or leave it"
-                       " out",
-                       node->name, peer_ack_names[options->peer_ack]);
-    return 0;
+    const struct replication_options *options = node->options;
+    struct replication_peer_control *control = &state_of(node)->peer_control;
+    if (!options->has_peer_control)
+        return 0;
+    control->address = address_of_opts(&options->peer_control);
+    control->tls_hostname = options->peer_tls_hostname;
+    if (options->peer_tls_creds == NULL && options->peer_tls_hostname != NULL)
+        return err_set(err, -EINVAL,
+                       "node '%s': 'peer-control.tls-hostname' is of use with"
+                       " 'peer-control.tls-creds' only",
+                       node->name);
+    if (options->peer_tls_creds == NULL)
+        return 0;
+    return tls_object_creds(node->graph, options->peer_tls_creds, TLS_CLIENT, &control->tls, err);
 }
 
 static int replication_open(struct node *node, struct err *err) MAY_WAIT
 {
-    const struct replication_options *options = node->options;
     struct replication_state *s = node->state;
-    bool primary = replication_mode_of(node) == REPLICATION_PRIMARY;
-    if (primary && options->top_id != NULL)
-        return err_set(err, -EINVAL,
-                       "node '%s': option 'top-id' is for mode=secondary: leave it out on the"
-                       " primary",
-                       node->name);
-    if (!primary && (options->top_id == NULL || options->top_id[0] == '\0'))
-        return err_set(
-            err, -EINVAL,
-            "node '%s': option 'top-id' is missing: with mode=secondary it names the node"
-            " that the secondary's users sit on",
-            node->name);
-    int ret = check_supported(node, options, err);
+    int ret = replication_options_check(node, err);
+    if (ret == 0)
+        ret = take_peer_control(node, err);
     if (ret < 0)
         return ret;
     s->file = node_child(node, "file");
@@ -559,6 +526,7 @@ static void replication_close(struct node *node) MAY_WAIT
     assert(s->queue.in_flight == 0);
     assert(s->plain_writes.inside == 0);
     bitmap_free(s->merge.rewritten);
+    tls_creds_unref(s->peer_control.tls);
 }
 
 void replication_set_lower_writable(struct node *node, bool writable)
@@ -584,62 +552,13 @@ static int replication_describe(struct node *node, struct json_object *object)
         ret = json_add_string(object, "stage", replication_stage_name(replication_stage_of(node)));
     if (ret == 0 && replication_top_id(node) != NULL)
         ret = json_add_string(object, "top-id", replication_top_id(node));
+    const struct replication_peer_control *control = replication_peer_control(node);
+    char text[300];
+    if (ret == 0 && control != NULL)
+        ret = json_add_string(object, "peer-control",
+                              sock_address_format(&control->address, text, sizeof(text)));
     return ret;
 }
-
-#define FIELD(field)   OPT_FIELD(struct replication_options, field)
-#define PRESENT(field) OPT_PRESENT(struct replication_options, field)
-
-static const struct opt replication_opts[] = {
-    {.name = "mode",
-     .type = OPT_ENUM,
-     .offset = FIELD(mode),
-     .required = true,
-     .values = mode_names,
-     .help = "which side of the pair this is"},
-    {.name = "top-id",
-     .type = OPT_STRING,
-     .offset = FIELD(top_id),
-     .help = "secondary: the node that the secondary's users sit on"},
-    {.name = "file",
-     .type = OPT_CHILD,
-     .offset = FIELD(file),
-     .required = true,
-     .help = "primary: the link to the peer; secondary: the active disk"},
-    {.name = "peer-ack",
-     .type = OPT_ENUM,
-     .offset = FIELD(peer_ack),
-     .present = PRESENT(has_peer_ack),
-     .values = peer_ack_names,
-     .help = "when the guest waits for the secondary (only write yet)"},
-    {.name = "peer-control",
-     .type = OPT_ANY,
-     .offset = FIELD(peer_control),
-     .help = "the peer's control address (not supported yet)"},
-    {.name = "max-lag-bytes",
-     .type = OPT_SIZE,
-     .offset = FIELD(max_lag_bytes),
-     .present = PRESENT(has_max_lag_bytes),
-     .help = "most bytes on their way to the peer (not supported yet)"},
-    {.name = "overflow",
-     .type = OPT_ENUM,
-     .offset = FIELD(overflow),
-     .present = PRESENT(has_overflow),
-     .values = overflow_names,
-     .help = "what happens at max-lag-bytes (not supported yet)"},
-    {.name = "request-timeout",
-     .type = OPT_UINT,
-     .offset = FIELD(request_timeout),
-     .present = PRESENT(has_request_timeout),
-     .help = "seconds until a silent peer is dropped (not supported yet)"},
-    {.name = "on-peer-loss",
-     .type = OPT_ENUM,
-     .offset = FIELD(on_peer_loss),
-     .present = PRESENT(has_on_peer_loss),
-     .values = peer_loss_names,
-     .help = "what a guest's flush does without the peer (not supported yet)"},
-    {.name = NULL},
-};
 
 const struct driver driver_replication = {
     .name = "replication",

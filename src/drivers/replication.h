@@ -10,6 +10,7 @@
 
 #include "base/bitmap.h"
 #include "block/node.h"
+#include "loop/tls.h"
 
 extern const struct driver driver_replication;
 
@@ -43,6 +44,13 @@ bool replication_is(const struct node *node);
 enum replication_mode replication_mode_of(const struct node *node);
 enum replication_stage replication_stage_of(const struct node *node);
 const char *replication_top_id(const struct node *node); /* secondary */
+/* Primary: where the peer is controlled, and how; NULL: not from here. Of the node. */
+struct replication_peer_control {
+    struct sock_address address;
+    struct tls_creds *tls;    /* NULL: no TLS */
+    const char *tls_hostname; /* NULL: the address's host */
+};
+const struct replication_peer_control *replication_peer_control(const struct node *node);
 /* Emits REPLICATION_STAGE_CHANGE. Does not wait. */
 void replication_set_stage(struct node *node, enum replication_stage stage);
 
