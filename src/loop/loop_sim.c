@@ -449,6 +449,7 @@ static int sim_host_make(struct sim *sim, const char *name, struct sim_host **re
     host->index = ++sim->hosts_made;
     host->next_port = SIM_PORT_MIN;
     host->space.limit_bytes = sim->options.disk_bytes;
+    host->space.ask = sim->chooser != NULL ? sim_unit_ask : NULL;
     snprintf(host->name, sizeof(host->name), "%s", name);
     snprintf(host->address, sizeof(host->address), "10.0.0.%u", (unsigned)host->index);
     host->space.random_state = sim_mix(sim->options.seed ^ sim_mix(host->index << 32));

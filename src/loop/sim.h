@@ -157,9 +157,16 @@ struct sim_choice_info {
     const char *name; /* of the file or the entry, as last opened or made; without folders */
     uint64_t inode;   /* a number that names the file within the host */
     uint64_t offset_bytes;
+    unsigned
+        age; /* SIM_CHOICE_UNIT: 0 as it was written last, 1 as before that (and not as last) */
 };
-/* Makes the choices in place of the seed: each is asked once, in an order that one run always has, so
- * that all outcomes of a cut can be gone through. Must not do anything but answer. NULL: the seed. */
+/*
+ * Makes the choices in place of the seed, in an order that one run always has, so that all outcomes of
+ * a cut can be gone through. What nobody can see is not asked: a unit is asked about when it is first
+ * read after the cut (and not when it is written over before, or was the same all the time), a length
+ * when the file is opened. Of a file that grew, the length is the new one or that of the last sync.
+ * Must not do anything but answer. Set before anything happens, and for good.
+ */
 typedef bool sim_chooser(void *arg, const struct sim_choice_info *info);
 void sim_set_chooser(struct sim *sim, sim_chooser *chooser, void *arg);
 

@@ -10,6 +10,8 @@ void sim_set_chooser(struct sim *sim, sim_chooser *chooser, void *arg)
 {
     sim->chooser = chooser;
     sim->chooser_arg = arg;
+    LIST_FOR_EACH(host, &sim->hosts, struct sim_host, link)
+        host->space.ask = sim_unit_ask;
 }
 
 /* All, none, or some: where each unit is drawn by itself, whole files all but never survive. */
@@ -39,6 +41,60 @@ bool sim_choose(struct sim_luck *luck, const struct sim_choice_info *info)
 
 /* --- files --- */
 
+static struct sim_choice_info sim_choice_of(const struct sim_inode *inode, enum sim_choice choice,
+                                            uint64_t offset_bytes)
+{
+    return (struct sim_choice_info){
+        .choice = choice,
+        .host = inode->host->name,
+        .name = inode->name,
+        .inode = inode->number,
+        .offset_bytes = offset_bytes,
+    };
+}
+
+bool sim_unit_ask(const struct sim_pages *pages, uint64_t offset_bytes, unsigned age)
+{
+    const struct sim_inode *inode = CONTAINER_OF(pages, const struct sim_inode, pages);
+    struct sim *sim = inode->host->sim;
+    struct sim_choice_info info = sim_choice_of(inode, SIM_CHOICE_UNIT, offset_bytes);
+
+    info.age = age;
+    bool stays = sim->chooser(sim->chooser_arg, &info);
+    sim_trace(sim, SIM_KIND_POWER, inode->number, offset_bytes, (uint64_t)age << 1 | stays);
+    sim_tell(sim, inode->host, NULL, "%s (inode %llu): unit at %llu is %s", inode->name,
+             (unsigned long long)inode->number, (unsigned long long)offset_bytes,
+             stays ? "as it was written" : "not as it was written last");
+    return stays;
+}
+
+void sim_length_decide(struct sim_inode *inode)
+{
+    const struct sim_choice_info info = sim_choice_of(inode, SIM_CHOICE_LENGTH,
+                                                      inode->length_bytes);
+    struct sim *sim = inode->host->sim;
+
+    if (!inode->length_open)
+        return;
+    inode->length_open = false;
+    bool stays = sim->chooser(sim->chooser_arg, &info);
+    if (!stays)
+        sim_inode_truncate(inode, inode->other_bytes);
+    sim_trace(sim, SIM_KIND_POWER, inode->number, inode->length_bytes, stays);
+    sim_tell(sim, inode->host, NULL, "%s (inode %llu): has %llu bytes", inode->name,
+             (unsigned long long)inode->number, (unsigned long long)inode->length_bytes);
+}
+
+/* Nothing is decided yet. */
+static void sim_file_leave_open(struct sim_inode *inode)
+{
+    sim_length_decide(inode);
+    sim_pages_leave_open(&inode->pages);
+    inode->length_open = inode->length_bytes != inode->stable_bytes;
+    inode->other_bytes = inode->stable_bytes;
+    inode->stable_bytes = inode->least_bytes = inode->length_bytes;
+}
+
 struct sim_file_cut {
     struct sim_inode *inode;
     struct sim_luck luck;
@@ -48,13 +104,7 @@ struct sim_file_cut {
 static bool sim_unit_stays(void *arg, uint64_t offset_bytes)
 {
     struct sim_file_cut *cut = arg;
-    const struct sim_choice_info info = {
-        .choice = SIM_CHOICE_UNIT,
-        .host = cut->inode->host->name,
-        .name = cut->inode->name,
-        .inode = cut->inode->number,
-        .offset_bytes = offset_bytes,
-    };
+    const struct sim_choice_info info = sim_choice_of(cut->inode, SIM_CHOICE_UNIT, offset_bytes);
     bool stays = sim_choose(&cut->luck, &info);
 
     cut->kept += stays;
@@ -66,20 +116,15 @@ static bool sim_unit_stays(void *arg, uint64_t offset_bytes)
 static void sim_length_cut(struct sim_file_cut *cut)
 {
     struct sim_inode *inode = cut->inode;
-    const struct sim_choice_info info = {
-        .choice = SIM_CHOICE_LENGTH,
-        .host = inode->host->name,
-        .name = inode->name,
-        .inode = inode->number,
-        .offset_bytes = inode->length_bytes,
-    };
+    const struct sim_choice_info info = sim_choice_of(inode, SIM_CHOICE_LENGTH,
+                                                      inode->length_bytes);
     uint64_t length_bytes = inode->length_bytes;
 
     if (length_bytes == inode->stable_bytes && length_bytes == inode->least_bytes)
         return;
     if (!sim_choose(&cut->luck, &info)) {
         length_bytes = inode->stable_bytes;
-        if (cut->luck.sim->chooser == NULL && sim_chance(cut->luck.sim, 50))
+        if (sim_chance(cut->luck.sim, 50))
             length_bytes = inode->least_bytes +
                            sim_below(cut->luck.sim, inode->length_bytes - inode->least_bytes + 1);
     }
@@ -93,6 +138,10 @@ static void sim_file_cut(struct sim_inode *inode)
 
     if (inode->kind != SIM_REGULAR)
         return;
+    if (sim->chooser != NULL) {
+        sim_file_leave_open(inode);
+        return;
+    }
     sim_luck_draw(sim, &cut.luck);
     sim_pages_cut(&inode->pages, sim_unit_stays, &cut);
     cut.luck.over = false;

@@ -172,8 +172,10 @@ struct sim_inode {
     uint64_t length_bytes;
     uint64_t stable_bytes; /* its length at the last sync */
     uint64_t least_bytes;  /* the shortest that it has been since */
-    char name[32];         /* the first that it had, perhaps cut off; for people */
-    struct list locks;     /* struct sim_lock */
+    uint64_t other_bytes;  /* what its length may be instead, when a power cut has left it open */
+    bool length_open;
+    char name[32];     /* the first that it had, perhaps cut off; for people */
+    struct list locks; /* struct sim_lock */
 };
 
 struct sim_entry {
@@ -291,6 +293,10 @@ struct sim_luck {
     bool over;
 };
 void sim_host_power_on(struct sim_host *host);
+/* What a power cut has left open, to the chooser: struct sim_space's, */
+bool sim_unit_ask(const struct sim_pages *pages, uint64_t offset_bytes, unsigned age);
+/* and the length of a file that is opened. */
+void sim_length_decide(struct sim_inode *inode);
 void sim_luck_draw(struct sim *sim, struct sim_luck *ret_luck);
 bool sim_choose(struct sim_luck *luck, const struct sim_choice_info *info);
 

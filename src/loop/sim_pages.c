@@ -18,13 +18,24 @@ struct sim_pages_node {
     void *slots[FANOUT]; /* nodes; on the lowest level struct sim_page, NULL for a durable hole */
 };
 
+/* What some units of a page were before they were written again. */
+struct sim_version {
+    struct sim_version *older;
+    uint8_t units;
+    uint8_t bytes[SIM_PAGE_BYTES];
+};
+
 struct sim_page {
     struct list_link link; /* pages->unsynced */
     uint64_t number;
     uint8_t *bytes;           /* what reads see; NULL: zeroes */
     uint8_t *stable;          /* what a power cut falls back to, while unsynced; NULL: zeroes */
     uint8_t dirty, lost, bad; /* units, a bit each */
+    uint8_t open;             /* a power cut has left them, and nobody has read them since */
     bool taken, stable_taken; /* whether it takes space */
+    /* With space->ask: what dirty units were since the last sync, and what open ones may be instead. A
+     * unit is never both. */
+    struct sim_version *versions;
 };
 
 static unsigned slot_index(uint64_t page, unsigned level)
@@ -147,12 +158,100 @@ static bool units_copy(uint8_t **to, const uint8_t *from, unsigned units)
     return *to != NULL;
 }
 
+/* --- what is decided when it is read --- */
+
+static void version_add(struct sim_version **at, unsigned units, const uint8_t *bytes)
+{
+    struct sim_version *version = calloc(1, sizeof(*version));
+
+    if (version == NULL)
+        return; /* memory is out: one choice less */
+    version->units = (uint8_t)units;
+    if (bytes != NULL)
+        memcpy(version->bytes, bytes, SIM_PAGE_BYTES);
+    version->older = *at;
+    *at = version;
+}
+
+static void versions_forget(struct sim_page *page, unsigned units)
+{
+    for (struct sim_version **at = &page->versions; *at != NULL;) {
+        struct sim_version *version = *at;
+        version->units &= (uint8_t)~units;
+        if (version->units != 0) {
+            at = &version->older;
+            continue;
+        }
+        *at = version->older;
+        free(version);
+    }
+}
+
+/* It takes space beyond any limit: it has been there. */
+static void page_take_back(struct sim_pages *pages, struct sim_page *page)
+{
+    if (page->taken)
+        return;
+    page->taken = true;
+    pages->taken++;
+    if (pages->counted)
+        pages->space->used_bytes += SIM_PAGE_BYTES;
+}
+
+static bool unit_differs(const struct sim_version *version, const uint8_t *bytes, unsigned unit)
+{
+    static const uint8_t zeroes[SIM_UNIT_BYTES];
+    size_t at = (size_t)unit * SIM_UNIT_BYTES;
+
+    return (version->units & 1u << unit) != 0 &&
+           memcmp(version->bytes + at, bytes != NULL ? bytes + at : zeroes, SIM_UNIT_BYTES) != 0;
+}
+
+/* As it is, or else as it was before, and so on; what is alike is not asked about. */
+static void unit_decide(struct sim_pages *pages, struct sim_page *page, unsigned unit)
+{
+    uint64_t offset_bytes = page->number * SIM_PAGE_BYTES + unit * SIM_UNIT_BYTES;
+    const uint8_t *chosen = page->bytes;
+    unsigned age = 0;
+
+    page->open &= (uint8_t) ~(1u << unit);
+    for (const struct sim_version *version = page->versions; version != NULL;
+         version = version->older) {
+        if (!unit_differs(version, chosen, unit))
+            continue;
+        if (pages->space->ask(pages, offset_bytes, age++))
+            break;
+        chosen = version->bytes;
+    }
+    if (chosen != page->bytes && units_copy(&page->bytes, chosen, 1u << unit))
+        page_take_back(pages, page);
+    versions_forget(page, 1u << unit);
+}
+
+static void page_decide(struct sim_pages *pages, struct sim_page *page, unsigned units)
+{
+    for (unsigned unit = 0; (page->open & units) != 0 && unit < UNITS; unit++) {
+        if ((page->open & units & 1u << unit) != 0)
+            unit_decide(pages, page, unit);
+    }
+}
+
+/* Nobody will ever know. */
+static void page_decide_unseen(struct sim_page *page, unsigned units)
+{
+    if ((page->open & units) == 0)
+        return;
+    versions_forget(page, page->open & units);
+    page->open &= (uint8_t)~units;
+}
+
 /* Units that are about to change: what they fall back to is kept. False: memory is out. */
 static bool page_change(struct sim_pages *pages, struct sim_page *page, unsigned units,
                         bool was_taken)
 {
     unsigned again = page->dirty & units;
 
+    page_decide_unseen(page, units);
     if (!page_is_unsynced(page)) {
         assert(page->stable == NULL);
         if (page->bytes != NULL && (page->stable = malloc(SIM_PAGE_BYTES)) == NULL)
@@ -161,6 +260,8 @@ static bool page_change(struct sim_pages *pages, struct sim_page *page, unsigned
             memcpy(page->stable, page->bytes, SIM_PAGE_BYTES);
         page->stable_taken = was_taken;
         list_push_back(&pages->unsynced, &page->link);
+    } else if (again != 0 && pages->space->ask != NULL) {
+        version_add(&page->versions, again, page->bytes);
     } else if (again != 0 && sim_random_from(&pages->space->random_state) % 100 < WRITTEN_PERCENT) {
         if (!units_copy(&page->stable, page->bytes, again))
             return false;
@@ -184,7 +285,8 @@ static void page_free_if_hole(struct sim_pages *pages, struct sim_page *page)
 {
     uint64_t missing_end;
 
-    if (page->taken || page->bytes != NULL || page->bad != 0 || page_is_unsynced(page))
+    if (page->taken || page->bytes != NULL || page->bad != 0 || page->open != 0 ||
+        page_is_unsynced(page))
         return;
     *slot_find(pages, page->number, &missing_end) = NULL;
     free(page);
@@ -193,6 +295,7 @@ static void page_free_if_hole(struct sim_pages *pages, struct sim_page *page)
 void sim_pages_sync(struct sim_pages *pages)
 {
     LIST_FOR_EACH_SAFE(page, &pages->unsynced, struct sim_page, link) {
+        versions_forget(page, page->dirty);
         if (page->lost == 0) {
             page_settle(page);
             page_free_if_hole(pages, page);
@@ -221,11 +324,8 @@ static void page_cut(struct sim_pages *pages, struct sim_page *page, unsigned dr
         free(page->bytes);
         page->bytes = NULL;
         page_give(pages, page);
-    } else if (dropped != 0 && page->bytes != NULL && !page->taken) {
-        page->taken = true; /* beyond any limit: it has been there */
-        pages->taken++;
-        if (pages->counted)
-            pages->space->used_bytes += SIM_PAGE_BYTES;
+    } else if (dropped != 0 && page->bytes != NULL) {
+        page_take_back(pages, page);
     }
     page_settle(page);
     page_free_if_hole(pages, page);
@@ -245,6 +345,19 @@ void sim_pages_cut(struct sim_pages *pages, bool (*keep)(void *arg, uint64_t off
     }
 }
 
+void sim_pages_leave_open(struct sim_pages *pages)
+{
+    LIST_FOR_EACH_SAFE(page, &pages->unsynced, struct sim_page, link) {
+        unsigned units = page->dirty | page->lost;
+        struct sim_version **oldest = &page->versions;
+        while (*oldest != NULL)
+            oldest = &(*oldest)->older;
+        version_add(oldest, units, page->stable);
+        page->open |= (uint8_t)units;
+        page_settle(page);
+    }
+}
+
 /* --- all of it --- */
 
 void sim_pages_init(struct sim_pages *pages, struct sim_space *space)
@@ -257,6 +370,7 @@ static void page_free(struct sim_pages *pages, struct sim_page *page)
 {
     page_give(pages, page);
     list_remove(&page->link);
+    versions_forget(page, ALL_UNITS);
     free(page->bytes);
     free(page->stable);
     free(page);
@@ -306,8 +420,7 @@ static unsigned units_covered(uint64_t offset_bytes, size_t length_bytes)
     return first < end ? ((1u << end) - 1) & ~((1u << first) - 1) : 0;
 }
 
-int sim_pages_read(const struct sim_pages *pages, void *bytes, size_t length_bytes,
-                   uint64_t offset_bytes)
+int sim_pages_read(struct sim_pages *pages, void *bytes, size_t length_bytes, uint64_t offset_bytes)
 {
     uint8_t *to = bytes;
 
@@ -318,6 +431,8 @@ int sim_pages_read(const struct sim_pages *pages, void *bytes, size_t length_byt
         if (slot != NULL && *slot != NULL &&
             ((*slot)->bad & units_touched(offset_bytes, part)) != 0)
             return -EIO;
+        if (slot != NULL && *slot != NULL)
+            page_decide(pages, *slot, units_touched(offset_bytes, part));
         if (page_has_data(slot))
             memcpy(to, (*slot)->bytes + offset_bytes % SIM_PAGE_BYTES, part);
         else
@@ -335,6 +450,9 @@ static int page_write(struct sim_pages *pages, const uint8_t *from, uint64_t off
     struct sim_page *page = page_make(pages, offset_bytes / SIM_PAGE_BYTES);
     if (page == NULL)
         return -ENOMEM;
+    page_decide(pages, page,
+                units_touched(offset_bytes, length_bytes) &
+                    ~units_covered(offset_bytes, length_bytes));
     bool was_taken = page->taken;
     int result = page_take(pages, page);
     if (result == 0 &&
@@ -376,6 +494,7 @@ static int page_zero_part(struct sim_pages *pages, uint64_t offset_bytes, size_t
     if (slot == NULL || *slot == NULL)
         return 0;
     (*slot)->bad &= ~units_covered(offset_bytes, length_bytes);
+    page_decide(pages, *slot, units_touched(offset_bytes, length_bytes));
     if (!page_has_data(slot))
         return 0;
     if (!page_change(pages, *slot, units_touched(offset_bytes, length_bytes), true))
@@ -388,6 +507,7 @@ static int page_zero_part(struct sim_pages *pages, uint64_t offset_bytes, size_t
 static int page_zero(struct sim_pages *pages, struct sim_page *page, bool keep)
 {
     bool was_taken = page->taken;
+    page_decide_unseen(page, ALL_UNITS);
     int result = keep ? page_take(pages, page) : 0;
     if (result == 0 && (page->bytes != NULL || was_taken != keep) &&
         !page_change(pages, page, ALL_UNITS, was_taken))
@@ -447,11 +567,13 @@ int sim_pages_zero(struct sim_pages *pages, uint64_t offset_bytes, uint64_t leng
     return keep ? pages_reserve(pages, first, end) : pages_drop(pages, first, end);
 }
 
-uint64_t sim_pages_next(const struct sim_pages *pages, uint64_t page, uint64_t end, bool data)
+uint64_t sim_pages_next(struct sim_pages *pages, uint64_t page, uint64_t end, bool data)
 {
     while (page < end) {
         uint64_t missing_end;
         struct sim_page **slot = slot_find(pages, page, &missing_end);
+        if (slot != NULL && *slot != NULL)
+            page_decide(pages, *slot, ALL_UNITS);
         if (page_has_data(slot) == data)
             return page;
         page = slot != NULL ? page + 1 : missing_end;

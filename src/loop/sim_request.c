@@ -129,6 +129,7 @@ static int sim_open(struct sim_request *request)
         return -EISDIR;
     if (inode->kind == SIM_SOCKET)
         return -ENXIO;
+    sim_length_decide(inode);
     if (request->loop != NULL) {
         request->handle = sim_handle_new(request->loop, inode);
         if (request->handle == NULL)
@@ -367,6 +368,9 @@ static bool sim_lands(struct sim_luck *luck, const struct sim_request *request,
         .inode = request->inode != NULL ? request->inode->number : 0,
         .offset_bytes = offset_bytes,
     };
+    /* What lands is not durable, so that what is asked about that says it all. */
+    if (luck->sim->chooser != NULL && request->host->down)
+        return true;
     return sim_choose(luck, &info);
 }
 

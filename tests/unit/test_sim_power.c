@@ -36,11 +36,12 @@ static void wake_the_dead(void *arg)
 }
 
 /* Until nothing happens any more; then the power goes. */
-static void run_until_dead(struct loop *loop, const char *name, co_entry *entry, struct cut *cut)
+static void run_until_dead(struct loop *loop, const char *name, co_entry *entry, struct cut *cut,
+                           void *arg)
 {
     co_queue_init(&cut->death);
     sim_process_on_death(loop, wake_the_dead, &cut->death);
-    assert_int_equal(co_spawn(loop, name, entry, cut), 0);
+    assert_int_equal(co_spawn(loop, name, entry, arg), 0);
     while (sim_step(cut->sim))
         ;
     assert_int_equal(sim_host_power_cut(cut->sim, "a"), 0);
@@ -70,13 +71,18 @@ static void look_at_units(void *arg)
     loop_stop(loop_current());
 }
 
-static void cut_and_look(struct cut *cut, co_entry *before, co_entry *after)
+static void cut_and_look_as(struct cut *cut, co_entry *before, co_entry *after, void *arg)
 {
-    run_until_dead(new_host(cut->sim, "a"), "before", before, cut);
+    run_until_dead(new_host(cut->sim, "a"), "before", before, cut, arg);
     struct loop *loop = new_host(cut->sim, "a");
     assert_true(sim_host_is_up(cut->sim, "a"));
-    run_on(loop, "after", after, cut);
+    run_on(loop, "after", after, arg);
     loop_free(loop);
+}
+
+static void cut_and_look(struct cut *cut, co_entry *before, co_entry *after)
+{
+    cut_and_look_as(cut, before, after, cut);
 }
 
 static void close_when_dead(struct cut *cut, struct file *file) MAY_WAIT;
@@ -376,6 +382,96 @@ static void a_chooser_can_go_through_all_outcomes(void **state UNUSED)
     }
 }
 
+struct asked {
+    struct cut cut;
+    unsigned count, answers; /* a bit for each question */
+};
+
+static bool choose_in_turn(void *arg, const struct sim_choice_info *info UNUSED)
+{
+    struct asked *asked = arg;
+    return (asked->answers >> asked->count++ & 1) != 0;
+}
+
+static void write_again_and_again(void *arg) MAY_WAIT;
+static void write_again_and_again(void *arg)
+{
+    struct asked *asked = arg;
+    struct file *file = open_file("/disk");
+
+    write_units(file, 0, UNITS, 1);
+    assert_int_equal(file_sync(file), 0);
+    assert_int_equal(path_sync_folder(loop_current(), "/"), 0);
+    write_units(file, 3, 1, 2);
+    write_units(file, 3, 1, 3);
+    write_units(file, 5, 1, 2);
+    write_units(file, 5, 1, 1); /* as it was at the sync, but for a moment */
+    write_units(file, 7, 1, 1); /* as it was */
+    close_when_dead(&asked->cut, file);
+}
+
+static void look_at_asked(void *arg) MAY_WAIT;
+static void look_at_asked(void *arg)
+{
+    struct asked *asked = arg;
+    look_at_units(&asked->cut);
+}
+
+static void each_content_since_the_last_sync_can_be_chosen(void **state UNUSED)
+{
+    unsigned found[4] = {0};
+
+    for (unsigned answers = 0; answers < 16; answers++) {
+        struct asked asked = {.cut.sim = new_plain_world(1), .answers = answers};
+        sim_set_chooser(asked.cut.sim, choose_in_turn, &asked);
+        cut_and_look_as(&asked.cut, write_again_and_again, look_at_asked, &asked);
+        assert_in_range(asked.count, 2, 4);
+        found[asked.cut.units[3]]++;
+        assert_in_range(asked.cut.units[5], 1, 2);
+        assert_int_equal(asked.cut.units[7], 1);
+        sim_free(asked.cut.sim);
+    }
+    assert_true(found[1] > 0 && found[2] > 0 && found[3] > 0);
+}
+
+static void write_over_all_but_one(void *arg) MAY_WAIT;
+static void write_over_all_but_one(void *arg)
+{
+    struct asked *asked = arg;
+    struct file *file = open_file("/disk");
+
+    write_units(file, 0, 1, 3);
+    write_units(file, 2, UNITS - 2, 3);
+    file_close(file);
+    look_at_units(&asked->cut);
+}
+
+static void write_all(void *arg) MAY_WAIT;
+static void write_all(void *arg)
+{
+    struct asked *asked = arg;
+    struct file *file = open_file("/disk");
+
+    assert_int_equal(path_sync_folder(loop_current(), "/"), 0);
+    write_units(file, 0, UNITS, 1);
+    assert_int_equal(file_sync(file), 0);
+    write_units(file, 0, UNITS, 2);
+    close_when_dead(&asked->cut, file);
+}
+
+static void what_nobody_reads_is_not_asked_about(void **state UNUSED)
+{
+    for (unsigned answers = 0; answers < 2; answers++) {
+        struct asked asked = {.cut.sim = new_plain_world(1), .answers = answers};
+        sim_set_chooser(asked.cut.sim, choose_in_turn, &asked);
+        cut_and_look_as(&asked.cut, write_all, write_over_all_but_one, &asked);
+        assert_int_equal(asked.count, 1);
+        assert_int_equal(asked.cut.units[0], 3);
+        assert_int_equal(asked.cut.units[1], 1 + answers);
+        sim_free(asked.cut.sim);
+    }
+}
+
 static void write_in_flight(void *arg) MAY_WAIT;
 static void write_in_flight(void *arg)
 {
@@ -512,6 +608,8 @@ int main(void)
         cmocka_unit_test(a_file_replaced_in_the_safe_way_is_the_old_or_the_new_one),
         cmocka_unit_test(a_sync_that_failed_is_not_made_good_by_the_next),
         cmocka_unit_test(a_chooser_can_go_through_all_outcomes),
+        cmocka_unit_test(each_content_since_the_last_sync_can_be_chosen),
+        cmocka_unit_test(what_nobody_reads_is_not_asked_about),
         cmocka_unit_test(a_write_under_way_may_have_been_done_in_any_part),
         cmocka_unit_test(bad_sectors_fail_to_be_read_until_they_are_written),
         cmocka_unit_test(faults_stall_and_strike_by_chance),
