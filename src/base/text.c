@@ -99,3 +99,23 @@ void text_format(char *out, size_t size, const char *fmt, va_list args)
     }
     out[used] = '\0';
 }
+
+bool text_hex64_parse(const char *digits, size_t limit, uint64_t *ret_number)
+{
+    uint64_t number = 0;
+
+    if (limit < TEXT_HEX64_DIGITS)
+        return false;
+    for (size_t i = 0; i < TEXT_HEX64_DIGITS; i++) {
+        char digit = digits[i];
+
+        if (digit >= '0' && digit <= '9')
+            number = number << 4 | (uint64_t)(digit - '0');
+        else if (digit >= 'a' && digit <= 'f')
+            number = number << 4 | (uint64_t)(digit - 'a' + 10);
+        else
+            return false;
+    }
+    *ret_number = number;
+    return true;
+}

@@ -19,4 +19,9 @@ void text_format(char *out, size_t size, const char *fmt, va_list args)
  * within `limit` bytes. Overlong forms, surrogates and values over 0x10FFFF are not valid. */
 size_t text_utf8_length(const char *bytes, size_t limit);
 
+/* A number of 64 bits as exactly 16 lower-case hexadecimal digits, "%016" PRIx64; what follows them is
+ * not looked at. False: these are none. */
+#define TEXT_HEX64_DIGITS 16u
+bool text_hex64_parse(const char *digits, size_t limit, uint64_t *ret_number);
+
 #endif

@@ -20,6 +20,8 @@ struct graph *graph_new(struct loop *loop, const struct driver *const *drivers)
     if (graph == NULL)
         return NULL;
     graph->loop = loop;
+    while (graph->instance == 0)
+        graph->instance = loop_random(loop);
     graph->drivers = drivers;
     list_init(&graph->nodes);
     list_init(&graph->drains);
@@ -57,6 +59,11 @@ void graph_free(struct graph *graph)
 struct loop *graph_loop(const struct graph *graph)
 {
     return graph->loop;
+}
+
+uint64_t graph_instance(const struct graph *graph)
+{
+    return graph->instance;
 }
 
 void graph_set_events(struct graph *graph,

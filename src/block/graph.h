@@ -19,6 +19,8 @@ struct graph *graph_new(struct loop *loop, const struct driver *const *drivers);
 /* Closes all nodes. No root may be attached any more (asserted). */
 void graph_free(struct graph *graph) MAY_WAIT;
 struct loop *graph_loop(const struct graph *graph);
+/* A random number, never 0, that tells this graph's life from any other's: a daemon's run. */
+uint64_t graph_instance(const struct graph *graph);
 /* Where drivers keep what is the whole graph's (the replication group's listener, say). */
 void graph_set_events(struct graph *graph,
                       void (*event)(void *arg, const char *name, struct json_object *data),

@@ -10,6 +10,7 @@
 
 struct graph {
     struct loop *loop;
+    uint64_t instance;
     const struct driver *const *drivers;
     struct list nodes; /* in the order of making */
     unsigned node_count;

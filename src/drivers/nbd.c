@@ -115,6 +115,7 @@ static int nbd_open(struct node *node, struct err *err) MAY_WAIT
     struct nbd_client_options wanted = {
         .export = options->export,
         .tls_hostname = options->tls_hostname,
+        .instance = graph_instance(node->graph),
         .open_timeout_ns = options->open_timeout_s * NS_PER_S,
         .request_timeout_ns = options->request_timeout_s * NS_PER_S,
         .lost = nbd_lost,

@@ -318,6 +318,7 @@ static struct nbd_client *client_new(struct loop *loop, const struct nbd_client_
     client->maximum_bytes = NBD_MAX_REQUEST_BYTES;
     client->request_timeout_ns = options->request_timeout_ns != 0 ? options->request_timeout_ns
                                                                   : NBD_CLIENT_REQUEST_TIMEOUT_NS;
+    client->instance = options->instance;
     client->lost = options->lost;
     client->lost_arg = options->lost_arg;
     list_init(&client->pending);

@@ -27,6 +27,7 @@ struct nbd_client_options {
     struct sock_address address;
     const char *export;       /* name; NULL: "" */
     struct tls_creds *tls;    /* a client's; NULL: no TLS. The client takes a reference */
+    uint64_t instance;        /* what the server is told whose connection this is; 0: nothing */
     const char *tls_hostname; /* what the server's certificate is for; NULL: the address's host */
     uint64_t open_timeout_ns; /* connect and handshake together; 0: the default */
     uint64_t request_timeout_ns; /* 0: the default */

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define OPTION_SPACE_BYTES (NBD_OPTION_BYTES + 2 * NBD_MAX_STRING_BYTES)
+#define MAX_QUERIES        (CLIENT_CONTEXTS + 1)
 
 static const char *const context_names[CLIENT_CONTEXTS] = {
     [CONTEXT_ALLOCATION] = NBD_CONTEXT_ALLOCATION,
@@ -124,14 +125,22 @@ static int negotiate_contexts(struct nbd_client *client, struct err *err) MAY_WA
 {
     uint8_t payload[OPTION_SPACE_BYTES];
     struct nbd_text name = {client->export, strlen(client->export)};
-    struct nbd_text queries[CLIENT_CONTEXTS];
+    struct nbd_text queries[MAX_QUERIES];
+    char instance[NBD_INSTANCE_BYTES];
+    size_t count = 0;
     struct err refusal = ERR_INIT;
 
-    for (int i = 0; i < CLIENT_CONTEXTS; i++)
-        queries[i] = (struct nbd_text){context_names[i], strlen(context_names[i])};
-    size_t bytes = nbd_meta_request_bytes(&name, queries, CLIENT_CONTEXTS);
+    while (count < CLIENT_CONTEXTS) {
+        queries[count] = (struct nbd_text){context_names[count], strlen(context_names[count])};
+        count++;
+    }
+    if (client->instance != 0) {
+        nbd_instance_encode(instance, client->instance);
+        queries[count++] = (struct nbd_text){instance, strlen(instance)};
+    }
+    size_t bytes = nbd_meta_request_bytes(&name, queries, count);
     assert(bytes <= sizeof(payload));
-    nbd_meta_request_encode(payload, &name, queries, CLIENT_CONTEXTS);
+    nbd_meta_request_encode(payload, &name, queries, count);
     /* A server without them may refuse: then everything counts as data. */
     return ask(client, NBD_OPT_SET_META_CONTEXT, payload, bytes, on_context, &refusal, err);
 }

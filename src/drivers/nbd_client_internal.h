@@ -52,6 +52,7 @@ struct nbd_client {
     char *export;
     struct tls_creds *creds; /* NULL: no TLS */
     char *tls_hostname;
+    uint64_t instance; /* 0: not told */
     uint64_t request_timeout_ns;
     void (*lost)(void *arg, int reason); /* may be NULL */
     void *lost_arg;

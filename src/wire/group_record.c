@@ -3,6 +3,7 @@
 
 #include "base/json.h"
 #include "base/opts.h"
+#include "base/text.h"
 #include "wire/crc32c.h"
 
 #include <errno.h>
@@ -13,13 +14,12 @@
 #define FORMAT_NAME "blockstep-group"
 
 /* How every record ends. The checksum is of all that stands before. */
-#define TAIL_BEGIN   ",\n  \"crc32c\": \""
-#define TAIL_END     "\"\n}\n"
-#define TAIL_DIGITS  8u
-#define TAIL_BYTES   (sizeof(TAIL_BEGIN) - 1 + TAIL_DIGITS + sizeof(TAIL_END) - 1)
-#define OBJECT_END   "\n}"
-#define NUMBER_CHARS 16u /* of a 64-bit number in hexadecimal digits */
-#define IMAGE_CHARS  (2 * GROUP_RECORD_IMAGE_BYTES)
+#define TAIL_BEGIN  ",\n  \"crc32c\": \""
+#define TAIL_END    "\"\n}\n"
+#define TAIL_DIGITS 8u
+#define TAIL_BYTES  (sizeof(TAIL_BEGIN) - 1 + TAIL_DIGITS + sizeof(TAIL_END) - 1)
+#define OBJECT_END  "\n}"
+#define IMAGE_CHARS (2 * GROUP_RECORD_IMAGE_BYTES)
 
 static const char *const role_names[] = {"primary", "secondary", NULL};
 static const char *const stage_names[] = {"none", "running", "failover", "done", NULL};
@@ -39,7 +39,7 @@ const char *group_durability_name(enum group_durability level)
 
 static int add_number(struct json_object *object, const char *key, uint64_t number)
 {
-    char text[NUMBER_CHARS + 1];
+    char text[TEXT_HEX64_DIGITS + 1];
 
     snprintf(text, sizeof(text), "%016" PRIx64, number);
     return json_add_string(object, key, text);
@@ -95,7 +95,7 @@ static int add_ancestors(struct json_object *object, const struct group_record *
     if (ancestors == NULL)
         return -ENOMEM;
     for (size_t i = 0; i < record->ancestor_count; i++) {
-        char text[NUMBER_CHARS + 1];
+        char text[TEXT_HEX64_DIGITS + 1];
 
         snprintf(text, sizeof(text), "%016" PRIx64, record->ancestors[i]);
         struct json_object *item = json_object_new_string(text);
@@ -298,15 +298,9 @@ static int take_bytes(const char *text, uint8_t *bytes, size_t count)
 
 static int take_number(const char *text, uint64_t *ret_number, const char *member, struct err *err)
 {
-    uint8_t bytes[sizeof(*ret_number)];
-    uint64_t number = 0;
-
-    if (take_bytes(text, bytes, sizeof(bytes)) < 0)
-        return err_set(err, -EUCLEAN, "it is damaged: '%s' is no number of 16 digits", member);
-    for (size_t i = 0; i < sizeof(bytes); i++)
-        number = number << 8 | bytes[i];
-    *ret_number = number;
-    return 0;
+    if (strlen(text) == TEXT_HEX64_DIGITS && text_hex64_parse(text, TEXT_HEX64_DIGITS, ret_number))
+        return 0;
+    return err_set(err, -EUCLEAN, "it is damaged: '%s' is no number of 16 digits", member);
 }
 
 static int take_overlay(const struct parsed_overlay *from, struct group_record_overlay *to,

@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "wire/nbd.h"
 
+#include "base/text.h"
+
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
 
 /* --- negotiation --- */
 
@@ -158,6 +163,20 @@ void nbd_meta_request_encode(uint8_t *out, const struct nbd_text *name,
     out += 4;
     for (size_t i = 0; i < query_count; i++)
         out = text_put(out, &queries[i]);
+}
+
+void nbd_instance_encode(char text[NBD_INSTANCE_BYTES], uint64_t instance)
+{
+    snprintf(text, NBD_INSTANCE_BYTES, NBD_INSTANCE_PREFIX "%016" PRIx64, instance);
+}
+
+bool nbd_instance_decode(const struct nbd_text *query, uint64_t *ret_instance)
+{
+    size_t prefix = strlen(NBD_INSTANCE_PREFIX);
+
+    return query->length_bytes == NBD_INSTANCE_BYTES - 1 &&
+           memcmp(query->bytes, NBD_INSTANCE_PREFIX, prefix) == 0 &&
+           text_hex64_parse(query->bytes + prefix, query->length_bytes - prefix, ret_instance);
 }
 
 int nbd_meta_reply_decode(const uint8_t *bytes, size_t length_bytes,

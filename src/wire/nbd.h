@@ -302,6 +302,17 @@ int nbd_block_status_decode(const uint8_t *bytes, size_t length_bytes,
 #define NBD_CONTEXT_DEPTH        "qemu:allocation-depth"
 #define NBD_CONTEXT_DIRTY_PREFIX "qemu:dirty-bitmap:"
 
+/*
+ * Ours: not asked for but told. By a query of this name, 16 lower-case hexadecimal digits behind the
+ * sign, a client says which daemon's run it belongs to; a server that does not know the name space
+ * ignores it, as the protocol has it.
+ */
+#define NBD_INSTANCE_PREFIX "x-blockstep:instance="
+#define NBD_INSTANCE_BYTES  (sizeof(NBD_INSTANCE_PREFIX) + 16) /* with the final zero */
+void nbd_instance_encode(char text[NBD_INSTANCE_BYTES], uint64_t instance);
+/* False: the query is another one. */
+bool nbd_instance_decode(const struct nbd_text *query, uint64_t *ret_instance);
+
 /* 0 -> 0; a negative errno -> the wire's number, EINVAL's for what the protocol does not have... */
 uint32_t nbd_error_from_errno(int code);
 /* ... and back: a negative errno, -EINVAL for what we do not know, as the protocol asks. */

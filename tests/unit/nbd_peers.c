@@ -282,10 +282,20 @@ static void answer(struct sock *sock, uint32_t option, uint32_t type, const void
         (void)peer_send(sock, payload, length_bytes);
 }
 
-static void answer_meta(struct sock *sock) MAY_WAIT
+static void answer_meta(struct peer_server *server, struct sock *sock, const uint8_t *bytes,
+                        size_t length_bytes) MAY_WAIT
 {
     char payload[] = "\0\0\0\5" NBD_CONTEXT_ALLOCATION;
+    struct nbd_meta_request request;
+    struct nbd_text query;
 
+    assert_int_equal(nbd_meta_request_decode(bytes, length_bytes, &request), 0);
+    while (nbd_text_take(&request.queries, &query))
+        (void)nbd_instance_decode(&query, &server->instance);
+    if (server->refuses_contexts) {
+        answer(sock, NBD_OPT_SET_META_CONTEXT, NBD_REP_ERR_UNSUP, NULL, 0);
+        return;
+    }
     answer(sock, NBD_OPT_SET_META_CONTEXT, NBD_REP_META_CONTEXT, payload, sizeof(payload) - 1);
     answer(sock, NBD_OPT_SET_META_CONTEXT, NBD_REP_ACK, NULL, 0);
 }
@@ -303,7 +313,7 @@ static bool answer_option(struct peer_server *server, struct sock *sock,
         answer(sock, header->option, server->structured ? NBD_REP_ACK : NBD_REP_ERR_UNSUP, NULL, 0);
         return true;
     case NBD_OPT_SET_META_CONTEXT:
-        answer_meta(sock);
+        answer_meta(server, sock, payload, header->length_bytes);
         return true;
     case NBD_OPT_GO:
         nbd_info_export_encode(info, server->size_bytes, server->flags);

@@ -66,6 +66,8 @@ struct peer_server {
     uint64_t size_bytes;
     uint16_t flags;
     bool structured;
+    bool refuses_contexts;
+    uint64_t instance; /* what the client told */
 };
 void peer_server_begin(struct peer_server *server, struct sock_address *ret_address) MAY_WAIT;
 void peer_server_end(struct peer_server *server, struct sock_address *address);

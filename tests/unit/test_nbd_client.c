@@ -398,6 +398,41 @@ static void villain_run(void *arg) MAY_WAIT
     villain->ended = true;
 }
 
+/* Takes a client, and lets it go again. */
+static void polite_run(void *arg) MAY_WAIT
+{
+    struct villain *host = arg;
+    struct sock *sock = peer_accept(&host->server);
+    uint8_t byte;
+
+    assert_true(peer_negotiate(&host->server, sock));
+    while (sock_recv(sock, &byte, 1) > 0)
+        ;
+    peer_close(sock);
+    host->ended = true;
+}
+
+TEST_LOOP(a_client_says_whose_it_is_also_to_servers_that_do_not_care)
+{
+    for (int refuses = 0; refuses < 2; refuses++) {
+        struct villain host = {
+            .server = {.size_bytes = 65536, .structured = true, .refuses_contexts = refuses == 1},
+        };
+        struct nbd_client_options options = {.instance = 0x0123456789abcdef};
+        struct nbd_client *client = NULL;
+        struct err err = ERR_INIT;
+
+        peer_server_begin(&host.server, &options.address);
+        assert_int_equal(co_spawn(loop_current(), "host", polite_run, &host), 0);
+        assert_int_equal(nbd_client_open(loop_current(), &options, &client, &err), 0);
+        assert_true(host.server.instance == options.instance);
+        nbd_client_close(client);
+        test_wait_until(host.ended);
+        peer_server_end(&host.server, &options.address);
+        test_folder_remove();
+    }
+}
+
 struct reader {
     struct nbd_client *client;
     struct buf *buf;
@@ -672,6 +707,7 @@ int main(void)
         cmocka_unit_test(an_export_that_is_not_there_or_read_only_is_named),
         cmocka_unit_test(a_server_of_another_kind_is_refused),
         cmocka_unit_test(a_silent_server_is_given_up_at_the_deadline),
+        cmocka_unit_test(a_client_says_whose_it_is_also_to_servers_that_do_not_care),
         cmocka_unit_test(replies_without_end_or_of_undue_length_are_refused),
         cmocka_unit_test(noise_instead_of_a_negotiation_is_an_error_and_nothing_else),
         cmocka_unit_test(a_server_of_ill_will_costs_an_error_and_nothing_else),

@@ -123,6 +123,29 @@ static void a_go_of_any_other_length_is_refused(void **state)
     refuse_other_lengths(decode_go, bytes, length);
 }
 
+static void an_instance_is_told_in_sixteen_digits_or_not_at_all(void **state)
+{
+    char text[NBD_INSTANCE_BYTES];
+    struct nbd_text query = {text, sizeof(text) - 1};
+    uint64_t instance = 7;
+
+    (void)state;
+    nbd_instance_encode(text, 0xfedcba9876543210);
+    assert_string_equal(text, "x-blockstep:instance=fedcba9876543210");
+    assert_true(nbd_instance_decode(&query, &instance));
+    assert_true(instance == 0xfedcba9876543210);
+    for (size_t i = 0; i < sizeof(text) - 1; i++) {
+        char was = text[i];
+        text[i] = 'Z';
+        assert_false(nbd_instance_decode(&query, &instance));
+        text[i] = was;
+        query.length_bytes = i;
+        assert_false(nbd_instance_decode(&query, &instance));
+        query.length_bytes = sizeof(text) - 1;
+    }
+    assert_true(instance == 0xfedcba9876543210);
+}
+
 static int decode_meta(const uint8_t *bytes, size_t length_bytes)
 {
     struct nbd_meta_request request;
@@ -297,6 +320,7 @@ int main(void)
         cmocka_unit_test(a_request_is_read_back_as_it_was),
         cmocka_unit_test(greetings_and_option_headers_need_their_magic),
         cmocka_unit_test(a_go_of_any_other_length_is_refused),
+        cmocka_unit_test(an_instance_is_told_in_sixteen_digits_or_not_at_all),
         cmocka_unit_test(a_context_query_of_any_other_length_is_refused),
         cmocka_unit_test(a_text_with_a_zero_or_too_long_is_refused),
         cmocka_unit_test(infos_are_read_back_and_of_one_length),
