@@ -53,8 +53,10 @@ static int connection_transmit(struct nbd_connection *connection) MAY_WAIT
         if (result < 0)
             return result;
         connection->position += NBD_REQUEST_BYTES;
-        if (request.type == NBD_CMD_DISC)
+        if (request.type == NBD_CMD_DISC) {
+            connection->said_goodbye = true;
             return 0;
+        }
         result = nbd_request_take(connection, &request);
         if (result <= 0)
             return result;
@@ -130,6 +132,7 @@ static void connection_run(void *arg) MAY_WAIT
         nbd_connection_cut(connection, result);
     connection_count_end(connection, result);
     connection_linger(connection);
+    nbd_admission_ended(connection);
     nbd_connection_cut(connection, 0);
     connection_free(connection);
 }
@@ -147,6 +150,7 @@ void nbd_connection_start(struct nbd_server *server, struct sock *sock)
     connection->server = server;
     connection->loop = service->loop;
     connection->sock = sock;
+    connection->id = ++service->next_connection_id;
     list_init(&connection->free_work);
     co_queue_init(&connection->room);
     list_push_back(&server->connections, &connection->link);

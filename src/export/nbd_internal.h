@@ -38,7 +38,11 @@ struct nbd_service {
     struct co_budget budget; /* never waited on: see `hungry` */
     struct list hungry;      /* connections that wait for a share, in the order of arrival */
     struct loop_timer stall_timer;
-    struct co_queue changed; /* a server, an export or a connection has gone */
+    struct co_queue changed;        /* a server, an export or a connection has gone */
+    struct nbd_admission admission; /* admit NULL: everybody may write */
+    /* A connection may write when it was admitted in this round. Without admission all rounds are 0. */
+    uint64_t round;
+    uint64_t next_connection_id;
 };
 
 struct nbd_listener {
@@ -75,8 +79,11 @@ struct nbd_export {
     struct dirty_bitmap *bitmaps[NBD_MAX_BITMAPS]; /* held */
     unsigned bitmap_count;
     unsigned connection_count;
-    unsigned requests;    /* taken and not ended */
-    unsigned pins;        /* coroutines that look at it across waits */
+    unsigned requests; /* taken and not ended */
+    unsigned pins;     /* coroutines that look at it across waits */
+    uint64_t writer;   /* connection that was admitted last, while it lives; 0: none */
+    bool admitting;    /* somebody is asked about just now */
+    struct co_queue admission;
     struct co_queue idle; /* requests or connections have become none */
     struct io_count read, write, other;
 };
@@ -89,8 +96,13 @@ struct nbd_connection {
     struct loop *loop;
     struct sock *sock;
     struct nbd_export *pinned; /* a reply about it is being sent */
+    uint64_t id;               /* of the service; never used again */
+    uint64_t instance;         /* whose it says it is; 0: it does not */
+    uint64_t admitted;         /* the round in which it was let write; see nbd_service.round */
     bool structured;
     bool cut;
+    bool said_goodbye; /* with NBD_CMD_DISC */
+    bool failed;       /* a change that it asked for got an error */
     unsigned contexts; /* bits by enum nbd_context, for context_export */
     const struct nbd_export *context_export;
 
@@ -130,6 +142,16 @@ struct nbd_work {
 struct nbd_export *nbd_export_lookup(struct nbd_server *server, const struct nbd_text *name);
 uint16_t nbd_export_flags(const struct nbd_export *export, bool structured);
 void nbd_stall_watch(struct nbd_service *service);
+
+/* --- nbd_admission.c --- */
+/* Before a change: 0, or the errno that it gets. Waits when it must ask. */
+int nbd_admit(struct nbd_connection *connection) MAY_WAIT;
+static inline bool nbd_is_admitted(const struct nbd_connection *connection)
+{
+    return connection->admitted == connection->service->round;
+}
+/* The connection is about to go; all that it asked for has ended. */
+void nbd_admission_ended(struct nbd_connection *connection);
 
 /* --- nbd_connection.c --- */
 /* Takes the socket, whatever happens. */

@@ -244,6 +244,18 @@ static unsigned contexts_match(const struct nbd_export *export,
     return contexts;
 }
 
+/* A query that gets no context: it says whose connection this is. */
+static uint64_t instance_told(const struct nbd_meta_request *request)
+{
+    struct be_cursor queries = request->queries;
+    struct nbd_text query;
+    uint64_t instance = 0;
+
+    while (nbd_text_take(&queries, &query))
+        (void)nbd_instance_decode(&query, &instance);
+    return instance;
+}
+
 static int tell_context(struct nbd_connection *connection, uint32_t option, uint32_t id,
                         const struct context_name *name) MAY_WAIT
 {
@@ -276,6 +288,7 @@ static int option_meta(struct nbd_connection *connection, uint32_t option, uint3
     if (!list) {
         connection->contexts = contexts;
         connection->context_export = export;
+        connection->instance = instance_told(&request);
     }
     int result = 1;
     export_pin(connection, export);

@@ -386,6 +386,12 @@ static int work_block_status(struct nbd_work *work) MAY_WAIT
 
 /* --- a request's life --- */
 
+static bool is_change(const struct nbd_request *request)
+{
+    return request->type == NBD_CMD_WRITE || request->type == NBD_CMD_WRITE_ZEROES ||
+           request->type == NBD_CMD_TRIM;
+}
+
 static int work_dispatch(struct nbd_work *work) MAY_WAIT
 {
     switch (work->request.type) {
@@ -437,19 +443,26 @@ static void work_report(const struct nbd_export *export, const struct nbd_work *
     graph_event(export->service->graph, "BLOCK_IO_ERROR", TAKE_PTR(data));
 }
 
-/* Neither a way that is not there nor a request that its client has left. */
+/* Neither a way that is not there, nor a request that its client has left or that was not admitted. */
 static bool is_io_error(const struct nbd_work *work, int result)
 {
-    return result < 0 && result != -EOPNOTSUPP && result != -ECANCELED &&
+    return result < 0 && result != -EOPNOTSUPP && result != -ECANCELED && result != -EPERM &&
            work->request.type != NBD_CMD_BLOCK_STATUS;
 }
 
 static void work_run(void *arg) MAY_WAIT
 {
     struct nbd_work *work = arg;
-    struct nbd_export *export = work->connection->export;
-    int result = work_dispatch(work);
+    struct nbd_connection *connection = work->connection;
+    struct nbd_export *export = connection->export;
+    bool changes = is_change(&work->request);
+    int result = 0;
 
+    if (changes && unlikely(!nbd_is_admitted(connection)))
+        result = nbd_admit(connection);
+    if (result == 0)
+        result = work_dispatch(work);
+    connection->failed |= changes && result < 0;
     TRACE("nbd.request", "%s %s: %" PRIu64 "+%u: %d", export->name,
           nbd_command_name(work->request.type), work->request.offset_bytes,
           work->request.length_bytes, result);
@@ -467,14 +480,12 @@ static int request_check(const struct nbd_connection *connection, const struct n
     const struct nbd_export *export = connection->export;
     uint64_t size_bytes = export->edge->child->length_bytes;
     bool fits = range_fits(request->offset_bytes, request->length_bytes, size_bytes);
-    bool changes = request->type == NBD_CMD_WRITE || request->type == NBD_CMD_WRITE_ZEROES ||
-                   request->type == NBD_CMD_TRIM;
 
     if (export->revoked)
         return -ESHUTDOWN;
     if ((request->flags & ~KNOWN_FLAGS) != 0)
         return -EINVAL;
-    if (changes && !export->writable)
+    if (is_change(request) && !export->writable)
         return -EPERM;
     switch (request->type) {
     case NBD_CMD_READ:

@@ -93,6 +93,8 @@ struct nbd_service *nbd_service_new(struct graph *graph, const struct nbd_servic
     service->loop = graph_loop(graph);
     service->handshake_timeout_ns = given.handshake_timeout_ns != 0 ? given.handshake_timeout_ns
                                                                     : NBD_HANDSHAKE_TIMEOUT_NS;
+    service->admission = given.admission;
+    service->round = given.admission.admit != NULL;
     service->stall_timer.fire = stall_check;
     list_init(&service->servers);
     list_init(&service->hungry);
@@ -601,6 +603,7 @@ static struct nbd_export *export_new(struct nbd_server *server,
     export->server = server;
     export->writable = options->writable;
     co_queue_init(&export->idle);
+    co_queue_init(&export->admission);
     export->id = strdup(options->id);
     export->name = strdup(name);
     export->description = options->description != NULL ? strdup(options->description) : NULL;

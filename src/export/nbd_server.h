@@ -33,7 +33,30 @@
 struct dirty_bitmap;
 struct nbd_service;
 
+/* Who wants to write to an export. */
+struct nbd_writer {
+    const struct edge *root; /* of the export */
+    uint64_t connection;     /* a number never used again */
+    uint64_t instance;       /* whose it says it is (wire/nbd.h); 0: it does not */
+    uint64_t former;         /* who wrote before and is still connected; 0: nobody */
+};
+
+/*
+ * Who may write is somebody else's business: he is asked before the first write, zero or trim of each
+ * connection, and again after nbd_admission_renew(). What further ones come meanwhile wait.
+ */
+struct nbd_admission {
+    /* 0, or the errno that the request gets (and the next one asks again). Waiting is fine, but not for
+     * requests: these may wait for this. NULL: all may. */
+    int (*admit)(void *arg, const struct nbd_writer *writer);
+    /* One that was admitted has ended. In good order: it said so, and no change that it asked for has
+     * failed. Must not wait. */
+    void (*ended)(void *arg, const struct nbd_writer *writer, bool orderly);
+    void *arg;
+};
+
 struct nbd_service_options {
+    struct nbd_admission admission;
     uint64_t budget_bytes;         /* 0: NBD_BUDGET_BYTES; at least 32 MiB */
     uint64_t handshake_timeout_ns; /* 0: NBD_HANDSHAKE_TIMEOUT_NS */
 };
@@ -116,6 +139,13 @@ int nbd_export_del(struct nbd_service *service, const char *id, enum nbd_remove_
 /* The fence for one export: from the call on its requests are refused and its connections cut;
  * returns when every request already taken has ended. It stays listed until nbd_export_del(). */
 int nbd_export_revoke(struct nbd_service *service, const char *id, struct err *err) MAY_WAIT;
+
+/* All connections are asked about again, and nobody counts as a writer. Does not wait. */
+void nbd_admission_renew(struct nbd_service *service);
+/* Cuts the connections of these exports that do not belong to the instance; returns when they are gone
+ * and their requests have ended. */
+void nbd_export_cut_others(struct nbd_service *service, struct edge *const *roots, size_t count,
+                           uint64_t instance) MAY_WAIT;
 
 struct nbd_export_info {
     const char *id, *name, *description, *server, *node_name;
