@@ -188,7 +188,8 @@ int daemon_failover(struct daemon *daemon, bool force, struct err *err)
 {
     int r = stop(daemon, true, force, err);
 
-    if (r < 0)
+    /* One that is ignored, of a group that was stopped, promotes nobody. */
+    if (r < 0 || !replication_has_taken_over(daemon->group))
         return r;
     r = promote_all(daemon, err);
     if (r < 0)

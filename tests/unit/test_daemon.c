@@ -257,6 +257,25 @@ TEST_LOOP(the_view_is_read_only_until_a_failover)
     test_folder_remove();
 }
 
+TEST_LOOP(a_failover_that_a_stopped_secondary_ignores_leaves_the_view_read_only)
+{
+    struct host secondary;
+    struct nbd_client *view;
+
+    log_set_level(LOG_LEVEL_ERROR);
+    secondary_start(&secondary);
+    must(daemon_stop_replication(secondary.daemon, &err));
+    view = guest_connect("view", "top");
+    must(daemon_failover(secondary.daemon, false, &err));
+    assert_int_equal(guest_read(view, 0), 0);
+    nbd_client_close(view);
+    view = guest_connect("view", "top");
+    assert_true(nbd_client_read_only(view));
+    nbd_client_close(view);
+    host_end(&secondary);
+    test_folder_remove();
+}
+
 static void note_fenced(void *arg, const struct nbd_server_info *info)
 {
     if (info->fenced)
@@ -307,6 +326,7 @@ int main(void)
         cmocka_unit_test(tables_of_commands_are_sound),
         cmocka_unit_test(a_secondary_takes_over_at_the_last_checkpoint),
         cmocka_unit_test(the_view_is_read_only_until_a_failover),
+        cmocka_unit_test(a_failover_that_a_stopped_secondary_ignores_leaves_the_view_read_only),
         cmocka_unit_test(the_fence_closes_the_peers_server_and_no_other),
         cmocka_unit_test(a_failed_start_is_ended_in_order),
     };
