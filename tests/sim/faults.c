@@ -31,6 +31,7 @@ static void kill_host(struct host *host)
 {
     if (host->process == NULL)
         return;
+    visits_struck(host, COVER_KILL);
     process_kill(host);
     died(host);
     host->world->stats.kills++;
@@ -39,10 +40,14 @@ static void kill_host(struct host *host)
 static void power_cut(struct host *host)
 {
     struct world *world = host->world;
+    enum cover_stage stage;
 
     /* What its overlays hold lives in the page cache: see durability.md, levels. */
+    if (host->merging && host_stage(host, &stage) && stage == COVER_S_DONE)
+        host->merging = false;
     if (host->process == NULL || host->merging)
         return;
+    visits_struck(host, COVER_POWER_CUT);
     process_forget(host);
     (void)sim_host_power_cut(world->sim, host->name);
     died(host);
@@ -60,10 +65,12 @@ static void freeze(struct host *host, bool frozen)
         return;
     host->frozen = frozen;
     trouble(host);
-    if (frozen)
+    if (frozen) {
+        visits_struck(host, COVER_FROZEN);
         sim_process_stop(host->process->loop);
-    else
+    } else {
         sim_process_continue(host->process->loop);
+    }
 }
 
 /* --- links --- */
@@ -87,21 +94,24 @@ static void link_fault(struct world *world, const struct op *op)
 
     trouble(world_other(world));
     if (op->kind == OP_LINK_BREAK) {
+        visits_link_struck(world, COVER_LINK_BREAK);
         (void)sim_link_break(world->sim, world_truth(world)->name, world_other(world)->name,
                              sides[op->a % 3]);
         return;
     }
     links_set(world, op->a % 3, op->kind == OP_LINK_CUT ? &cut : &slow);
-    world->link_faulty = true;
+    enum cover_fault fault = op->kind == OP_LINK_CUT ? COVER_LINK_CUT : COVER_LINK_SLOW;
+    world->link_faults |= 1u << fault;
+    visits_link_struck(world, fault);
 }
 
 static void links_heal(struct world *world)
 {
     const struct sim_link_options plain = {.blocked = false};
 
-    if (world->link_faulty)
+    if (world->link_faults != 0)
         links_set(world, LINK_BOTH, &plain);
-    world->link_faulty = false;
+    world->link_faults = 0;
 }
 
 /* --- disks --- */
@@ -129,7 +139,11 @@ static void disk_fault(struct host *host, const struct op *op)
         .stall_ns = op->kind == OP_DISK_STALL ? (uint64_t)(op->a >> 16) * NS_PER_MS : 0,
     };
 
-    host->disks_faulty = true;
+    enum cover_fault kind = op->kind == OP_DISK_FULL    ? COVER_DISK_FULL
+                            : op->kind == OP_DISK_STALL ? COVER_DISK_STALL
+                                                        : COVER_DISK_ERROR;
+    host->disk_faults |= 1u << kind;
+    visits_struck(host, kind);
     host->flush_lost = host->flush_lost || (op->kind == OP_DISK_FAIL &&
                                             (fault.op == SIM_OP_ANY || fault.op == SIM_OP_SYNC));
     trouble(host);
@@ -143,14 +157,14 @@ static void disks_heal(struct host *host)
 {
     sim_fault_clear(host->world->sim, host->name);
     sim_disk_limit(host->world->sim, host->name, 0);
-    host->disks_faulty = false;
+    host->disk_faults = 0;
 }
 
 /* --- all --- */
 
-void manager_fault(struct world *world, const struct op *op)
+void host_fault(struct host *host, const struct op *op)
 {
-    struct host *host = op->side == SIDE_TRUTH ? world_truth(world) : world_other(world);
+    struct world *world = host->world;
 
     switch (op->kind) {
     case OP_KILL:
@@ -182,8 +196,19 @@ void manager_fault(struct world *world, const struct op *op)
     }
 }
 
+void manager_fault(struct world *world, const struct op *op)
+{
+    if ((op->flags & OP_AMBUSH) == 0) {
+        host_fault(op->side == SIDE_TRUTH ? world_truth(world) : world_other(world), op);
+        return;
+    }
+    world->ambush = *op;
+    world->lies_in_wait = true;
+}
+
 void manager_heal(struct world *world)
 {
+    world->lies_in_wait = false;
     links_heal(world);
     for (unsigned i = 0; i < WORLD_SIDES; i++) {
         disks_heal(&world->hosts[i]);

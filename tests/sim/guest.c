@@ -12,7 +12,8 @@
 struct request {
     struct guest *guest;
     struct op op;
-    bool well; /* when it began */
+    bool well;   /* when it began */
+    bool closed; /* its host was: nothing but errors is to be expected */
     unsigned troubles;
 };
 
@@ -139,7 +140,7 @@ static bool guest_may_write(const struct guest *guest)
     const struct host *host = guest->host;
 
     return host->role == ROLE_TRUTH || host->role == ROLE_STALE ||
-           (host->role == ROLE_STANDBY && host->world->history->standby_runs);
+           host->world->history->standby_runs;
 }
 
 /* Where a change of this guest will show. */
@@ -162,8 +163,8 @@ static void guest_excuse(struct request *request, int r)
     struct world *world = host->world;
     char text[160];
 
-    if (!request->well || !host_is_well(host) || request->troubles != host->troubles ||
-        host->changing)
+    if (!request->well || request->closed || !host_is_well(host) ||
+        request->troubles != host->troubles || host->changing)
         return;
     op_print(&request->op, text, sizeof(text));
     world_violation(world, invariant_name(I1_ACKNOWLEDGED_IS_READ),
@@ -264,6 +265,62 @@ static bool guest_sees(const struct guest *guest)
     return role == ROLE_TRUTH || role == ROLE_STALE || role == ROLE_STANDBY;
 }
 
+/* Whether requests have any sense: also those that must fail. */
+static bool guest_asks(const struct guest *guest)
+{
+    return guest_sees(guest) || (guest->host->role == ROLE_SYNC && host_is_closed(guest->host));
+}
+
+/* Nobody sees the disk of a secondary that has no checkpoint. */
+static void guest_peeks(struct request *request, struct nbd_client *client) MAY_WAIT
+{
+    struct guest *guest = request->guest;
+    const struct op *op = &request->op;
+    const struct process *process = guest->host->process;
+    uint64_t length_bytes = (uint64_t)op->b * ORACLE_SECTOR_BYTES;
+    struct buf *buf = buf_alloc(loop_bufs(guest->loop), length_bytes);
+    struct io io = {.offset_bytes = (uint64_t)op->a * ORACLE_SECTOR_BYTES,
+                    .length_bytes = length_bytes,
+                    .data = buf_slice_of(buf, 0, length_bytes)};
+
+    assert(buf != NULL);
+    int r = nbd_client_read(client, &io);
+    buf_unref(buf);
+    (void)guest_result(guest, op->disk, r);
+    if (r == 0 && guest->host->process == process && host_is_closed(guest->host))
+        world_violation(guest->host->world, invariant_name(I2_VIEW_IS_CHECKPOINT),
+                        "the guest of %s reads a disk that has no checkpoint yet",
+                        guest->host->name);
+}
+
+static enum cover_call call_of(enum op_kind kind)
+{
+    static const enum cover_call calls[] = {
+        [OP_WRITE] = COVER_WRITE, [OP_ZERO] = COVER_ZERO,   [OP_DISCARD] = COVER_DISCARD,
+        [OP_READ] = COVER_READ,   [OP_FLUSH] = COVER_FLUSH,
+    };
+
+    return calls[kind];
+}
+
+static void guest_send(struct request *request, struct nbd_client *client) MAY_WAIT
+{
+    struct guest *guest = request->guest;
+    const struct op *op = &request->op;
+
+    if (op->kind == OP_FLUSH) {
+        guest_flush(request, client);
+    } else if (op->kind != OP_READ) {
+        guest_change(request, client);
+    } else if (!guest_sees(guest)) {
+        guest_peeks(request, client);
+    } else {
+        int r = guest_read(guest, client, op->disk, op->a, op->b, NULL);
+        if (r < 0)
+            guest_excuse(request, r);
+    }
+}
+
 static void guest_work(struct request *request) MAY_WAIT
 {
     struct guest *guest = request->guest;
@@ -281,17 +338,15 @@ static void guest_work(struct request *request) MAY_WAIT
         return;
     }
     bool changes = op->kind <= OP_DISCARD;
-    if (!guest_sees(guest) ||
+    request->closed = host_is_closed(guest->host);
+    if (!guest_asks(guest) ||
         (changes && (!guest_may_write(guest) || nbd_client_read_only(client)))) {
         world->stats.skipped++;
-    } else if (changes) {
-        guest_change(request, client);
-    } else if (op->kind == OP_FLUSH) {
-        guest_flush(request, client);
     } else {
-        int r = guest_read(guest, client, op->disk, op->a, op->b, NULL);
-        if (r < 0)
-            guest_excuse(request, r);
+        struct visit visit;
+        visit_begin(&visit, guest->host, call_of(op->kind));
+        guest_send(request, client);
+        visit_end(&visit);
     }
     guest_leave(guest, op->disk);
     guest->inside--;

@@ -22,6 +22,7 @@ static const char *const op_names[OP_KIND_COUNT] = {
     [OP_RESTART] = "restart",
     [OP_STOP] = "stop replication",
     [OP_CHECK] = "read everything",
+    [OP_CALL] = "call",
     [OP_KILL] = "kill",
     [OP_POWER_CUT] = "cut the power of",
     [OP_FREEZE] = "freeze",
@@ -52,6 +53,7 @@ static const char *const op_words[OP_KIND_COUNT] = {
     [OP_RESTART] = "restart",
     [OP_STOP] = "stop",
     [OP_CHECK] = "check",
+    [OP_CALL] = "call",
     [OP_KILL] = "kill",
     [OP_POWER_CUT] = "power-cut",
     [OP_FREEZE] = "freeze",
@@ -88,7 +90,14 @@ static void print_disk_fault(const struct op *op, char *text, size_t text_bytes)
                  op->a >> 16);
 }
 
-void op_print(const struct op *op, char *text, size_t text_bytes)
+static void print_ambush(const struct op *op, char *text, size_t text_bytes)
+{
+    snprintf(text + strlen(text), text_bytes - strlen(text), " (%s), as soon as %s, %s, is called",
+             op->side == SIDE_TRUTH ? "that host" : "the other one", cover_stage_name(OP_STAGE(op)),
+             cover_call_name(OP_CALL_OF(op)));
+}
+
+static void print_plain(const struct op *op, char *text, size_t text_bytes)
 {
     switch (op->kind) {
     case OP_WRITE:
@@ -118,13 +127,27 @@ void op_print(const struct op *op, char *text, size_t text_bytes)
         snprintf(text, text_bytes, "disks of %s have room for %" PRIu32 " pages",
                  side_names[op->side], op->b);
         break;
+    case OP_CALL:
+        snprintf(text, text_bytes, "tell %s: %s%s", side_names[op->side],
+                 cover_call_name(op->a % COVER_READ),
+                 (op->flags & OP_WAIT) != 0 ? "" : ", and go on meanwhile");
+        break;
+    case OP_RESUME:
+        snprintf(text, text_bytes, "%s%s%s%s", op_names[op->kind],
+                 (op->flags & OP_BARE) != 0 ? ", but do not begin to" : "",
+                 (op->flags & OP_IF_BROKEN) != 0 ? " if it is not" : "",
+                 (op->flags & OP_WAIT) != 0 ? "" : ", and go on meanwhile");
+        break;
     case OP_CHECKPOINT:
     case OP_FAILOVER:
-    case OP_RESUME:
     case OP_STOP:
     case OP_CHECK:
         snprintf(text, text_bytes, "%s%s", op_names[op->kind],
                  (op->flags & OP_WAIT) != 0 ? "" : ", and go on meanwhile");
+        break;
+    case OP_RESTART:
+        snprintf(text, text_bytes, "%s %s%s", op_names[op->kind], side_names[op->side],
+                 (op->flags & OP_BARE) != 0 ? ", without replication" : "");
         break;
     case OP_SETTLE:
     case OP_LINK_HEAL:
@@ -134,6 +157,13 @@ void op_print(const struct op *op, char *text, size_t text_bytes)
         snprintf(text, text_bytes, "%s %s", op_names[op->kind], side_names[op->side]);
         break;
     }
+}
+
+void op_print(const struct op *op, char *text, size_t text_bytes)
+{
+    print_plain(op, text, text_bytes);
+    if ((op->flags & OP_AMBUSH) != 0)
+        print_ambush(op, text, text_bytes);
 }
 
 void history_print(const struct history *history, FILE *to)
@@ -163,7 +193,9 @@ static bool load_op(const char *line, struct op *op)
         return false;
     op->side = (uint8_t)side;
     op->disk = (uint8_t)disk;
-    op->flags = (uint8_t)flags;
+    op->flags = (uint16_t)flags;
+    if (OP_STAGE(op) >= COVER_STAGE_COUNT || OP_CALL_OF(op) >= COVER_CALL_COUNT)
+        return false;
     for (unsigned kind = 0; kind < OP_KIND_COUNT; kind++) {
         op->kind = (uint8_t)kind;
         if (strcmp(op_words[kind], word) == 0)

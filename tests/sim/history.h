@@ -8,6 +8,8 @@
 #ifndef BLOCKSTEP_SIM_HISTORY_H
 #define BLOCKSTEP_SIM_HISTORY_H
 
+#include "coverage.h"
+
 #include "base/defs.h"
 
 #include <stdio.h>
@@ -31,6 +33,7 @@ enum op_kind {
     OP_RESTART,
     OP_STOP,  /* replication, without a failover */
     OP_CHECK, /* everything is read */
+    OP_CALL,  /* a command to a side, whatever its stage: a: enum cover_call */
     /* faults, at once */
     OP_KILL,
     OP_POWER_CUT,
@@ -49,13 +52,26 @@ enum op_kind {
 };
 
 enum op_side { SIDE_TRUTH, SIDE_OTHER };
-enum op_flags { OP_FUA = 1, OP_WAIT = 2 /* the manager's command is waited for */ };
+enum op_flags {
+    OP_FUA = 1,
+    OP_WAIT = 2, /* the manager's command is waited for */
+    OP_BARE =
+        4, /* restart: replication is not started; resume: the other awaits its copy, no more */
+    OP_IF_BROKEN = 8, /* resume: only when the other does not follow */
+    /* A fault that waits for a call in a stage (below), and strikes when it next begins: the host that
+     * is called (SIDE_TRUTH), or the other one. */
+    OP_AMBUSH = 16,
+};
+#define OP_AMBUSH_AT(stage, call) (OP_AMBUSH | (stage) << 8 | (call) << 12)
+#define OP_STAGE(op)              ((enum cover_stage)((op)->flags >> 8 & 15))
+#define OP_CALL_OF(op)            ((enum cover_call)((op)->flags >> 12))
 enum link_way { LINK_BOTH, LINK_TO_OTHER, LINK_TO_TRUTH };
 /* Which file of a disk a fault strikes. */
 enum disk_file { DISK_FILE_ANY, DISK_FILE_RAW, DISK_FILE_HIDDEN, DISK_FILE_ACTIVE };
 
 struct op {
-    uint8_t kind, side, disk, flags;
+    uint8_t kind, side, disk;
+    uint16_t flags;
     uint32_t a, b; /* sectors: first, count; DISK_*: file | op << 8, nth | times << 16; ... */
 };
 
@@ -86,6 +102,10 @@ void op_print(const struct op *op, char *text, size_t text_bytes);
 void history_print(const struct history *history, FILE *to);
 bool history_load(struct history *history, const char *path);
 void history_from_seed(struct history *history, uint64_t seed);
+/* Operations that lead into a cell of the coverage table: the numbers go round all that can be visited.
+ * `draw` is for what else is to be chosen. Returns how many; sets *standby_runs where it takes that. */
+#define STEER_OPS_MAX 40u
+unsigned steer(uint64_t number, uint32_t draw, struct op *ops, bool *standby_runs);
 /* By name; false: there is none. */
 bool history_scenario(struct history *history, const char *name, uint64_t seed);
 /* All workloads of up to so many operations, one after the other; false: there are fewer. Each operation

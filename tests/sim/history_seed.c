@@ -6,6 +6,8 @@
 #include <string.h>
 
 #define OPS_TYPICAL 200u
+/* Of each history: visits to cells of the coverage table. */
+#define VISITS      2u
 
 static uint64_t random_next(uint64_t *state)
 {
@@ -52,6 +54,7 @@ static void weigh(struct maker *maker, enum theme theme)
         [OP_WRITE] = 400, [OP_ZERO] = 40,    [OP_DISCARD] = 40, [OP_READ] = 120,
         [OP_FLUSH] = 40,  [OP_DELAY] = 120,  [OP_SETTLE] = 20,  [OP_CHECKPOINT] = 50,
         [OP_CHECK] = 8,   [OP_FAILOVER] = 4, [OP_RESUME] = 4,   [OP_RESTART] = 2,
+        [OP_CALL] = 4,
     };
     static const struct {
         enum op_kind kind;
@@ -62,6 +65,7 @@ static void weigh(struct maker *maker, enum theme theme)
         {OP_RESUME, {0, 2, 12, 12, 8, 12, 12, 10}},
         {OP_STOP, {0, 4, 2, 0, 4, 12, 4, 4}},
         {OP_RESTART, {0, 0, 20, 20, 0, 2, 8, 8}},
+        {OP_CALL, {0, 4, 8, 8, 8, 8, 12, 8}},
         {OP_KILL, {0, 0, 25, 2, 2, 2, 10, 8}},
         {OP_POWER_CUT, {0, 0, 2, 15, 0, 0, 2, 5}},
         {OP_FREEZE, {0, 0, 2, 0, 10, 0, 4, 4}},
@@ -174,6 +178,11 @@ static void draw_op(struct maker *maker)
     case OP_CHECK:
         op->side = (uint8_t)below(maker, 2);
         op->flags = chance(maker, 40) ? OP_WAIT : 0;
+        if (op->kind == OP_RESUME || op->kind == OP_RESTART)
+            op->flags |= chance(maker, 15) ? OP_BARE : 0;
+        break;
+    case OP_CALL:
+        op->a = below(maker, COVER_READ);
         break;
     case OP_FLUSH:
     case OP_SETTLE:
@@ -185,6 +194,16 @@ static void draw_op(struct maker *maker)
             draw_fault(maker, op);
         break;
     }
+}
+
+static void draw_visit(struct maker *maker, uint64_t number)
+{
+    struct history *history = maker->history;
+    struct op ops[STEER_OPS_MAX];
+    unsigned count = steer(number, below(maker, UINT32_MAX), ops, &history->standby_runs);
+
+    for (unsigned i = 0; i < count; i++)
+        *push(maker, ops[i].kind) = ops[i];
 }
 
 void history_from_seed(struct history *history, uint64_t seed)
@@ -203,7 +222,11 @@ void history_from_seed(struct history *history, uint64_t seed)
     history->slow_net = chance(&maker, 20);
     history->slow_disks = chance(&maker, 30);
     weigh(&maker, below(&maker, THEME_COUNT));
-    unsigned wanted = OPS_TYPICAL / 2 + below(&maker, OPS_TYPICAL);
-    while (history->count < wanted)
-        draw_op(&maker);
+    unsigned wanted = OPS_TYPICAL / 2 + below(&maker, OPS_TYPICAL - VISITS * STEER_OPS_MAX);
+    for (unsigned visit = 0; visit <= VISITS; visit++) {
+        for (unsigned i = 0; i < wanted / (VISITS + 1); i++)
+            draw_op(&maker);
+        if (visit < VISITS)
+            draw_visit(&maker, seed * VISITS + visit);
+    }
 }

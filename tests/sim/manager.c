@@ -84,8 +84,11 @@ static int start(struct host *host, const char *mode, const char *overlays, stru
                        mode, overlays);
 }
 
-/* The disks are equal: from now on what one is told the other gets. */
-static int links_make(struct host *host, struct host *to, struct err *err) MAY_WAIT
+/* The disks are equal: from now on what one is told the other gets. A secondary that awaits its
+ * synchronisation is told so by its first checkpoint, another one by its start; neither happens before
+ * *ret_since. */
+static int links_make(struct host *host, struct host *to, uint32_t *ret_since, struct err *err)
+    MAY_WAIT
 {
     struct world *world = host->world;
     int r = 0;
@@ -94,24 +97,27 @@ static int links_make(struct host *host, struct host *to, struct err *err) MAY_W
     host->has_links = true;
     for (unsigned disk = 0; r == 0 && disk < disks_of(world); disk++)
         r = link_add(host, to, disk, err);
-    if (r == 0)
+    *ret_since = oracle_now(world->oracle);
+    if (r == 0 && !to->awaits)
         r = start(to, "secondary", "fresh", err);
     if (r == 0)
         r = start(host, "primary", "empty", err);
+    if (r == 0 && to->awaits)
+        r = call_send(to, COVER_FIRST, true, err);
     return r;
 }
 
-static void in_sync(struct host *truth, struct host *other)
+static void in_sync(struct host *truth, struct host *other, uint32_t since)
 {
     struct world *world = truth->world;
 
     view_settle(other->view);
     view_copy(other->stream, truth->view);
-    view_checkpoint(other->view, other->stream, oracle_now(world->oracle), true);
+    view_checkpoint(other->view, other->stream, since, true);
     view_set_invariant(other->view, I2_VIEW_IS_CHECKPOINT);
     view_set_invariant(truth->view, I1_ACKNOWLEDGED_IS_READ);
     other->role = ROLE_STANDBY;
-    other->down = other->merging = false;
+    other->down = other->merging = other->awaits = false;
     truth->linked = true;
     view_set_twin(truth->view, other->stream);
     view_set_twin(other->view, NULL);
@@ -142,8 +148,10 @@ static void give_up(struct host *host)
         return;
     process_kill(host);
     host->frozen = false;
-    host->down = true;
+    host->down = host->role == ROLE_TRUTH || host->role == ROLE_STANDBY;
+    host->role = host->down ? host->role : ROLE_DOWN;
     host->troubles++;
+    host->world->troubled = true;
     world_truth(host->world)->linked = false;
 }
 
@@ -182,9 +190,27 @@ static void checkpoint(struct world *world) MAY_WAIT
 
 /* --- failover --- */
 
-static void failover(struct world *world) MAY_WAIT
+static void taken_over(struct world *world)
 {
     struct host *truth = world_truth(world), *other = world_other(world);
+
+    /* The exports that were read-only have been closed, and are back. */
+    if (!world->history->standby_runs)
+        guest_forget(&other->guest);
+    truth->role = host_is_up(truth) ? ROLE_STALE : ROLE_DOWN;
+    truth->linked = truth->down = truth->merging = false;
+    other->role = ROLE_TRUTH;
+    other->merging = true;
+    other->awaits = false;
+    view_set_invariant(other->view, I3_FAILOVER_CONTRACT);
+    world->truth = other->index;
+    world->troubled = true;
+    world->stats.failovers++;
+}
+
+static void failover(struct world *world, enum cover_call call) MAY_WAIT
+{
+    struct host *other = world_other(world);
     bool well = world_is_well(world);
     struct err err = ERR_INIT;
 
@@ -192,8 +218,7 @@ static void failover(struct world *world) MAY_WAIT
         return;
     other->troubles++;
     other->changing = true;
-    int r = qmp_command(other, NULL, &err,
-                        "{'execute':'replication-stop','arguments':{'failover':true}}");
+    int r = call_send(other, call, true, &err);
     other->changing = false;
     other->troubles++;
     if (r == -EREMOTEIO) {
@@ -204,17 +229,27 @@ static void failover(struct world *world) MAY_WAIT
         return; /* it lost its power, and with that what it would have taken over with */
     if (r < 0)
         give_up(other);
-    /* The exports that were read-only have been closed, and are back. */
-    if (!world->history->standby_runs)
-        guest_forget(&other->guest);
-    truth->role = host_is_up(truth) ? ROLE_STALE : ROLE_DOWN;
-    truth->linked = truth->down = truth->merging = false;
-    other->role = ROLE_TRUTH;
-    other->merging = true;
-    view_set_invariant(other->view, I3_FAILOVER_CONTRACT);
-    world->truth = other->index;
-    world->troubled = true;
-    world->stats.failovers++;
+    taken_over(world);
+}
+
+/* A secondary without a checkpoint is made the truth as it is: a copy that was not finished. Of one that
+ * does not answer nothing is expected any more. */
+static void force(struct world *world) MAY_WAIT
+{
+    struct host *other = world_other(world);
+    struct err err = ERR_INIT;
+
+    other->changing = true;
+    int r = call_send(other, COVER_FORCE, true, &err);
+    other->changing = false;
+    other->troubles++;
+    other->awaits = false; /* also when it was refused: its peer may be shut out already */
+    if (r == 0 && other->role == ROLE_SYNC) {
+        view_blind(other->view);
+        taken_over(world);
+    } else if (r < 0 && r != -EREMOTEIO) {
+        give_up(other);
+    }
 }
 
 static bool query_stage(struct host *host, char *stage, size_t stage_bytes) MAY_WAIT
@@ -266,12 +301,16 @@ static int failover_again(struct host *host, struct err *err) MAY_WAIT
                        "{'execute':'replication-stop','arguments':{'failover':true}}");
 }
 
-/* A secondary, and one that has not finished its failover, goes on as its record says. */
-static int restart_host(struct host *host, struct err *err) MAY_WAIT
+/* A secondary, and one that has not finished its failover, goes on as its record says. `bare`: it waits
+ * for that to be told. */
+static int restart_host(struct host *host, bool bare, struct err *err) MAY_WAIT
 {
     bool secondary = host->role == ROLE_STANDBY || host->merging;
-    int r = process_start(host, secondary, false, false, err);
+    int r = host->bare ? 0 : process_start(host, secondary, false, false, err);
 
+    host->bare = r == 0 && bare && !host->merging && secondary;
+    if (host->bare)
+        return 0;
     if (r == 0 && secondary)
         r = start(host, "secondary", "empty", err);
     if (r == 0 && host->merging)
@@ -279,16 +318,16 @@ static int restart_host(struct host *host, struct err *err) MAY_WAIT
     return r;
 }
 
-static void restart(struct world *world, struct host *host) MAY_WAIT
+static void restart(struct world *world, struct host *host, bool bare) MAY_WAIT
 {
     struct err err = ERR_INIT;
-    bool well = host_disks_are_well(host);
+    bool well = host_disks_are_well(host) && !host->frozen;
 
-    if (!host->down || host->process != NULL)
+    if (host->bare ? bare || !host_is_up(host) : !host->down || host->process != NULL)
         return;
     host->changing = true;
     unsigned troubles = host->troubles;
-    int r = restart_host(host, &err);
+    int r = restart_host(host, bare, &err);
     host->changing = false;
     if (r < 0) {
         if (well && host_disks_are_well(host) && host->process != NULL &&
@@ -387,13 +426,25 @@ static int hold_guest(struct host *host, struct err *err) MAY_WAIT
     return err_set(err, -ETIMEDOUT, "the guest of %s has requests that do not end", host->name);
 }
 
-static int synchronise(struct host *truth, struct host *other, struct err *err) MAY_WAIT
+/* A daemon that waits for its disks to be made equal. */
+static int await_copy(struct host *other, struct err *err) MAY_WAIT
+{
+    int r = process_start(other, true, true, true, err);
+
+    if (r == 0)
+        r = start(other, "secondary", "sync", err);
+    other->awaits = r == 0;
+    return r;
+}
+
+static int synchronise(struct host *truth, struct host *other, uint32_t *ret_since, struct err *err)
+    MAY_WAIT
 {
     int r = links_remove(truth, err);
     /* A frozen daemon may have got its commands late. */
     if (r == 0 && !mirrors_are_gone(truth))
         (void)mirrors_end(truth, true, err);
-    if (r == 0)
+    if (r == 0 && !other->awaits)
         r = process_start(other, true, true, true, err);
     if (r == 0)
         r = mirrors_start(truth, other, err);
@@ -403,31 +454,54 @@ static int synchronise(struct host *truth, struct host *other, struct err *err) 
         r = mirrors_end(truth, false, err);
     /* A mirror that fails at its very end is found by what is read later, not by its answer. */
     if (r == 0)
-        r = links_make(truth, other, err);
+        r = links_make(truth, other, ret_since, err);
     return r;
 }
 
-static void resume(struct world *world) MAY_WAIT
+static bool follows(const struct host *truth, const struct host *other)
+{
+    return truth->linked && host_is_up(other) && other->role == ROLE_STANDBY &&
+           !truth->world->troubled;
+}
+
+/* Whatever it was, it becomes what can be synchronised. */
+static void clear_away(struct host *host) MAY_WAIT
+{
+    host->role = ROLE_SYNC;
+    host->down = false;
+    if (host->frozen) {
+        process_kill(host);
+        host->frozen = false;
+    }
+    process_quit(host);
+    host->merging = host->awaits = false;
+}
+
+static void resume(struct world *world, unsigned flags) MAY_WAIT
 {
     struct host *truth = world_truth(world), *other = world_other(world);
     struct err err = ERR_INIT;
+    uint32_t since = 0;
+    bool done = false;
 
     bool well = world_is_able(world);
     unsigned troubles = world->troubles;
-    if (!host_is_up(truth) || !wait_merged(truth, 10 * NS_PER_S) || !host_is_up(truth))
+    if (!host_is_up(truth) || !wait_merged(truth, 10 * NS_PER_S) || !host_is_up(truth) ||
+        ((flags & OP_IF_BROKEN) != 0 && follows(truth, other)))
         return;
-    other->role = ROLE_SYNC;
-    other->down = false;
-    if (other->frozen) {
-        process_kill(other);
-        other->frozen = false;
-    }
-    process_quit(other);
-    other->merging = false;
-    if (synchronise(truth, other, &err) == 0 && host_is_up(truth) && host_is_up(other)) {
-        in_sync(truth, other);
+    if (!other->awaits || !host_is_up(other))
+        clear_away(other);
+    if ((flags & OP_BARE) != 0)
+        done = links_remove(truth, &err) == 0 && (other->awaits || await_copy(other, &err) == 0);
+    else
+        done = synchronise(truth, other, &since, &err) == 0;
+    done = done && host_is_up(truth) && host_is_up(other);
+    if (done && (flags & OP_BARE) == 0) {
+        in_sync(truth, other, since);
         world->troubled = troubles != world->troubles || !world_is_able(world);
         world->stats.resumes++;
+    } else if (done) {
+        world->troubled = true;
     } else {
         if (well && world_is_able(world) && troubles == world->troubles)
             world_violation(world, invariant_name(I8_NOTHING_HANGS),
@@ -435,6 +509,7 @@ static void resume(struct world *world) MAY_WAIT
         struct err ignored = ERR_INIT;
         (void)mirrors_end(truth, true, &ignored);
         other->role = ROLE_DOWN;
+        other->awaits = false;
         process_kill(other);
         (void)links_remove(truth, &ignored);
     }
@@ -489,7 +564,8 @@ static void check(struct world *world) MAY_WAIT
         struct host *host = &world->hosts[i];
         bool well = host_is_well(host);
         unsigned troubles = host->troubles;
-        if (!host_is_up(host) || host->role == ROLE_DOWN || host->role == ROLE_SYNC)
+        if (!host_is_up(host) || host->role == ROLE_DOWN || host->role == ROLE_SYNC ||
+            host_is_closed(host))
             continue;
         if (!guest_read_all(&host->guest, NULL) && well && host_is_well(host) &&
             troubles == host->troubles)
@@ -522,6 +598,91 @@ static void check_equal(struct world *world) MAY_WAIT
     free(bytes[1]);
 }
 
+/* --- calls whatever the stage --- */
+
+/* The other follows no more, and keeps its last checkpoint. */
+static void stop_primary(struct host *truth, enum cover_call call) MAY_WAIT
+{
+    bool well = host_is_well(truth);
+    unsigned troubles = truth->troubles;
+    struct err err = ERR_INIT;
+
+    truth->linked = false;
+    truth->world->troubled = true;
+    int r = call_send(truth, call, false, &err);
+    if (r < 0 && r != -EREMOTEIO)
+        give_up(truth);
+    else if (r < 0 && well && host_is_well(truth) && troubles == truth->troubles)
+        world_violation(truth->world, invariant_name(I8_NOTHING_HANGS),
+                        "a primary does not stop: %s", err.text);
+}
+
+/* Somebody's word that the disks are equal now, though nobody has looked: what the standby has then is its
+ * checkpoint, and what that is the oracle cannot know. */
+static void mend(struct world *world) MAY_WAIT
+{
+    struct host *other = world_other(world);
+    bool well = world_is_well(world);
+    uint32_t since = oracle_now(world->oracle);
+    struct err err = ERR_INIT;
+
+    view_checkpoint_begin(other->view, NULL, since);
+    int r = call_send(other, COVER_FIRST, true, &err);
+    if (r == -EREMOTEIO) {
+        view_checkpoint_failed(other->view);
+        return;
+    }
+    if (r == 0 && well && world_is_well(world))
+        world_violation(world, "the table of stages and calls",
+                        "a first checkpoint that nobody awaits is taken");
+    view_checkpoint(other->view, other->stream, since, r == 0);
+    view_blind(other->view);
+    world_truth(world)->linked = false;
+    world->troubled = true;
+    if (r < 0)
+        give_up(other);
+}
+
+/* What means something to the oracle. False: it means nothing. */
+static bool call_with_sense(struct host *host, enum cover_stage stage, enum cover_call call)
+    MAY_WAIT
+{
+    struct world *world = host->world;
+    bool standby = host->role == ROLE_STANDBY;
+
+    if (stage == COVER_S_NONE && call == COVER_START)
+        restart(world, host, false);
+    else if (stage == COVER_S_AWAITING && call == COVER_FIRST)
+        resume(world, 0);
+    else if (stage == COVER_S_AWAITING && call == COVER_FORCE)
+        force(world);
+    else if (stage == COVER_P_RUNNING && host->linked && call == COVER_CHECKPOINT)
+        checkpoint(world);
+    else if (stage == COVER_P_RUNNING && host->linked && call >= COVER_STOP)
+        stop_primary(host, call);
+    else if (stage == COVER_S_RUNNING && call == COVER_CHECKPOINT)
+        checkpoint(world);
+    else if (stage == COVER_S_RUNNING && call == COVER_FIRST && standby)
+        mend(world);
+    else if (stage == COVER_S_RUNNING && call == COVER_STOP)
+        stop(world);
+    else if (stage == COVER_S_RUNNING && call >= COVER_FAILOVER)
+        failover(world, call);
+    else
+        return false;
+    return true;
+}
+
+static void call_any(struct host *host, enum cover_call call) MAY_WAIT
+{
+    enum cover_stage stage;
+
+    if (!host_stage(host, &stage) || call_with_sense(host, stage, call))
+        return;
+    if (!call_plain(host, call))
+        give_up(host);
+}
+
 /* --- the lane --- */
 
 static void manager_do(struct world *world, const struct op *op) MAY_WAIT
@@ -533,16 +694,19 @@ static void manager_do(struct world *world, const struct op *op) MAY_WAIT
         checkpoint(world);
         break;
     case OP_FAILOVER:
-        failover(world);
+        failover(world, COVER_FAILOVER);
         break;
     case OP_RESUME:
-        resume(world);
+        resume(world, op->flags);
+        break;
+    case OP_CALL:
+        call_any(host, op->a % COVER_READ);
         break;
     case OP_STOP:
         stop(world);
         break;
     case OP_RESTART:
-        restart(world, host);
+        restart(world, host, (op->flags & OP_BARE) != 0);
         break;
     default:
         check(world);
@@ -594,16 +758,17 @@ void manager_begin(struct world *world)
 {
     struct host *truth = world_truth(world), *other = world_other(world);
     struct err err = ERR_INIT;
+    uint32_t since = 0;
 
     int r = process_start(truth, false, true, false, &err);
     if (r == 0)
         r = process_start(other, true, true, true, &err);
     if (r == 0)
-        r = links_make(truth, other, &err);
+        r = links_make(truth, other, &since, &err);
     if (r < 0)
         world_violation(world, "the first start", "%s", err.text);
     truth->role = ROLE_TRUTH;
-    in_sync(truth, other);
+    in_sync(truth, other, since);
 }
 
 static void settle(struct world *world) MAY_WAIT
@@ -631,7 +796,7 @@ static void renew(struct world *world) MAY_WAIT
         return;
     process_quit(truth);
     truth->down = true;
-    restart(world, truth);
+    restart(world, truth, false);
 }
 
 static void finish_merge(struct world *world) MAY_WAIT
@@ -654,14 +819,14 @@ static void finish_in_sync(struct world *world) MAY_WAIT
 static void finish_resume(struct world *world) MAY_WAIT
 {
     if (world_truth(world)->down)
-        restart(world, world_truth(world));
+        restart(world, world_truth(world), false);
     if (!host_is_up(world_truth(world)))
         world_violation(world, invariant_name(I8_NOTHING_HANGS), "the truth is down for good");
     check(world);
     finish_merge(world);
     check(world);
     view_forget_doubts(world_truth(world)->view);
-    resume(world);
+    resume(world, 0);
     if (world_other(world)->role != ROLE_STANDBY)
         world_violation(world, invariant_name(I8_NOTHING_HANGS),
                         "the faults are over, and the pair does not come in sync");
@@ -679,7 +844,7 @@ void manager_finish(struct world *world)
     else
         finish_resume(world);
     if (world->history->seed % 2 == 0) {
-        failover(world);
+        failover(world, COVER_FAILOVER);
         check(world);
         finish_merge(world);
         check(world);

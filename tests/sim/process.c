@@ -235,8 +235,8 @@ int process_start(struct host *host, bool secondary, bool make_disks, bool make_
     assert(host->process == NULL);
     assert(process != NULL);
     qmp_disconnect(host);
-    host->has_links = false;
-    host->flush_lost = host->flush_lost && host->disks_faulty; /* the fault may strike again */
+    host->has_links = host->bare = false;
+    host->flush_lost = host->flush_lost && host->disk_faults != 0; /* the fault may strike again */
     process->host = host;
     process->secondary = secondary;
     process->make_disks = make_disks;
@@ -289,11 +289,12 @@ void process_kill(struct host *host)
 
     if (process == NULL)
         return;
-    host->process = NULL;
+    process_forget(host);
     sim_process_kill(process->loop);
 }
 
 void process_forget(struct host *host)
 {
     host->process = NULL;
+    host->bare = host->awaits = false;
 }

@@ -103,36 +103,73 @@ static int qmp_answer(struct host *host, struct json_object *value, struct json_
     return r;
 }
 
+/* Which call of the table a command is; the first whose words are all in it. */
+static bool call_of(const char *text, enum cover_call *ret_call)
+{
+    static const struct {
+        const char *words[2];
+        enum cover_call call;
+    } calls[] = {
+        {{"'replication-start'", ""}, COVER_START},
+        {{"'replication-checkpoint'", "'first':true"}, COVER_FIRST},
+        {{"'replication-checkpoint'", ""}, COVER_CHECKPOINT},
+        {{"'query-xen-replication-status'", ""}, COVER_GET_ERROR},
+        {{"'replication-stop'", "'force':true"}, COVER_FORCE},
+        {{"'replication-stop'", "'failover':true"}, COVER_FAILOVER},
+        {{"'replication-stop'", ""}, COVER_STOP},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(calls); i++) {
+        *ret_call = calls[i].call;
+        if (strstr(text, calls[i].words[0]) != NULL && strstr(text, calls[i].words[1]) != NULL)
+            return true;
+    }
+    return false;
+}
+
+/* One question and its answer. */
+static int qmp_ask(struct host *host, const char *text, struct json_object **ret_value,
+                   struct err *err) MAY_WAIT
+{
+    struct world *world = host->world;
+    int r = 0;
+
+    if (host->process == NULL)
+        return err_set(err, -ECONNREFUSED, "there is no daemon on %s", host->name);
+    if (host->qmp == NULL)
+        r = qmp_connect(host, err);
+    if (r < 0)
+        return r;
+    sock_deadline(host->qmp, loop_now_ns(world->manager) + WORLD_PATIENCE_NS);
+    r = qmp_send(host, text);
+    if (r == 0)
+        r = qmp_receive(host, ret_value, err);
+    if (r == 0) {
+        sock_deadline(host->qmp, DEADLINE_NEVER);
+        return 0;
+    }
+    qmp_disconnect(host);
+    return err_is_set(err) ? r : err_set_errno(err, r, "control of %s", host->name);
+}
+
 int qmp_command(struct host *host, struct json_object **ret_result, struct err *err,
                 const char *fmt, ...)
 {
     struct world *world = host->world;
     struct json_object *value = NULL;
     char text[1000];
+    struct visit visit = {.host = host};
+    enum cover_call call;
     va_list args;
-    int r = 0;
 
     va_start(args, fmt);
     vsnprintf(text, sizeof(text), fmt, args);
     va_end(args);
     world->stats.commands++;
-    if (host->process == NULL)
-        r = err_set(err, -ECONNREFUSED, "there is no daemon on %s", host->name);
-    if (r == 0 && host->qmp == NULL)
-        r = qmp_connect(host, err);
-    if (r == 0) {
-        sock_deadline(host->qmp, loop_now_ns(world->manager) + WORLD_PATIENCE_NS);
-        r = qmp_send(host, text);
-        if (r == 0)
-            r = qmp_receive(host, &value, err);
-        if (r == 0)
-            sock_deadline(host->qmp, DEADLINE_NEVER);
-        if (r < 0) {
-            qmp_disconnect(host);
-            if (!err_is_set(err))
-                err_set_errno(err, r, "control of %s", host->name);
-        }
-    }
+    if (call_of(text, &call))
+        visit_begin(&visit, host, call);
+    int r = qmp_ask(host, text, &value, err);
+    visit_end(&visit);
     if (r == 0)
         r = qmp_answer(host, value, ret_result, err);
     world_note(world, "manager: %s: %s: %s", host->name, text, r < 0 ? err->text : "ok");

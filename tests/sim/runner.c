@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -33,6 +34,8 @@ struct run {
     bool hashes;
     struct worker all[WORKERS_MAX];
     uint64_t done;
+    struct coverage *coverage; /* of each worker, in memory that all share; NULL: not wanted */
+    bool wants_coverage, json, covers_all;
 };
 
 static void print_help(void)
@@ -54,6 +57,8 @@ static void print_help(void)
            "      --hashes          a line for each seed of --seeds with its trace's hash\n"
            "      --state FILE      --seeds: goes on where the run before stopped\n"
            "      --no-shrink       does not look for the fewest operations\n"
+           "      --coverage[=json] many seeds: tells which stage x call x fault cells they visit\n"
+           "      --covers-all      the same, and fails when one is empty that can be visited\n"
            "  -j, --jobs N          so many processes (default 1)\n"
            "      --invariants      tells what is checked\n"
            "  -h, --help\n\n"
@@ -196,6 +201,7 @@ static void work(const struct run *run, unsigned index, int fd)
 {
     static struct history history;
 
+    run_coverage = run->coverage != NULL ? &run->coverage[index] : NULL;
     for (uint64_t seed = run->first + index; seed <= run->last; seed += run->workers) {
         if (run->until != 0 && time(NULL) >= run->until)
             break;
@@ -272,7 +278,7 @@ static bool worker_read(struct run *run, struct worker *worker)
     if (run->hashes)
         printf("%" PRIu64 " %" PRIx64 "\n", done.seed, done.hash), fflush(stdout);
     worker->next = done.seed + run->workers;
-    if (++run->done % REPORT_EVERY == 0 && !run->hashes)
+    if (++run->done % REPORT_EVERY == 0 && !run->hashes && !run->json)
         tell_progress(run);
     return true;
 }
@@ -297,12 +303,39 @@ static void workers_stop(struct run *run)
     }
 }
 
+static void coverage_share(struct run *run)
+{
+    void *shared = mmap(NULL, run->workers * sizeof(*run->coverage), PROT_READ | PROT_WRITE,
+                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    if (shared == MAP_FAILED)
+        abort();
+    run->coverage = shared;
+}
+
+static int tell_coverage(const struct run *run)
+{
+    static struct coverage all;
+
+    for (unsigned i = 0; i < run->workers; i++)
+        coverage_add(&all, &run->coverage[i]);
+    if (run->json)
+        coverage_print_json(&all, stdout);
+    else
+        coverage_print(&all, stdout);
+    unsigned empty = coverage_print_empty(&all, run->json ? stderr : stdout);
+    fprintf(run->json ? stderr : stdout, "%u cells that can be visited are empty\n", empty);
+    return run->covers_all && empty > 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
 static int run_many(struct run *run, bool shrinks)
 {
     static struct history history;
     unsigned left = run->workers;
 
     state_load(run);
+    if (run->wants_coverage)
+        coverage_share(run);
     run->began = time(NULL);
     workers_start(run);
     while (left > 0) {
@@ -325,9 +358,9 @@ static int run_many(struct run *run, bool shrinks)
             return EXIT_FAILURE;
         }
     }
-    if (!run->hashes)
+    if (!run->hashes && !run->json)
         tell_progress(run);
-    return EXIT_SUCCESS;
+    return run->coverage != NULL ? tell_coverage(run) : EXIT_SUCCESS;
 }
 
 /* --- the command line --- */
@@ -417,6 +450,15 @@ static int take(struct options *options, int option)
     case 'N':
         options->no_shrink = true;
         return -1;
+    case 'C':
+        options->run.wants_coverage = true;
+        options->run.json = optarg != NULL;
+        return optarg == NULL || strcmp(optarg, "json") == 0
+                   ? -1
+                   : usage_error("--coverage takes 'json' or nothing");
+    case 'A':
+        options->run.wants_coverage = options->run.covers_all = true;
+        return -1;
     case 'i':
         print_invariants();
         return EXIT_SUCCESS;
@@ -459,6 +501,8 @@ int main(int argc, char **argv)
         {"print", no_argument, NULL, 'p'},
         {"hashes", no_argument, NULL, 'H'},
         {"no-shrink", no_argument, NULL, 'N'},
+        {"coverage", optional_argument, NULL, 'C'},
+        {"covers-all", no_argument, NULL, 'A'},
         {"invariants", no_argument, NULL, 'i'},
         {"help", no_argument, NULL, 'h'},
         {0},

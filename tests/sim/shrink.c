@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 uint32_t run_disk_requests[2];
+struct coverage *run_coverage;
 static int tell_fd = STDOUT_FILENO;
 
 static void tell_violation(struct world *world, const char *invariant, const char *text)
@@ -40,7 +41,7 @@ uint64_t run_here(const struct history *history, FILE *trace, int fd)
     alarm(RUN_SECONDS_MAX * (slow != NULL ? (unsigned)MAX(atoi(slow), 1) : 1));
     if (stacks == NULL)
         stacks = co_stacks_new();
-    world_run(&world, history, stacks, trace);
+    world_run(&world, history, stacks, trace, run_coverage);
     alarm(0);
     memcpy(run_disk_requests, world.disk_requests, sizeof(run_disk_requests));
     return world.hash;

@@ -21,6 +21,8 @@ struct verdict {
 uint64_t run_here(const struct history *history, FILE *trace, int tell_fd);
 /* How many requests to its disks each host made in the last run here. */
 extern uint32_t run_disk_requests[2];
+/* Where runs here count what they visit; NULL: nowhere. */
+extern struct coverage *run_coverage;
 /* In one of its own. */
 void run_apart(const struct history *history, struct verdict *ret_verdict);
 /* The fewest operations that still violate the same. */

@@ -58,7 +58,7 @@ void world_note(struct world *world, const char *fmt, ...)
 
 bool host_disks_are_well(const struct host *host)
 {
-    return !host->disks_faulty && !host->flush_lost;
+    return host->disk_faults == 0 && !host->flush_lost;
 }
 
 bool host_is_well(const struct host *host)
@@ -72,7 +72,7 @@ bool world_is_able(const struct world *world)
         if (world->hosts[i].frozen || !host_disks_are_well(&world->hosts[i]))
             return false;
     }
-    return !world->link_faulty;
+    return world->link_faults == 0;
 }
 
 bool world_is_well(const struct world *world)
@@ -117,6 +117,7 @@ static void do_op(struct world *world, const struct op *op) MAY_WAIT
     case OP_RESTART:
     case OP_STOP:
     case OP_CHECK:
+    case OP_CALL:
         manager_op(world, op);
         break;
     default:
@@ -198,6 +199,7 @@ static void world_init(struct world *world, const struct history *history, struc
     if (trace != NULL)
         sim_set_trace(world->sim, trace_line, trace);
     list_init(&world->processes);
+    list_init(&world->visits);
     world->oracle = oracle_new(history->disks, history->sectors, oracle_says, world);
     assert(world->oracle != NULL);
     world->manager = outside_loop(world, "manager");
@@ -230,9 +232,10 @@ static void world_free(struct world *world)
 }
 
 void world_run(struct world *world, const struct history *history, struct co_stacks *stacks,
-               FILE *trace)
+               FILE *trace, struct coverage *coverage)
 {
     world_init(world, history, stacks, trace);
+    world->coverage = coverage;
     if (co_spawn(world->manager, "history", history_main, world) < 0)
         abort();
     while (!world_is_empty(world)) {

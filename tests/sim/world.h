@@ -8,6 +8,7 @@
 #ifndef BLOCKSTEP_SIM_WORLD_H
 #define BLOCKSTEP_SIM_WORLD_H
 
+#include "coverage.h"
 #include "history.h"
 #include "oracle.h"
 
@@ -73,8 +74,8 @@ struct host {
     bool merging; /* ROLE_TRUTH: the merge of its failover has not been seen to end */
     bool linked;  /* ROLE_TRUTH: forwards to the other */
     bool frozen;
-    bool disks_faulty;
-    bool flush_lost; /* one may have failed: none succeeds before the next process */
+    unsigned disk_faults; /* bits of enum cover_fault */
+    bool flush_lost;      /* one may have failed: none succeeds before the next process */
     struct process *process;
     struct guest guest;
     struct view *view;   /* what its guest may see */
@@ -85,6 +86,8 @@ struct host {
     size_t qmp_at, qmp_length;
     unsigned troubles;   /* counts what excuses requests and commands */
     bool changing;       /* a failover or a start is under way: requests may fail */
+    bool bare;           /* ROLE_STANDBY: its daemon was started, replication not yet */
+    bool awaits;         /* ROLE_SYNC: its first synchronisation */
     unsigned links_made; /* names are never used again */
     bool has_links;
 };
@@ -104,9 +107,9 @@ struct world {
     struct loop *manager;
     struct list processes; /* struct process */
     bool over;
-    bool link_faulty, guest_link_faulty;
-    bool crashed;  /* as the history wants it */
-    bool troubled; /* a fault has happened since the two were last in sync */
+    unsigned link_faults; /* bits of enum cover_fault */
+    bool crashed;         /* as the history wants it */
+    bool troubled;        /* a fault has happened since the two were last in sync */
     unsigned troubles;
     bool managing; /* the manager's lane is busy */
     unsigned op;   /* index of the operation at hand; for reports */
@@ -114,15 +117,19 @@ struct world {
     struct world_stats stats;
     uint64_t hash;
     uint32_t disk_requests[WORLD_SIDES]; /* of the hosts, from the first operation to the last */
+    struct list visits;                  /* struct visit: calls under way */
+    struct coverage *coverage;           /* where they are counted; may be NULL */
+    struct op ambush;                    /* a fault that waits for its call */
+    bool lies_in_wait;
 };
 
 /* What went wrong, for good: the process ends with it. Set by the runner. */
 typedef void world_violated(struct world *world, const char *invariant, const char *text);
 extern world_violated *world_on_violation;
 
-/* Runs all of it. Returns when the history has ended well. `stacks` may be NULL. */
+/* Runs all of it. Returns when the history has ended well. `stacks` and `coverage` may be NULL. */
 void world_run(struct world *world, const struct history *history, struct co_stacks *stacks,
-               FILE *trace);
+               FILE *trace, struct coverage *coverage);
 
 /* --- between the parts --- */
 
@@ -135,6 +142,8 @@ bool world_is_well(const struct world *world);
 bool world_is_able(const struct world *world);
 bool host_is_well(const struct host *host);
 bool host_disks_are_well(const struct host *host);
+/* A secondary that shows its user nothing: replication is not started, or awaits a synchronisation. */
+bool host_is_closed(const struct host *host);
 struct host *world_truth(struct world *world);
 struct host *world_other(struct world *world);
 /* Sleeps until the condition holds, or so long: false. */
@@ -182,8 +191,32 @@ void manager_settle(struct world *world) MAY_WAIT;
 /* All faults end, and everything must heal. */
 void manager_finish(struct world *world) MAY_WAIT;
 
+/* calls.c */
+int call_send(struct host *host, enum cover_call call, bool secondary, struct err *err) MAY_WAIT;
+/* A call that means nothing to the oracle in the stage that meets it; looks at the answer. False: there
+ * is none. */
+bool call_plain(struct host *host, enum cover_call call) MAY_WAIT;
+
+/* visits.c */
+/* A call under way. */
+struct visit {
+    struct list_link link;
+    struct host *host;
+    enum cover_stage stage;
+    enum cover_call call;
+    unsigned faults; /* bits of enum cover_fault */
+    bool counts;
+};
+/* False: no daemon is up. */
+bool host_stage(const struct host *host, enum cover_stage *ret_stage);
+void visit_begin(struct visit *visit, struct host *host, enum cover_call call);
+void visit_end(struct visit *visit);
+void visits_struck(struct host *host, enum cover_fault fault);
+void visits_link_struck(struct world *world, enum cover_fault fault);
+
 /* faults.c */
 void manager_fault(struct world *world, const struct op *op);
+void host_fault(struct host *host, const struct op *op);
 void manager_heal(struct world *world);
 /* While the history runs: counts requests to disks, and makes the one that it names the last. */
 void faults_begin(struct world *world);
