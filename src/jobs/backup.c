@@ -24,11 +24,6 @@ struct backup_state {
     int failure;
 };
 
-struct backup_sweep {
-    struct job *job;
-    struct co_group group;
-};
-
 /* The guest's writes copy as well. */
 static void backup_count(struct job *job)
 {
@@ -175,32 +170,12 @@ static int backup_work(struct job *job) MAY_WAIT
     return s->failure;
 }
 
-static void backup_worker(void *arg) MAY_WAIT
-{
-    struct backup_sweep *sweep = arg;
-    co_group_report(&sweep->group, backup_work(sweep->job));
-    co_group_leave(&sweep->group);
-}
-
 static int backup_sweep(struct job *job) MAY_WAIT
 {
     struct backup_state *s = job->state;
-    struct backup_sweep sweep = {.job = job};
     s->cursor_bytes = 0;
     s->failed_pieces = false;
-    co_group_init(&sweep.group);
-    for (unsigned i = 0; i < BACKUP_WORKERS; i++) {
-        co_group_enter(&sweep.group);
-        int ret = co_spawn(graph_loop(job->list->graph), "backup", backup_worker, &sweep);
-        if (ret == 0)
-            continue;
-        /* Those that are there do the work. */
-        if (i == 0)
-            co_group_report(&sweep.group, ret);
-        co_group_leave(&sweep.group);
-        break;
-    }
-    int ret = co_group_wait(&sweep.group);
+    int ret = job_run_workers(job, "backup", BACKUP_WORKERS, backup_work);
     return job_should_end(job) && s->failure == 0 ? -ECANCELED : ret;
 }
 

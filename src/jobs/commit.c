@@ -24,11 +24,6 @@ struct commit_state {
     int failure; /* of any worker: the others end at their next piece */
 };
 
-struct commit_workers {
-    struct job *job;
-    struct co_group group;
-};
-
 static int commit_fail(struct job *job, const struct node *where, const char *verb,
                        uint64_t offset_bytes, uint64_t length_bytes, int code)
 {
@@ -257,29 +252,9 @@ static int commit_work(struct job *job) MAY_WAIT
     return 0;
 }
 
-static void commit_worker(void *arg) MAY_WAIT
-{
-    struct commit_workers *workers = arg;
-    co_group_report(&workers->group, commit_work(workers->job));
-    co_group_leave(&workers->group);
-}
-
 static int commit_first_pass(struct job *job) MAY_WAIT
 {
-    struct commit_state *s = job->state;
-    struct commit_workers workers = {.job = job};
-    co_group_init(&workers.group);
-    for (unsigned i = 0; i < COMMIT_WORKERS; i++) {
-        co_group_enter(&workers.group);
-        int ret = co_spawn(graph_loop(job->list->graph), "commit", commit_worker, &workers);
-        if (ret < 0) {
-            s->failure = ret;
-            co_group_report(&workers.group, ret);
-            co_group_leave(&workers.group);
-            break;
-        }
-    }
-    int ret = co_group_wait(&workers.group);
+    int ret = job_run_workers(job, "commit", COMMIT_WORKERS, commit_work);
     return job_should_end(job) ? -ECANCELED : ret;
 }
 

@@ -142,6 +142,11 @@ int job_wait(struct job *job) MAY_WAIT;
 int job_pause_point(struct job *job) MAY_WAIT;
 /* As above, and waits as the speed limit wants it after another `bytes`. */
 int job_throttle(struct job *job, uint64_t bytes) MAY_WAIT;
+/* Runs `work` in up to `count` coroutines called `name`, and waits for all: 0, or what the first that
+ * failed returned. Where memory is short fewer do it, and without any it is -ENOMEM; 0 are done at
+ * once. What they share is the driver's affair. */
+int job_run_workers(struct job *job, const char *name, uint64_t count, int (*work)(struct job *job))
+    MAY_WAIT;
 void job_set_ready(struct job *job);
 /* All is done but what takes effect at the end: pending, and unless it finalizes by itself it waits to
  * be told to. -ECANCELED: it shall not take effect. Later calls do nothing. */

@@ -58,11 +58,6 @@ struct mirror_piece {
     bool zero;
 };
 
-struct mirror_sweep {
-    struct job *job;
-    struct co_group group;
-};
-
 static bool mirror_should_stop(const struct job *job)
 {
     const struct mirror_state *s = job->state;
@@ -346,37 +341,22 @@ static int mirror_work(struct job *job) MAY_WAIT
     return 0;
 }
 
-static void mirror_worker(void *arg) MAY_WAIT
+static int mirror_worker(struct job *job) MAY_WAIT
 {
-    struct mirror_sweep *sweep = arg;
-    struct mirror_state *s = sweep->job->state;
-    int ret = mirror_work(sweep->job);
+    struct mirror_state *s = job->state;
+    int ret = mirror_work(job);
     if (ret < 0 && ret != MIRROR_AGAIN && s->failure == 0)
         s->failure = ret;
-    co_group_report(&sweep->group, ret);
-    co_group_leave(&sweep->group);
+    return ret;
 }
 
 /* All that is marked now, once, and what is marked ahead of the cursor meanwhile. */
 static int mirror_sweep(struct job *job) MAY_WAIT
 {
     struct mirror_state *s = job->state;
-    struct mirror_sweep sweep = {.job = job};
     uint64_t workers = MIN(s->options.buf_bytes / MIRROR_PIECE_BYTES, bitmap_count(s->dirty.bits));
     s->cursor_bytes = s->data_end_bytes = 0;
-    co_group_init(&sweep.group);
-    for (uint64_t i = 0; i < workers; i++) {
-        co_group_enter(&sweep.group);
-        int ret = co_spawn(graph_loop(job->list->graph), "mirror", mirror_worker, &sweep);
-        if (ret == 0)
-            continue;
-        /* Those that are there do the work. */
-        if (i == 0)
-            co_group_report(&sweep.group, ret);
-        co_group_leave(&sweep.group);
-        break;
-    }
-    int ret = co_group_wait(&sweep.group);
+    int ret = job_run_workers(job, "mirror", workers, mirror_worker);
     if (job_should_end(job))
         return -ECANCELED;
     return ret < 0 ? ret : s->failure;
