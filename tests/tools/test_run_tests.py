@@ -27,11 +27,17 @@ def counts(stage):
     return stage.passed, stage.failed, stage.skipped
 
 
-def test_a_stage_without_tests_is_skipped_not_passed(run_tests):
+def test_a_stage_that_finds_no_tests_has_failed(run_tests):
     stage = run_tests.Stage("x")
     run_tests.python_tests(stage, "no/such/folder")
-    assert counts(stage) == (0, 0, 0)
-    assert stage.verdict == "skipped"
+    assert counts(stage) == (0, 1, 0)
+    stage = run_tests.Stage("y")
+    run_tests.meson_tests(stage, "no/such/build", ["unit"])
+    assert counts(stage) == (0, 1, 0)
+
+
+def test_a_stage_in_which_nothing_ran_is_skipped_not_passed(run_tests):
+    assert run_tests.Stage("x").verdict == "skipped"
 
 
 def test_each_cmocka_test_counts(run_tests):
