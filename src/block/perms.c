@@ -49,6 +49,20 @@ void perms_default(struct node *node, struct edge *edge, unsigned parents_need,
     *ret_share = share;
 }
 
+/* Behind a filter that the program put in for itself, whose parents may have wanted it: who does. */
+static struct edge *behind_stand_in(struct edge *edge, bool needs, unsigned perms)
+{
+    struct node *filter = edge->parent;
+
+    if (filter == NULL || !filter->stands_in || filter->file != edge)
+        return edge;
+    LIST_FOR_EACH(above, &filter->parents, struct edge, in_child) {
+        if ((needs ? above->next_need & perms : perms & ~above->next_share) != 0)
+            return behind_stand_in(above, needs, perms);
+    }
+    return edge;
+}
+
 static int check_pair(struct node *node, struct edge *edge, struct edge *other, struct err *err)
 {
     unsigned refused = edge->next_need & ~other->next_share;
@@ -56,10 +70,11 @@ static int check_pair(struct node *node, struct edge *edge, struct edge *other, 
 
     if (likely(refused == 0))
         return 0;
-    return err_set(err, -EPERM, "node '%s': %s needs %s, which %s does not allow", node->name,
-                   edge_describe_parent(edge, needs, sizeof(needs)),
-                   perm_names(refused, names, sizeof(names)),
-                   edge_describe_parent(other, refuses, sizeof(refuses)));
+    return err_set(
+        err, -EPERM, "node '%s': %s needs %s, which %s does not allow", node->name,
+        edge_describe_parent(behind_stand_in(edge, true, refused), needs, sizeof(needs)),
+        perm_names(refused, names, sizeof(names)),
+        edge_describe_parent(behind_stand_in(other, false, refused), refuses, sizeof(refuses)));
 }
 
 static int check_read_only(struct node *node, struct edge *edge, struct err *err)

@@ -431,11 +431,12 @@ static void cbw_perms(struct node *node, struct edge *edge, unsigned parents_nee
 {
     const struct cbw_state *cbw = node->state;
 
-    *ret_share = PERM_ALL & ~(unsigned)PERM_RESIZE;
     if (edge == node->file) {
         *ret_need = parents_need | PERM_CONSISTENT_READ;
+        *ret_share = parents_share & ~(unsigned)PERM_RESIZE;
         return;
     }
+    *ret_share = PERM_ALL & ~(unsigned)PERM_RESIZE;
     *ret_need = PERM_CONSISTENT_READ;
     *ret_need |= cbw->unsaved.bits == NULL ? PERM_WRITE_UNCHANGED : PERM_WRITE;
     /* A disk below the target is the one that the guest writes to. */
