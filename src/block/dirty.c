@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "block/dirty.h"
 
+#include "block/internal.h"
+
 #include <errno.h>
 
 int dirty_tracker_add(struct dirty_tracker *tracker, struct node *node, uint64_t region_bytes,
@@ -110,6 +112,27 @@ uint64_t dirty_mark_node(struct node *node, uint64_t offset_bytes, uint64_t leng
         slow_ns = MAX(slow_ns, tracker->slow_ns);
     }
     return MIN(slow_ns, DIRTY_MAX_SLOW_NS);
+}
+
+static void mark_whole(struct node *node, unsigned mark)
+{
+    if (node->mark == mark)
+        return;
+    node->mark = mark;
+    LIST_FOR_EACH(tracker, &node->trackers, struct dirty_tracker, link)
+        dirty_tracker_mark(tracker, 0, node->length_bytes);
+    LIST_FOR_EACH(edge, &node->parents, struct edge, in_child) {
+        struct node *parent = edge->parent;
+
+        /* Beside its "file" a filter has what it does not show. */
+        if (parent != NULL && (!parent->driver->is_filter || parent->file == edge))
+            mark_whole(parent, mark);
+    }
+}
+
+void dirty_mark_whole(struct node *node)
+{
+    mark_whole(node, ++node->graph->mark);
 }
 
 static void call_changed(struct dirty_tracker *tracker, uint64_t offset_bytes,

@@ -52,6 +52,9 @@ bool dirty_tracker_look(const struct dirty_tracker *tracker, uint64_t offset_byt
 /* Marks all that is set in `bits`, each of which stands for `region_bytes`. */
 void dirty_tracker_merge(struct dirty_tracker *tracker, const struct bitmap *bits,
                          uint64_t region_bytes);
+/* For who changes the node by no write (empties it, say): marks everything in the trackers of the node
+ * and of all that show it. */
+void dirty_mark_whole(struct node *node);
 
 /* The gate's. Returns by how much the change shall be slowed: at most DIRTY_MAX_SLOW_NS. */
 uint64_t dirty_mark_node(struct node *node, uint64_t offset_bytes, uint64_t length_bytes);

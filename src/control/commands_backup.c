@@ -91,14 +91,6 @@ static int check_bitmap(struct backup_args *args, struct node *source,
     return 0;
 }
 
-static int find_node(struct daemon *daemon, const char *name, struct node **ret_node,
-                     struct err *err)
-{
-    int r = command_find_device(daemon, name, ret_node, err);
-
-    return r < 0 ? r : node_check_blocked(*ret_node, "back up", err);
-}
-
 static int start_backup(struct daemon *daemon, const struct backup_args *args, struct node *source,
                         struct node *target, struct dirty_bitmap *bitmap, struct err *err) MAY_WAIT
 {
@@ -135,10 +127,10 @@ static int run_backup(struct qmp_call *call, void *args, struct err *err) MAY_WA
     struct daemon *daemon = call->context;
     struct node *source = NULL, *target = NULL;
     struct dirty_bitmap *bitmap = NULL;
-    int r = find_node(daemon, backup->device, &source, err);
+    int r = command_find_device(daemon, backup->device, &source, err);
 
     if (r == 0)
-        r = find_node(daemon, backup->target, &target, err);
+        r = command_find_device(daemon, backup->target, &target, err);
     if (r == 0 && backup->compress)
         r = err_set(err, -EOPNOTSUPP, "Compression is not supported for this target: leave it out");
     if (r == 0)

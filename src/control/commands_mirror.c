@@ -165,6 +165,8 @@ static int run_drive_mirror(struct qmp_call *call, void *args, struct err *err) 
 
     if (r == 0)
         r = command_find_device(daemon, mirror->device, &source, err);
+    if (r == 0)
+        r = node_check_blocked(source, "mirror", err); /* before somebody is called */
     if (r < 0)
         return r;
     node_ref(source);

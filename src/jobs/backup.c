@@ -256,11 +256,26 @@ static void backup_describe(struct edge *edge, char *text, size_t text_bytes)
     snprintf(text, text_bytes, "the source of backup job '%s'", job != NULL ? job->id : "(new)");
 }
 
-static const struct edge_user_ops backup_source_ops = {.describe = backup_describe};
+static const char *backup_id(struct edge *edge)
+{
+    const struct job *job = edge->user;
+    return job != NULL ? job->id : "";
+}
+
+static const struct edge_user_ops backup_source_ops = {
+    .kind = EDGE_USER_JOB,
+    .id = backup_id,
+    .describe = backup_describe,
+};
 
 static int backup_check(const struct backup_options *options, struct err *err)
 {
     struct node *source = node_check(options->source), *target = node_check(options->target);
+    int ret = node_check_blocked(source, "back up", err);
+    if (ret == 0)
+        ret = node_check_blocked(target, "back up to", err);
+    if (ret < 0)
+        return ret;
     if (chain_below_filters(source) == chain_below_filters(target))
         return err_set(err, -EINVAL, "Source and target cannot be the same");
     if (graph_is_below(target, source))

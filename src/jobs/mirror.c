@@ -717,6 +717,11 @@ static int mirror_check(const struct mirror_options *options, struct err *err)
 {
     struct node *source = node_check(options->source), *target = node_check(options->target);
     bool commit = options->kind != MIRROR_COPY;
+    int ret = node_check_blocked(source, commit ? "commit" : "mirror", err);
+    if (ret == 0)
+        ret = node_check_blocked(target, commit ? "commit to" : "mirror to", err);
+    if (ret < 0)
+        return ret;
     if (chain_below_filters(source) == chain_below_filters(target))
         return err_set(err, -EINVAL, "a mirror of node '%s' cannot go to '%s': it is the same disk",
                        source->name, target->name);

@@ -282,6 +282,7 @@ static int stop_secondaries(struct replication_group *group, struct err *err) MA
         ret = record_stop(group, disks, count, err);
     if (ret == 0) {
         disks_empty_commit(disks, count);
+        disks_mark_changed(disks, count);
         for (size_t i = 0; i < count; i++)
             replication_set_stage(disks[i]->node, REPLICATION_DONE);
         for (size_t i = 0; i < count; i++)

@@ -6,6 +6,7 @@
 #include "replication/group_internal.h"
 
 #include "base/json.h"
+#include "block/dirty.h"
 #include "block/io.h"
 #include "drivers/nbd_client.h"
 #include "drivers/overlay.h"
@@ -50,6 +51,12 @@ int disks_empty_prepare(struct group_disk *const *disks, size_t count, enum empt
         return ret;
     }
     return 0;
+}
+
+void disks_mark_changed(struct group_disk *const *disks, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        dirty_mark_whole(disks[i]->hidden);
 }
 
 void disks_empty_commit(struct group_disk *const *disks, size_t count)
@@ -135,11 +142,13 @@ static int switch_epoch(struct replication_group *group, struct group_disk *cons
     if (ret < 0)
         return ret;
     ret = group_record_commit_cut(group, disks, count, first, err);
-    if (ret < 0)
+    if (ret < 0) {
         disks_empty_abort(disks, count, EMPTY_ACTIVE_FIRST);
-    else
-        disks_empty_commit(disks, count);
-    return ret;
+        return ret;
+    }
+    disks_empty_commit(disks, count);
+    disks_mark_changed(disks, count);
+    return 0;
 }
 
 int group_checkpoint_secondary(struct replication_group *group, struct group_disk *const *disks,

@@ -65,6 +65,23 @@ static int check_can_empty(struct node *node, const struct group_disk *disk, str
     return 0;
 }
 
+/* What they show changes at a checkpoint without anybody writing to them: a mirror or a backup that was
+ * begun before would be of no one moment. */
+static int check_no_jobs(const struct group_disk *disk, struct err *err)
+{
+    struct node *const nodes[] = {disk->top, disk->node, disk->active, disk->hidden};
+    char user[EDGE_PARENT_TEXT_BYTES];
+    for (size_t i = 0; i < ARRAY_LEN(nodes); i++) {
+        LIST_FOR_EACH(edge, &nodes[i]->parents, struct edge, in_child) {
+            if (edge->user_ops != NULL && edge->user_ops->kind == EDGE_USER_JOB)
+                return err_set(err, -EBUSY, "node '%s': node '%s' is in use by %s: end that first",
+                               disk->node->name, nodes[i]->name,
+                               edge_describe_parent(edge, user, sizeof(user)));
+        }
+    }
+    return 0;
+}
+
 static int check_top(struct replication_group *group, struct node *node, struct group_disk *disk,
                      struct err *err)
 {
@@ -96,6 +113,8 @@ int disk_check(struct replication_group *group, struct node *node, struct group_
         ret = check_can_empty(node, disk, err);
     if (ret == 0)
         ret = check_top(group, node, disk, err);
+    if (ret == 0)
+        ret = check_no_jobs(disk, err);
     return ret;
 }
 
@@ -140,35 +159,30 @@ static void put_back_read_only(struct node *node, bool *was_read_only) MAY_WAIT
         log_warning("replication", "node '%s' stays read-write: %s", node->name, err.text);
 }
 
+static void disk_unblock(struct group_disk *disk)
+{
+    for (size_t i = 0; i < ARRAY_LEN(disk->blockers); i++)
+        node_unblock(&disk->blockers[i]);
+}
+
 static void disk_block(struct group_disk *disk)
 {
-    node_block(disk->top, &disk->top_blocker, "replication of node '%s' is running: stop it first",
-               disk->node->name);
-    disk->top_blocked = true;
-    if (disk->node != disk->top)
-        node_block(disk->node, &disk->node_blocker, "replication is running: stop it first");
-    disk->node_blocked = disk->node != disk->top;
+    struct node *const nodes[] = {disk->top, disk->node, disk->active, disk->hidden};
+    _Static_assert(ARRAY_LEN(nodes) == ARRAY_LEN(disk->blockers), "one for each");
+    for (size_t i = 0; i < ARRAY_LEN(nodes); i++) {
+        if (i == 0 || nodes[i] != disk->top)
+            node_block(nodes[i], &disk->blockers[i],
+                       "replication of node '%s' is running: stop it first", disk->node->name);
+    }
 }
 
 void disk_unblock_top(struct group_disk *disk)
 {
-    if (disk->top_blocked)
-        node_unblock(&disk->top_blocker);
-    disk->top_blocked = false;
-    /* The filter itself stays blocked until its merge has ended. */
-    if (disk->node == disk->top && !disk->node_blocked) {
-        node_block(disk->node, &disk->node_blocker, "a failover is under way: wait for its end");
-        disk->node_blocked = true;
-    }
-}
-
-static void disk_unblock(struct group_disk *disk)
-{
-    if (disk->top_blocked)
-        node_unblock(&disk->top_blocker);
-    if (disk->node_blocked)
-        node_unblock(&disk->node_blocker);
-    disk->top_blocked = disk->node_blocked = false;
+    struct node *const nodes[] = {disk->node, disk->active, disk->hidden};
+    disk_unblock(disk);
+    for (size_t i = 0; i < ARRAY_LEN(nodes); i++)
+        node_block(nodes[i], &disk->blockers[i],
+                   "the failover of node '%s' has not ended: wait for its merge", disk->node->name);
 }
 
 static void disk_failed(void *arg, const char *operation, const struct node *where,

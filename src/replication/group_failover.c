@@ -313,10 +313,12 @@ int group_take_over(struct replication_group *group, struct group_disk *const *d
     ret = disks_empty_prepare(disks, count, EMPTY_HIDDEN_FIRST, group->record->epoch, err);
     if (ret == 0) {
         ret = record_take_over(group, disks, count, err);
-        if (ret == 0)
-            disks_empty_commit(disks, count);
-        else
+        if (ret < 0)
             disks_empty_abort(disks, count, EMPTY_HIDDEN_FIRST);
+    }
+    if (ret == 0) {
+        disks_empty_commit(disks, count);
+        disks_mark_changed(disks, count);
     }
     graph_drain_end(&drain);
     return ret;

@@ -17,10 +17,9 @@ struct group_disk {
     struct node *top, *active, *hidden, *disk;
     /* What is emptied: the active and the hidden disk, or the filters that stand on them. */
     struct node *layers[2];
-    struct cbw cbw;     /* zeroed: not inserted */
-    struct edge *lower; /* the node's child; NULL: not attached */
-    struct node_blocker top_blocker, node_blocker;
-    bool top_blocked, node_blocked;
+    struct cbw cbw;                  /* zeroed: not inserted */
+    struct edge *lower;              /* the node's child; NULL: not attached */
+    struct node_blocker blockers[4]; /* on the top, the node, active and hidden; zeroed: nowhere */
     bool hidden_was_read_only, disk_was_read_only;
     struct job *merge;                            /* a reference; NULL: none is running */
     uint64_t merge_done_bytes, merge_total_bytes; /* of one that has ended */
@@ -137,6 +136,7 @@ int disk_prepare(struct group_disk *disk, bool copies, const struct group_record
 void disk_undo(struct group_disk *disk) MAY_WAIT;
 /* Takes the filter out. A failure leaves it standing, which costs speed alone: it is logged. */
 void disk_remove_filter(struct group_disk *disk) MAY_WAIT;
+/* From a failover on the top can be used as its user likes; what is being merged cannot. */
 void disk_unblock_top(struct group_disk *disk);
 /* What was read-only before the start becomes so again. */
 void disk_put_back(struct group_disk *disk) MAY_WAIT;
@@ -154,6 +154,8 @@ enum empty_order { EMPTY_ACTIVE_FIRST, EMPTY_HIDDEN_FIRST };
 int disks_empty_prepare(struct group_disk *const *disks, size_t count, enum empty_order order,
                         uint64_t epoch, struct err *err) MAY_WAIT;
 void disks_empty_commit(struct group_disk *const *disks, size_t count);
+/* What the users of the disks see is another content now: bitmaps on the way there know. */
+void disks_mark_changed(struct group_disk *const *disks, size_t count);
 void disks_empty_abort(struct group_disk *const *disks, size_t count, enum empty_order order)
     MAY_WAIT;
 /* The disks of the group in this stage; `ret_disks` has room for REPLICATION_MAX_DISKS. */

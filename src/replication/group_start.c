@@ -389,10 +389,13 @@ static int start_secondary(struct replication_group *group, struct group_start *
 static void start_undo(struct replication_group *group, struct group_start *start) MAY_WAIT
 {
     for (size_t i = start->count; i > 0; i--) {
-        if (i <= start->prepared)
-            disk_undo(start->disks[i - 1]);
-        else
-            free(start->disks[i - 1]);
+        struct group_disk *disk = start->disks[i - 1];
+        if (i > start->prepared) {
+            free(disk);
+            continue;
+        }
+        replication_error_clear(disk->node); /* the start's answer tells of it */
+        disk_undo(disk);
     }
     if (start->reopened)
         unrecord(group);

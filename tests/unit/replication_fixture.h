@@ -184,6 +184,49 @@ static const struct driver driver_test_solid = {
     .open = test_layer_open,
 };
 
+/* --- driver test-stuck: a filter that cannot be made writable while it is told so. --- */
+
+struct test_stuck {
+    bool stuck;
+};
+
+static int test_stuck_open(struct node *node, struct err *err) MAY_WAIT
+{
+    node->length_bytes = node->file->child->length_bytes;
+    return 0;
+}
+
+static int test_stuck_reopen(struct node *node, bool read_only, struct err *err) MAY_WAIT
+{
+    const struct test_stuck *state = node->state;
+    if (state->stuck && !read_only)
+        return err_set(err, -EROFS, "the test keeps a file read-only");
+    return 0;
+}
+
+struct test_stuck_options {
+    struct json_object *file;
+};
+
+static const struct opt test_stuck_opts[] = {
+    {.name = "file",
+     .type = OPT_CHILD,
+     .offset = OPT_FIELD(struct test_stuck_options, file),
+     .required = true,
+     .help = "what is below"},
+    {.name = NULL},
+};
+
+static const struct driver driver_test_stuck = {
+    .name = "test-stuck",
+    .is_filter = true,
+    .state_size = sizeof(struct test_stuck),
+    .options_size = sizeof(struct test_stuck_options),
+    .opts = test_stuck_opts,
+    .open = test_stuck_open,
+    .reopen = test_stuck_reopen,
+};
+
 /* --- graphs --- */
 
 static const struct driver *fix_drivers[FIX_DRIVERS];
@@ -196,6 +239,7 @@ UNUSED static const struct driver *const *fix_table(void)
     fix_drivers[count++] = &driver_test_link;
     fix_drivers[count++] = &driver_test_layer;
     fix_drivers[count++] = &driver_test_solid;
+    fix_drivers[count++] = &driver_test_stuck;
     fix_drivers[count] = NULL;
     assert_true(count < FIX_DRIVERS);
     return fix_drivers;

@@ -1,290 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The group as a whole: a start's checks, all disks or none, checkpoints under load, the fence. */
+/* The group as a whole: all disks or none, checkpoints under load, the fence, the merge. */
 #include "replication_fixture.h"
+
+#include "block/dirty.h"
 
 #define BLOCK ((size_t)4096)
 
 static uint64_t soon(struct fix *fix)
 {
     return test_deadline_ns(10);
-}
-
-/* --- what a refused start leaves behind --- */
-
-/* Every node with its flags, and every edge with its permissions, as text. The order of a node's
- * parents means nothing. */
-static char *snapshot(struct graph *graph)
-{
-    size_t used = 0, size = 65536;
-    char *text = calloc(1, size);
-    assert_non_null(text);
-    for (struct node *node = graph_next(graph, NULL); node != NULL;
-         node = graph_next(graph, node)) {
-        unsigned parents = 0, need = 0, share = PERM_ALL;
-        LIST_FOR_EACH(edge, &node->parents, struct edge, in_child) {
-            parents++;
-            need |= edge->need;
-            share &= edge->share;
-        }
-        used += (size_t)snprintf(text + used, size - used,
-                                 "%s ro=%d refs=%u blocked=%d parents=%u need=%x share=%x\n",
-                                 node->name, node->read_only, node->refs,
-                                 !list_empty(&node->blockers), parents, need, share);
-        LIST_FOR_EACH(edge, &node->children, struct edge, in_parent)
-            used += (size_t)snprintf(text + used, size - used, "  %s -> %s need=%x share=%x\n",
-                                     edge->name, edge->child->name, edge->need, edge->share);
-        assert_true(used < size);
-    }
-    return text;
-}
-
-static void refuse_start(struct fix *fix, enum replication_mode mode, const char *part) MAY_WAIT
-{
-    char *before = snapshot(fix->s.graph);
-    fix_refused(replication_start(fix->s.group, mode, REPLICATION_OVERLAYS_EMPTY, &err), part);
-    char *after = snapshot(fix->s.graph);
-    assert_string_equal(before, after);
-    free(before);
-    free(after);
-    assert_int_equal(fix_stage(&fix->s), REPLICATION_NONE);
-    assert_int_equal(fix_count_events(&fix->s, "REPLICATION_STAGE_CHANGE"), 0);
-}
-
-#define MEMORY_DISK "{'driver':'null-co','node-name':'%s','size':%" PRIu64 ",'read-zeroes':true}"
-
-static void add_layer(struct fix *fix, const char *name, uint64_t bytes, const char *backing)
-    MAY_WAIT
-{
-    struct err err = ERR_INIT;
-    char file[64];
-    snprintf(file, sizeof(file), "%s.overlay", name);
-    const struct overlay_create create = {.virtual_bytes = bytes};
-    assert_int_equal(overlay_create(fix->loop, test_path(file), &create, true, &err), 0);
-    char end[64] = "}";
-    if (backing != NULL)
-        snprintf(end, sizeof(end), ",'backing':'%s'}", backing);
-    fix_add(fix->s.graph,
-            "{'driver':'overlay','node-name':'%s','file':{'driver':'file','filename':'%s'}%s", name,
-            test_path(file), end);
-}
-
-static void add_filter(struct fix *fix, const char *file, const char *top) MAY_WAIT
-{
-    fix_add(fix->s.graph,
-            "{'driver':'replication','node-name':'rep0','mode':'secondary','top-id':'%s',"
-            "'file':'%s'}",
-            top, file);
-}
-
-TEST_LOOP(a_start_in_the_wrong_mode_is_refused)
-{
-    struct fix fix;
-    fix_open(&fix, 1);
-    refuse_start(&fix, REPLICATION_PRIMARY, "has mode=secondary");
-    fix_close(&fix);
-}
-
-TEST_LOOP(before_its_first_synchronisation_a_secondary_has_nothing_to_fall_back_to)
-{
-    struct fix fix;
-    struct err why = ERR_INIT;
-    uint64_t epoch = 0;
-    fix_open(&fix, 1);
-    fix_ok(replication_start(fix.s.group, REPLICATION_SECONDARY, REPLICATION_OVERLAYS_SYNC, &err));
-    assert_int_equal(fix_fill(fix.forward[0], 0, BLOCK, 1), -EIO); /* P is not started */
-    assert_int_equal(fix_fill(fix.peer[0], 0, BLOCK, 1), 0);
-    assert_int_equal(replication_stop(fix.s.group, true, &why), -ENODATA);
-    assert_non_null(strstr(why.text, "never synchronised"));
-    assert_int_equal(fix.fences, 0);
-    assert_int_equal(replication_stop(fix.s.group, false, &why), -ENODATA);
-    assert_int_equal(replication_checkpoint(fix.s.group, DEADLINE_NEVER, NULL, &why), -ENODATA);
-    fix_ok(replication_first_checkpoint(fix.s.group, &epoch, &err));
-    assert_int_equal(epoch, 1);
-    assert_int_equal(replication_first_checkpoint(fix.s.group, &epoch, &why), -EINVAL);
-    assert_int_equal(
-        replication_start(fix.s.group, REPLICATION_SECONDARY, REPLICATION_OVERLAYS_SYNC, &why),
-        -EBUSY);
-    assert_int_equal(fix_fill(fix.peer[0], 0, BLOCK, 2), 0);
-    assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), 1);
-    fix_ok(replication_stop(fix.s.group, true, &err));
-    assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), 1);
-    fix_close(&fix);
-}
-
-TEST_LOOP(a_start_without_a_backing_disk_is_refused)
-{
-    struct fix fix;
-    fix_open_empty(&fix, 0);
-    fix_add(fix.s.graph, MEMORY_DISK, "disk", FIX_DISK_BYTES);
-    add_filter(&fix, "disk", "rep0");
-    refuse_start(&fix, REPLICATION_SECONDARY, "the active disk 'disk' has no backing disk");
-    fix_close(&fix);
-
-    fix_open_empty(&fix, 0);
-    fix_add(fix.s.graph, MEMORY_DISK, "disk", FIX_DISK_BYTES);
-    add_layer(&fix, "active", FIX_DISK_BYTES, "disk");
-    add_filter(&fix, "active", "rep0");
-    refuse_start(&fix, REPLICATION_SECONDARY, "the hidden disk 'disk' has no backing disk");
-    fix_close(&fix);
-}
-
-static void add_test_layer(struct fix *fix, const char *driver, const char *name, uint64_t bytes,
-                           const char *backing) MAY_WAIT
-{
-    fix_add(fix->s.graph, "{'driver':'%s','node-name':'%s','size':%" PRIu64 ",'backing':'%s'}",
-            driver, name, bytes, backing);
-}
-
-TEST_LOOP(a_start_on_disks_of_several_lengths_is_refused)
-{
-    static const uint64_t lengths[][3] = {{1, 1, 2}, {1, 2, 1}, {2, 1, 1}};
-    for (size_t i = 0; i < ARRAY_LEN(lengths); i++) {
-        struct fix fix;
-        fix_open_empty(&fix, 0);
-        fix_add(fix.s.graph, MEMORY_DISK, "disk", lengths[i][0] * FIX_DISK_BYTES);
-        add_test_layer(&fix, "test-layer", "hidden", lengths[i][1] * FIX_DISK_BYTES, "disk");
-        add_test_layer(&fix, "test-layer", "active", lengths[i][2] * FIX_DISK_BYTES, "hidden");
-        add_filter(&fix, "active", "rep0");
-        refuse_start(&fix, REPLICATION_SECONDARY, "must have one length");
-        fix_close(&fix);
-    }
-}
-
-TEST_LOOP(a_start_on_layers_that_cannot_be_emptied_is_refused)
-{
-    static const char *const drivers[][2] = {{"test-solid", "test-layer"},
-                                             {"test-layer", "test-solid"}};
-    static const char *const texts[] = {"the active disk 'active' cannot be emptied",
-                                        "the hidden disk 'hidden' cannot be emptied"};
-    for (size_t i = 0; i < ARRAY_LEN(drivers); i++) {
-        struct fix fix;
-        fix_open_empty(&fix, 0);
-        fix_add(fix.s.graph, MEMORY_DISK, "disk", FIX_DISK_BYTES);
-        add_test_layer(&fix, drivers[i][1], "hidden", FIX_DISK_BYTES, "disk");
-        add_test_layer(&fix, drivers[i][0], "active", FIX_DISK_BYTES, "hidden");
-        /* Earlier checks come first: the top is wrong too. */
-        add_filter(&fix, "active", "nowhere");
-        refuse_start(&fix, REPLICATION_SECONDARY, texts[i]);
-        fix_close(&fix);
-    }
-}
-
-TEST_LOOP(a_start_whose_top_is_not_above_the_filter_is_refused)
-{
-    static const char *const tops[] = {"nowhere", "active", "disk", "other"};
-    static const char *const texts[] = {"nowhere", "is no root node", "is no root node",
-                                        "neither is nor contains"};
-    for (size_t i = 0; i < ARRAY_LEN(tops); i++) {
-        struct fix fix;
-        fix_open_empty(&fix, 0);
-        fix_add(fix.s.graph, MEMORY_DISK, "disk", FIX_DISK_BYTES);
-        fix_add(fix.s.graph, MEMORY_DISK, "other", FIX_DISK_BYTES);
-        add_layer(&fix, "hidden", FIX_DISK_BYTES, "disk");
-        add_layer(&fix, "active", FIX_DISK_BYTES, "hidden");
-        add_filter(&fix, "active", tops[i]);
-        refuse_start(&fix, REPLICATION_SECONDARY, texts[i]);
-        fix_close(&fix);
-    }
-}
-
-TEST_LOOP(a_filter_may_be_its_own_top)
-{
-    struct fix fix;
-    fix_open_empty(&fix, 0);
-    fix_add(fix.s.graph, MEMORY_DISK, "disk", FIX_DISK_BYTES);
-    add_layer(&fix, "hidden", FIX_DISK_BYTES, "disk");
-    add_layer(&fix, "active", FIX_DISK_BYTES, "hidden");
-    add_filter(&fix, "active", "rep0");
-    fix_ok(replication_start(fix.s.group, REPLICATION_SECONDARY, REPLICATION_OVERLAYS_EMPTY, &err));
-    fix_refused(graph_del(fix.s.graph, "rep0", &err), "replication");
-    fix_ok(replication_stop(fix.s.group, true, &err));
-    fix_wait_stage(&fix.s, REPLICATION_DONE);
-    fix_close(&fix);
-}
-
-TEST_LOOP(a_start_whose_first_checkpoint_fails_leaves_nothing_and_can_be_repeated)
-{
-    static const char *const places[] = {"adebug", "hdebug"};
-    for (size_t i = 0; i < ARRAY_LEN(places); i++) {
-        struct fix fix;
-        fix_open(&fix, 2);
-        fix_inject(&fix.s, places[i], 1,
-                   (struct blkdebug_rule){.kinds = BLKDEBUG_EMPTY, .error = -EIO, .count = 1});
-        refuse_start(&fix, REPLICATION_SECONDARY, "the first checkpoint");
-        fix_start(&fix);
-        fix_close(&fix);
-    }
-}
-
-TEST_LOOP(one_disk_that_cannot_start_keeps_the_others_from_starting)
-{
-    struct fix fix;
-    fix_open(&fix, 2);
-    fix_add(fix.s.graph, MEMORY_DISK, "lone", FIX_DISK_BYTES);
-    fix_add(fix.s.graph,
-            "{'driver':'replication','node-name':'rep9','mode':'secondary','top-id':'rep9',"
-            "'file':'lone'}");
-    refuse_start(&fix, REPLICATION_SECONDARY, "node 'rep9'");
-    struct err err = ERR_INIT;
-    assert_int_equal(graph_del(fix.s.graph, "rep9", &err), 0);
-    fix_start(&fix);
-    fix_close(&fix);
-}
-
-static void open_read_only(struct fix *fix) MAY_WAIT
-{
-    fix_open_empty(fix, 1);
-    fix_add_disk_file(fix, 0);
-    fix_add_image(fix, "active", 0);
-    fix_add_image(fix, "hidden", 0);
-    fix_open_secondary_disk(fix, 0, true);
-    fix_attach_secondary(fix, 0, false);
-    fix_add_primary_disk(fix, 0);
-}
-
-TEST_LOOP(read_only_disks_become_writable_for_the_run_and_read_only_again)
-{
-    struct fix fix;
-    open_read_only(&fix);
-    fix_inject(&fix.s, "adebug", 0,
-               (struct blkdebug_rule){.kinds = BLKDEBUG_EMPTY, .error = -EIO, .count = 1});
-    refuse_start(&fix, REPLICATION_SECONDARY, "the first checkpoint");
-    fix_start(&fix);
-    assert_false(fix_node(&fix.s, "hidden", 0)->read_only);
-    assert_false(fix_node(&fix.s, "sdisk", 0)->read_only);
-    fix_ok(replication_stop(fix.s.group, false, &err));
-    assert_true(fix_node(&fix.s, "hidden", 0)->read_only);
-    assert_true(fix_node(&fix.s, "sdisk", 0)->read_only);
-    assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), 0);
-    fix_close(&fix);
-}
-
-TEST_LOOP(a_failover_keeps_the_disk_writable)
-{
-    struct fix fix;
-    open_read_only(&fix);
-    fix_start(&fix);
-    assert_int_equal(fix_fill(fix.top[0], 0, BLOCK, 1), 0);
-    fix_ok(replication_stop(fix.s.group, true, &err));
-    fix_wait_stage(&fix.s, REPLICATION_DONE);
-    assert_int_equal(fix_fill(fix.top[0], BLOCK, BLOCK, 2), 0);
-    assert_int_equal(fix_raw_byte(&fix, 0, 0, BLOCK), 1);
-    assert_int_equal(fix_raw_byte(&fix, 0, BLOCK, BLOCK), 2);
-    fix_close(&fix);
-}
-
-TEST_LOOP(other_operations_on_the_top_are_refused_with_the_reason_while_it_runs)
-{
-    struct fix fix;
-    fix_open(&fix, 1);
-    struct node *top = fix_node(&fix.s, "top", 0);
-    fix_start(&fix);
-    fix_refused(node_check_blocked(top, "mirror", &err), "replication of node 'rep0' is running");
-    fix_ok(replication_stop(fix.s.group, true, &err));
-    fix_ok(node_check_blocked(top, "mirror", &err));
-    fix_wait_stage(&fix.s, REPLICATION_DONE);
-    fix_ok(node_check_blocked(fix_node(&fix.s, "rep", 0), "mirror", &err));
-    fix_close(&fix);
 }
 
 /* --- checkpoints --- */
@@ -316,6 +40,49 @@ TEST_LOOP(a_checkpoint_that_cannot_empty_one_overlay_keeps_the_old_epoch_on_all_
             assert_int_equal(fix_byte(fix.top[disk], BLOCK, BLOCK), 0);
             assert_int_equal(fix_byte(fix.top[disk], 2 * BLOCK, BLOCK), 3);
         }
+        fix_close(&fix);
+    }
+}
+
+static uint64_t marked(const struct dirty_tracker *trackers, size_t count)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < count; i++)
+        bytes += dirty_tracker_bytes(&trackers[i]);
+    return bytes;
+}
+
+static void unmark(struct dirty_tracker *trackers, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        dirty_tracker_unmark(&trackers[i], 0, FIX_DISK_BYTES);
+}
+
+/* A checkpoint changes them by no write. The secondary disk does not change, nor does the view at the
+ * end of a merge. */
+TEST_LOOP(bitmaps_of_the_view_and_its_layers_know_of_a_checkpoint_and_of_a_stop)
+{
+    static const char *const nodes[] = {"top", "rep", "active", "hidden", "sdisk"};
+    for (int failover = 0; failover < 2; failover++) {
+        struct fix fix;
+        struct dirty_tracker trackers[ARRAY_LEN(nodes)] = {0};
+        fix_open(&fix, 1);
+        for (size_t i = 0; i < ARRAY_LEN(nodes); i++)
+            fix_ok(dirty_tracker_add(&trackers[i], fix_node(&fix.s, nodes[i], 0), BLOCK, &err));
+        fix_start(&fix);
+        unmark(trackers, ARRAY_LEN(nodes));
+        assert_int_equal(fix_fill(fix.forward[0], 0, BLOCK, 1), 0);
+        assert_int_equal(dirty_tracker_bytes(&trackers[4]), BLOCK);
+        unmark(trackers, ARRAY_LEN(nodes));
+        fix_checkpoint(&fix);
+        assert_int_equal(marked(trackers, 4), 4 * FIX_DISK_BYTES);
+        assert_int_equal(dirty_tracker_bytes(&trackers[4]), 0);
+        unmark(trackers, ARRAY_LEN(nodes));
+        fix_ok(replication_stop(fix.s.group, failover, &err));
+        fix_wait_stage(&fix.s, REPLICATION_DONE);
+        assert_int_equal(marked(trackers, 2), failover ? 0 : 2 * FIX_DISK_BYTES);
+        for (size_t i = 0; i < ARRAY_LEN(nodes); i++)
+            dirty_tracker_remove(&trackers[i]);
         fix_close(&fix);
     }
 }
@@ -876,20 +643,9 @@ TEST_LOOP(queries_show_both_sides)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_start_in_the_wrong_mode_is_refused),
-        cmocka_unit_test(before_its_first_synchronisation_a_secondary_has_nothing_to_fall_back_to),
-        cmocka_unit_test(a_start_without_a_backing_disk_is_refused),
-        cmocka_unit_test(a_start_on_disks_of_several_lengths_is_refused),
-        cmocka_unit_test(a_start_on_layers_that_cannot_be_emptied_is_refused),
-        cmocka_unit_test(a_start_whose_top_is_not_above_the_filter_is_refused),
-        cmocka_unit_test(a_filter_may_be_its_own_top),
-        cmocka_unit_test(a_start_whose_first_checkpoint_fails_leaves_nothing_and_can_be_repeated),
-        cmocka_unit_test(one_disk_that_cannot_start_keeps_the_others_from_starting),
-        cmocka_unit_test(read_only_disks_become_writable_for_the_run_and_read_only_again),
-        cmocka_unit_test(a_failover_keeps_the_disk_writable),
-        cmocka_unit_test(other_operations_on_the_top_are_refused_with_the_reason_while_it_runs),
         cmocka_unit_test(
             a_checkpoint_that_cannot_empty_one_overlay_keeps_the_old_epoch_on_all_disks),
+        cmocka_unit_test(bitmaps_of_the_view_and_its_layers_know_of_a_checkpoint_and_of_a_stop),
         cmocka_unit_test(a_checkpoint_after_a_failed_flush_of_a_disk_fails),
         cmocka_unit_test(checkpoints_under_load_fall_between_whole_writes_on_all_disks),
         cmocka_unit_test(a_fence_that_fails_leaves_everything_running),

@@ -231,9 +231,9 @@ TEST_LOOP(a_target_that_is_replaced_during_a_mirror_fails_it)
 
     /* What others rely on is not led elsewhere. */
     struct node_blocker blocker;
-    node_block(world.source, &blocker, "it is replicated");
     job = start_full(&world);
     test_wait_until(job->status == JOB_READY);
+    node_block(world.source, &blocker, "it is replicated");
     assert_int_equal(job_complete(job, &err), -EBUSY);
     assert_string_equal(err.text, "cannot replace node 'source': it is replicated");
     node_unblock(&blocker);
