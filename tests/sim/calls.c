@@ -34,6 +34,10 @@ int call_send(struct host *host, enum cover_call call, bool secondary, struct er
         return qmp_command(host, NULL, err,
                            "{'execute':'replication-checkpoint','arguments':{'first':true}}");
     case COVER_GET_ERROR:
+        /* Who asks sees all of it; the answers are held to their schema elsewhere. */
+        (void)qmp_command(host, NULL, err, "{'execute':'query-replication'}");
+        (void)qmp_command(host, NULL, err, "{'execute':'query-named-block-nodes'}");
+        (void)qmp_command(host, NULL, err, "{'execute':'query-block-exports'}");
         return qmp_command(host, NULL, err, "{'execute':'query-xen-replication-status'}");
     case COVER_STOP:
         return qmp_command(host, NULL, err,

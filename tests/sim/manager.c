@@ -617,9 +617,9 @@ static void stop_primary(struct host *truth, enum cover_call call) MAY_WAIT
                         "a primary does not stop: %s", err.text);
 }
 
-/* Somebody's word that the disks are equal now, though nobody has looked: what the standby has then is its
- * checkpoint, and what that is the oracle cannot know. */
-static void mend(struct world *world) MAY_WAIT
+/* Nobody has asked the truth: what the standby has then is its checkpoint, and what that is the oracle
+ * cannot know. */
+static void checkpoint_alone(struct world *world, enum cover_call call) MAY_WAIT
 {
     struct host *other = world_other(world);
     bool well = world_is_well(world);
@@ -627,12 +627,12 @@ static void mend(struct world *world) MAY_WAIT
     struct err err = ERR_INIT;
 
     view_checkpoint_begin(other->view, NULL, since);
-    int r = call_send(other, COVER_FIRST, true, &err);
+    int r = call_send(other, call, true, &err);
     if (r == -EREMOTEIO) {
         view_checkpoint_failed(other->view);
         return;
     }
-    if (r == 0 && well && world_is_well(world))
+    if (r == 0 && call == COVER_FIRST && well && world_is_well(world))
         world_violation(world, "the table of stages and calls",
                         "a first checkpoint that nobody awaits is taken");
     view_checkpoint(other->view, other->stream, since, r == 0);
@@ -660,10 +660,10 @@ static bool call_with_sense(struct host *host, enum cover_stage stage, enum cove
         checkpoint(world);
     else if (stage == COVER_P_RUNNING && host->linked && call >= COVER_STOP)
         stop_primary(host, call);
-    else if (stage == COVER_S_RUNNING && call == COVER_CHECKPOINT)
+    else if (stage == COVER_S_RUNNING && call == COVER_CHECKPOINT && world_truth(world)->linked)
         checkpoint(world);
-    else if (stage == COVER_S_RUNNING && call == COVER_FIRST && standby)
-        mend(world);
+    else if (stage == COVER_S_RUNNING && call <= COVER_FIRST && call != COVER_START && standby)
+        checkpoint_alone(world, call);
     else if (stage == COVER_S_RUNNING && call == COVER_STOP)
         stop(world);
     else if (stage == COVER_S_RUNNING && call >= COVER_FAILOVER)

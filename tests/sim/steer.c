@@ -72,7 +72,7 @@ static enum op_side add_stage(struct way *way, enum cover_stage stage)
     case COVER_S_FAILOVER_FAILED:
         add_writes(way);
         ADD(way, .kind = OP_DISK_FAIL, .side = SIDE_OTHER, .a = DISK_FILE_RAW | 2 << 8,
-            .b = 1 | 0xffff << 16);
+            .b = 1 | 0xffffu << 16);
         ADD(way, .kind = OP_FAILOVER, .flags = OP_WAIT);
         ADD(way, .kind = OP_DELAY, .a = 3000);
         ADD(way, .kind = OP_DISK_HEAL, .side = SIDE_TRUTH);
