@@ -223,3 +223,34 @@ int json_add_bool(struct json_object *object, const char *key, bool truth)
 {
     return json_add(object, key, json_object_new_boolean(truth));
 }
+
+struct json_object *json_member(struct json_object *object, const char *key)
+{
+    struct json_object *value = NULL;
+
+    if (!json_object_is_type(object, json_type_object))
+        return NULL;
+    json_object_object_get_ex(object, key, &value);
+    return value;
+}
+
+uint64_t json_uint(struct json_object *object, const char *key)
+{
+    struct json_object *value = json_member(object, key);
+
+    return json_object_is_type(value, json_type_int) ? json_object_get_uint64(value) : 0;
+}
+
+const char *json_text(struct json_object *object, const char *key)
+{
+    struct json_object *value = json_member(object, key);
+
+    return json_object_is_type(value, json_type_string) ? json_object_get_string(value) : NULL;
+}
+
+bool json_flag(struct json_object *object, const char *key)
+{
+    struct json_object *value = json_member(object, key);
+
+    return json_object_is_type(value, json_type_boolean) && json_object_get_boolean(value);
+}

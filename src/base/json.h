@@ -57,4 +57,11 @@ int json_add_uint(struct json_object *object, const char *key, uint64_t number);
 int json_add_int(struct json_object *object, const char *key, int64_t number);
 int json_add_bool(struct json_object *object, const char *key, bool truth);
 
+/* Reading what somebody else has written: what is absent or of another type is 0, NULL or false. The
+ * texts belong to the object. */
+uint64_t json_uint(struct json_object *object, const char *key);
+const char *json_text(struct json_object *object, const char *key);
+bool json_flag(struct json_object *object, const char *key);
+struct json_object *json_member(struct json_object *object, const char *key);
+
 #endif

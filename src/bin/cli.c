@@ -166,34 +166,3 @@ const char *cli_duration(uint64_t ns, char *text, size_t text_bytes)
         snprintf(text, text_bytes, "%.1f h", seconds / 3600);
     return text;
 }
-
-struct json_object *json_member(struct json_object *object, const char *key)
-{
-    struct json_object *value = NULL;
-
-    if (!json_object_is_type(object, json_type_object))
-        return NULL;
-    json_object_object_get_ex(object, key, &value);
-    return value;
-}
-
-uint64_t json_uint(struct json_object *object, const char *key)
-{
-    struct json_object *value = json_member(object, key);
-
-    return json_object_is_type(value, json_type_int) ? json_object_get_uint64(value) : 0;
-}
-
-const char *json_text(struct json_object *object, const char *key)
-{
-    struct json_object *value = json_member(object, key);
-
-    return json_object_is_type(value, json_type_string) ? json_object_get_string(value) : NULL;
-}
-
-bool json_flag(struct json_object *object, const char *key)
-{
-    struct json_object *value = json_member(object, key);
-
-    return json_object_is_type(value, json_type_boolean) && json_object_get_boolean(value);
-}

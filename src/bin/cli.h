@@ -54,10 +54,4 @@ int cli_run_in_loop(void (*entry)(void *arg), void *arg);
 /* Duration for people: "1.3 ms", "12 s", "3 min 20 s". */
 const char *cli_duration(uint64_t ns, char *text, size_t text_bytes);
 
-/* --- reading answers: what is absent or of another type is 0, NULL or false --- */
-uint64_t json_uint(struct json_object *object, const char *key);
-const char *json_text(struct json_object *object, const char *key);
-bool json_flag(struct json_object *object, const char *key);
-struct json_object *json_member(struct json_object *object, const char *key);
-
 #endif

@@ -2,6 +2,7 @@
 #include "bin/qmp_client.h"
 
 #include "loop/sock.h"
+#include "wire/qmp_message.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -304,49 +305,13 @@ int qmp_client_next(struct qmp_client *client, int timeout_ms, struct json_objec
     }
 }
 
-static enum err_kind kind_of_class(const char *name)
-{
-    if (name != NULL && strcmp(name, "CommandNotFound") == 0)
-        return ERR_COMMAND_NOT_FOUND;
-    if (name != NULL && strcmp(name, "DeviceNotFound") == 0)
-        return ERR_DEVICE_NOT_FOUND;
-    if (name != NULL && strcmp(name, "DeviceNotActive") == 0)
-        return ERR_DEVICE_NOT_ACTIVE;
-    return ERR_GENERIC;
-}
-
-/* 1: the message is an answer and *ret_result set; 0: it is an event; <0: an error. */
-static int read_answer(struct json_object *message, struct json_object **ret_result,
-                       struct err *err)
-{
-    struct json_object *value = NULL, *class = NULL, *desc = NULL;
-
-    if (json_object_object_get_ex(message, "return", &value)) {
-        if (ret_result != NULL)
-            *ret_result = json_object_get(value);
-        return 1;
-    }
-    if (!json_object_object_get_ex(message, "error", &value))
-        return 0;
-    json_object_object_get_ex(value, "class", &class);
-    json_object_object_get_ex(value, "desc", &desc);
-    return err_set_kind(err, kind_of_class(json_object_get_string(class)), -EIO, "%s",
-                        desc != NULL ? json_object_get_string(desc) : "error without a text");
-}
-
 static int send_command(struct qmp_client *client, const char *command,
                         struct json_object *arguments, struct err *err)
 {
-    CLEANUP(json_putp) struct json_object *request = json_object_new_object();
+    CLEANUP(json_putp) struct json_object *request = qmp_message_command(command, arguments, 0);
     const char *text;
 
-    if (request == NULL || json_add_string(request, "execute", command) < 0) {
-        json_object_put(arguments);
-        return err_no_memory(err);
-    }
-    if (arguments != NULL && json_add(request, "arguments", arguments) < 0)
-        return err_no_memory(err);
-    text = json_object_to_json_string_ext(request, JSON_C_TO_STRING_PLAIN);
+    text = request != NULL ? json_object_to_json_string_ext(request, JSON_C_TO_STRING_PLAIN) : NULL;
     if (text == NULL)
         return err_no_memory(err);
     return qmp_client_send(client, text, strlen(text), err);
@@ -358,15 +323,17 @@ int qmp_client_run(struct qmp_client *client, const char *command, struct json_o
     int r = send_command(client, command, arguments, err);
 
     while (r == 0) {
-        struct json_object *message = NULL;
+        CLEANUP(json_putp) struct json_object *message = NULL;
+        struct json_object *result = NULL;
 
         r = qmp_client_next(client, QMP_CLIENT_ANSWER_MS, &message, err);
         if (r == 0)
             return err_set(err, -ETIMEDOUT, "%s: no answer to %s within %d s", client->address,
                            command, QMP_CLIENT_ANSWER_MS / 1000);
         if (r > 0)
-            r = read_answer(message, ret_result, err);
-        json_object_put(message);
+            r = qmp_message_answer(message, &result, err);
+        if (r > 0 && ret_result != NULL)
+            *ret_result = json_object_get(result);
     }
     return r < 0 ? r : 0;
 }
