@@ -79,7 +79,7 @@ static int run_checkpoint(struct qmp_call *call, void *args, struct err *err) MA
     if (checkpoint->timeout_ms > 0)
         deadline_ns = loop_now_ns(daemon->loop) + checkpoint->timeout_ms * NS_PER_MS;
     if (checkpoint->first)
-        r = replication_first_checkpoint(daemon->group, &epoch, err);
+        r = replication_first_checkpoint(daemon->group, deadline_ns, &epoch, err);
     else
         r = replication_checkpoint(daemon->group, deadline_ns, &epoch, err);
     if (r < 0)

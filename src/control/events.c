@@ -123,6 +123,10 @@ static const struct opt link_data[] = {
     TEXT("node"), TEXT("peer"), FLAG("connected"), TEXT_OR_NONE("reason"), {0},
 };
 
+static const struct opt peer_data[] = {
+    WORD("role", roles), NUMBER("session"), FLAG("connected"), TEXT_OR_NONE("reason"), {0},
+};
+
 const struct qmp_event_type events_table[] = {
     {.name = "BLOCK_EXPORT_DELETED", .data = export_data},
     {.name = "BLOCK_IO_ERROR", .data = io_error_data, .interval_ns = NS_PER_S, .key = "device"},
@@ -143,6 +147,7 @@ const struct qmp_event_type events_table[] = {
     {.name = "REPLICATION_CHECKPOINT", .data = checkpoint_data},
     {.name = "REPLICATION_ERROR", .data = error_data},
     {.name = "REPLICATION_LINK", .data = link_data},
+    {.name = "REPLICATION_PEER", .data = peer_data},
     {.name = "OVERLAY_NEARLY_FULL",
      .data = overlay_data,
      .interval_ns = NS_PER_S,

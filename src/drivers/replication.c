@@ -182,6 +182,15 @@ void replication_report(struct node *node, const char *operation, const struct n
     struct json_object *data = replication_error_json(error);
     if (data != NULL)
         graph_event(node->graph, "REPLICATION_ERROR", data);
+    if (state_of(node)->failed != NULL)
+        state_of(node)->failed(state_of(node)->failed_arg, node);
+}
+
+void replication_on_failure(struct node *node, void (*failed)(void *arg, struct node *node),
+                            void *arg)
+{
+    state_of(node)->failed = failed;
+    state_of(node)->failed_arg = arg;
 }
 
 void replication_error_clear(struct node *node)
@@ -269,6 +278,11 @@ static int primary_flush(struct node *node) MAY_WAIT
         replication_report(node, "forward flush", s->file->child, 0, 0, ret);
     forward_leave(&s->queue, &entry, ret == 0);
     return running ? 0 : -EIO;
+}
+
+void replication_forward_flush(struct node *node)
+{
+    (void)primary_flush(node);
 }
 
 /* --- secondary --- */

@@ -59,6 +59,9 @@ const struct replication_error *replication_error_of(const struct node *node);
 void replication_report(struct node *node, const char *operation, const struct node *where,
                         uint64_t offset_bytes, uint64_t length_bytes, int code);
 void replication_error_clear(struct node *node); /* at a start */
+/* Who learns of the first error, after it has been remembered; must not wait. NULL: nobody. */
+void replication_on_failure(struct node *node, void (*failed)(void *arg, struct node *node),
+                            void *arg);
 /* {"side", "node", "operation", ...}; NULL when memory is out or there is none. */
 struct json_object *replication_error_json(const struct replication_error *error);
 
@@ -76,6 +79,8 @@ void replication_forward_mark(struct node *node);
 /* Waits until the peer has answered everything before the marker: 0 or -ETIMEDOUT. */
 int replication_forward_wait(struct node *node, uint64_t deadline_ns) MAY_WAIT;
 void replication_forward_release(struct node *node);
+/* As a guest's flush; a failure is the node's sticky error. */
+void replication_forward_flush(struct node *node) MAY_WAIT;
 
 /* --- secondary --- */
 

@@ -45,7 +45,6 @@ static int check_supported(const struct node *node, const struct replication_opt
         bool given;
         const char *name;
     } later[] = {
-        {options->has_peer_control, "peer-control"},
         {options->has_max_lag_bytes, "max-lag-bytes"},
         {options->has_overflow, "overflow"},
         {options->has_request_timeout, "request-timeout"},
@@ -117,7 +116,7 @@ const struct opt replication_opts[] = {
      .members = peer_control_opts,
      .discriminator = "type",
      .variants = address_flat_variants,
-     .help = "the peer's control address (not supported yet)"},
+     .help = "primary: where the secondary is controlled, its listener with role=peer"},
     {.name = "peer-ack",
      .type = OPT_ENUM,
      .offset = FIELD(peer_ack),

@@ -9,6 +9,7 @@
 #include "block/io.h"
 #include "drivers/overlay.h"
 #include "replication/group_internal.h"
+#include "replication/peer.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -95,6 +96,7 @@ void replication_group_free(struct replication_group *group)
     co_mutex_lock(&group->calls);
     group->ending = true;
     co_mutex_unlock(&group->calls);
+    group_leave_peer(group);
     end_merges(group);
     end_record(group);
     LIST_FOR_EACH_SAFE(disk, &group->disks, struct group_disk, link)
@@ -238,7 +240,8 @@ static int stop_check(const struct group_members *members, bool failover, struct
     return 0;
 }
 
-static void stop_primaries(const struct group_members *members)
+static void stop_primaries(struct replication_group *group, const struct group_members *members)
+    MAY_WAIT
 {
     for (size_t i = 0; i < members->count; i++) {
         struct node *node = members->nodes[i];
@@ -246,6 +249,7 @@ static void stop_primaries(const struct group_members *members)
             replication_stage_of(node) == REPLICATION_RUNNING)
             replication_set_stage(node, REPLICATION_DONE);
     }
+    group_leave_peer(group);
 }
 
 /* The secondary disks are what is left, and whole only when the stream was. */
@@ -327,7 +331,7 @@ static int stop_members(struct replication_group *group, const struct group_memb
     if (ret == 0)
         ret = failover ? fail_over_running(group, err) : stop_secondaries(group, err);
     if (ret == 0)
-        stop_primaries(members);
+        stop_primaries(group, members);
     return ret;
 }
 
@@ -376,6 +380,8 @@ int replication_get_error(struct replication_group *group, struct err *err)
     }
     if (ret == 0 && group->record->stage == GROUP_RUNNING)
         ret = group_check_stream(group, err);
+    if (ret == 0 && group->peer != NULL)
+        ret = peer_check(group->peer, err);
     members_release(&members);
     return ret;
 }

@@ -7,7 +7,8 @@
  * mutex inside; all that may wait are for coroutines of the graph's loop.
  *
  * Events go through graph_event(): REPLICATION_STAGE_CHANGE {role, stage, node}, REPLICATION_CHECKPOINT
- * {role, epoch, held-ns, duration-ns}, REPLICATION_ERROR (the sticky error, see replication_query()).
+ * {role, epoch, held-ns, duration-ns}, REPLICATION_ERROR (the sticky error, see replication_query()),
+ * REPLICATION_PEER (see replication/peer.h).
  */
 #ifndef BLOCKSTEP_REPLICATION_GROUP_H
 #define BLOCKSTEP_REPLICATION_GROUP_H
@@ -76,6 +77,8 @@ enum replication_overlays {
 };
 
 /*
+ * A start as primary whose nodes have `peer-control` begins a session with the secondary, and fails when that
+ * refuses it; SYNC: the disks are not equal yet.
  * A start as secondary that finds what its last checkpoint needs lost, or is told SYNC, succeeds, and
  * the group is *inconsistent*: stage none, no copies of what the primary overwrites, and until
  * replication_first_checkpoint() stop, failover and checkpoint are refused and say why.
@@ -83,14 +86,14 @@ enum replication_overlays {
 int replication_start(struct replication_group *group, enum replication_mode mode,
                       enum replication_overlays overlays, struct err *err) MAY_WAIT;
 /* S, while it is inconsistent or its stream is broken: the primary's word that the disks are equal now,
- * and a checkpoint of that. */
-int replication_first_checkpoint(struct replication_group *group, uint64_t *ret_epoch,
-                                 struct err *err) MAY_WAIT;
+ * and a checkpoint of that. P with a session: has it take one. */
+int replication_first_checkpoint(struct replication_group *group, uint64_t deadline_ns,
+                                 uint64_t *ret_epoch, struct err *err) MAY_WAIT;
 
-/* P: everything written before the call has been acknowledged by the peer. S: a new epoch. On success
- * *ret_epoch (may be NULL) is the epoch that is live now. `deadline_ns`: of waiting for the peer's
- * acknowledgements or for requests in flight; DEADLINE_NEVER: REPLICATION_CHECKPOINT_DEADLINE_NS from
- * now. */
+/* P: everything written before the call has been acknowledged by the peer; with a session
+ * (`peer-control`) the peer has begun a new epoch behind it. S: a new epoch. On success
+ * *ret_epoch (may be NULL) is the epoch that is live now. `deadline_ns`: of waiting for the peer, or for
+ * requests in flight; DEADLINE_NEVER: REPLICATION_CHECKPOINT_DEADLINE_NS from now. */
 int replication_checkpoint(struct replication_group *group, uint64_t deadline_ns,
                            uint64_t *ret_epoch, struct err *err) MAY_WAIT;
 #define REPLICATION_CHECKPOINT_DEADLINE_NS (60 * NS_PER_S)
@@ -122,6 +125,8 @@ bool replication_state(struct replication_group *group, enum replication_mode *r
  *   "epoch": n, "last-checkpoint": {"wall-time-ns", "age-ns", "held-ns", "duration-ns"}
  *     (when any; the last two when it was taken in this run of the daemon),
  *   "merge": {"done", "total", "rate"} (bytes, bytes/s; in a failover),
+ *   P with a session: "peer": {"address", "connected", "reason" (when not), "session", "epoch",
+ *     "stream-intact", "stream-reason" (when not), "error" (the secondary's own)},
  *   "error": as below (the first of all disks, when any),
  *   "disks": [ { "node", "mode", "stage",
  *       S: "top", "active", "hidden", "secondary" (node names), "active-bytes", "hidden-bytes" (held),

@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The checkpoint. S: flush what P has forwarded, hold all requests on all disks, empty all overlays
- * or none, go on. P: a marker in the forward queue of every disk, and the wait for what is before it.
+ * or none, go on. P: group_primary.c.
  */
 #include "replication/group_internal.h"
 
 #include "base/json.h"
 #include "block/dirty.h"
 #include "block/io.h"
-#include "drivers/nbd_client.h"
 #include "drivers/overlay.h"
 
 #include <errno.h>
@@ -97,8 +96,8 @@ static void emit_checkpoint(struct replication_group *group, enum replication_mo
     graph_event(group->graph, "REPLICATION_CHECKPOINT", TAKE_PTR(data));
 }
 
-static void checkpoint_done(struct replication_group *group, enum replication_mode mode,
-                            uint64_t begun_ns, uint64_t held_ns)
+void group_checkpoint_done(struct replication_group *group, enum replication_mode mode,
+                           uint64_t begun_ns, uint64_t held_ns)
 {
     group->checkpoint_now_ns = group_clock_ns(group);
     group->checkpoint_held_ns = held_ns;
@@ -176,65 +175,8 @@ int group_checkpoint_secondary(struct replication_group *group, struct group_dis
     graph_drain_end(&drain);
     held_ns = group_clock_ns(group) - held_ns;
     if (ret == 0)
-        checkpoint_done(group, REPLICATION_SECONDARY, begun_ns, held_ns);
+        group_checkpoint_done(group, REPLICATION_SECONDARY, begun_ns, held_ns);
     return ret;
-}
-
-/* --- primary --- */
-
-static int wait_forwarded(struct node *node, uint64_t deadline_ns, struct err *err) MAY_WAIT
-{
-    int ret = replication_forward_wait(node, deadline_ns);
-    if (ret < 0)
-        return err_set(err, ret,
-                       "no checkpoint: the peer has not acknowledged what node '%s' forwards within"
-                       " the deadline (%u request(s) in flight)",
-                       node->name, replication_forward_stats(node).in_flight);
-    if (replication_error_of(node)->count == 0)
-        return 0;
-    group_error_text(node, err);
-    return err_prefix(err, "no checkpoint: the secondary lacks a write");
-}
-
-/* Nothing in flight is no proof when the link is gone: the peer may have taken over. */
-static int check_links(struct node *const *nodes, size_t count, struct err *err)
-{
-    for (size_t i = 0; i < count; i++) {
-        struct nbd_client *client = nbd_client_of(replication_layer_below(nodes[i]->file));
-        struct nbd_client_info info;
-        if (client == NULL)
-            continue;
-        nbd_client_info(client, &info);
-        if (!info.connected)
-            return err_set(
-                err, -ENOTCONN,
-                "no checkpoint: the link of node '%s' to %s is lost (%s); synchronise the"
-                " disks and start anew (blockstep primary --sync)",
-                nodes[i]->name, info.address, strerror(-info.last_error));
-    }
-    return 0;
-}
-
-static int checkpoint_primary(struct replication_group *group, struct node *const *nodes,
-                              size_t count, uint64_t deadline_ns, struct err *err) MAY_WAIT
-{
-    uint64_t begun_ns = group_clock_ns(group);
-    int ret = check_links(nodes, count, err);
-    if (ret < 0)
-        return ret;
-    /* In one step: nothing runs between the marks, so the cut is one on all disks. */
-    for (size_t i = 0; i < count; i++)
-        replication_forward_mark(nodes[i]);
-    for (size_t i = 0; ret == 0 && i < count; i++)
-        ret = wait_forwarded(nodes[i], deadline_ns, err);
-    for (size_t i = 0; i < count; i++)
-        replication_forward_release(nodes[i]);
-    if (ret < 0)
-        return ret;
-    group->record->epoch++;
-    group->record->checkpoint_wall_ns = loop_wall_ns(graph_loop(group->graph));
-    checkpoint_done(group, REPLICATION_PRIMARY, begun_ns, group_clock_ns(group) - begun_ns);
-    return 0;
 }
 
 /* --- the call --- */
@@ -285,15 +227,23 @@ static int checkpoint_members(struct replication_group *group, struct group_memb
     if (count > 0)
         ret = group_checkpoint_secondary(group, disks, count, NULL, err);
     if (ret == 0 && primaries > 0)
-        ret = checkpoint_primary(group, members->nodes, primaries, deadline_ns, err);
+        ret = group_checkpoint_primary(group, members->nodes, primaries, false, deadline_ns, err);
     return ret;
+}
+
+int group_first_of_primary(struct replication_group *group, struct group_members *members,
+                           uint64_t deadline_ns, struct err *err)
+{
+    size_t primaries = 0;
+    int ret = checkpoint_check(members, &primaries, err);
+    if (ret < 0)
+        return ret;
+    return group_checkpoint_primary(group, members->nodes, primaries, true, deadline_ns, err);
 }
 
 int replication_checkpoint(struct replication_group *group, uint64_t deadline_ns,
                            uint64_t *ret_epoch, struct err *err)
 {
-    if (deadline_ns == DEADLINE_NEVER)
-        deadline_ns = loop_now_ns(graph_loop(group->graph)) + REPLICATION_CHECKPOINT_DEADLINE_NS;
     struct group_members members;
     int ret = group_begin(group, &members, err);
     if (ret < 0)

@@ -35,7 +35,8 @@ struct replication_group {
     struct co_mutex calls;
     struct list disks; /* struct group_disk, in the graph's order */
     bool ending;
-    bool awaits_sync; /* S: not started, there is no checkpoint to fall back to */
+    bool awaits_sync;  /* S: not started, there is no checkpoint to fall back to */
+    struct peer *peer; /* P, from its start until its stop: its session; NULL: none */
 
     struct record_file *file; /* NULL: no state folder */
     enum group_durability level;
@@ -167,6 +168,24 @@ int disks_drain(struct group_disk *const *disks, size_t count, struct graph_drai
  * with; else NULL. */
 int group_checkpoint_secondary(struct replication_group *group, struct group_disk *const *disks,
                                size_t count, const struct group_record *first, struct err *err)
+    MAY_WAIT;
+
+/* Tells of one that has been taken. */
+void group_checkpoint_done(struct replication_group *group, enum replication_mode mode,
+                           uint64_t begun_ns, uint64_t held_ns);
+/* replication_first_checkpoint() on the primary. */
+int group_first_of_primary(struct replication_group *group, struct group_members *members,
+                           uint64_t deadline_ns, struct err *err) MAY_WAIT;
+
+/* group_primary.c */
+/* Before the stages change: begins the session, when the nodes name where. */
+int group_start_primary(struct replication_group *group, const struct group_members *members,
+                        bool resync, struct err *err) MAY_WAIT;
+/* Ends it, if there is one. */
+void group_leave_peer(struct replication_group *group) MAY_WAIT;
+/* Of primaries that run. `first`: with a session only, the disks are equal now. */
+int group_checkpoint_primary(struct replication_group *group, struct node *const *nodes,
+                             size_t count, bool first, uint64_t deadline_ns, struct err *err)
     MAY_WAIT;
 
 /* group_start.c: a failover of a group that is inconsistent, with what there is. */

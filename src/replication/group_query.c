@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "drivers/overlay.h"
+#include "replication/peer.h"
 
 #include <string.h>
 
@@ -223,6 +224,7 @@ struct json_object *replication_query(struct replication_group *group)
         json_add_string(object, "stage", replication_stage_name(stage)) < 0 ||
         add_marks(group, object) < 0 || json_add_uint(object, "epoch", group->record->epoch) < 0 ||
         add_checkpoint(group, object) < 0 || add_merge(group, object) < 0 ||
+        (group->peer != NULL && json_add(object, "peer", peer_describe(group->peer)) < 0) ||
         add_disks(group, object, &failed) < 0)
         return NULL;
     if (failed != NULL && add_error(object, failed) < 0)

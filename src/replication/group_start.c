@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "drivers/overlay.h"
+#include "replication/peer.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -410,7 +411,10 @@ static void start_primary(struct replication_group *group, const struct group_me
         replication_set_stage(members->nodes[i], REPLICATION_RUNNING);
         any = true;
     }
-    group->record->epoch += any;
+    if (group->peer != NULL)
+        group->record->epoch = peer_epoch(group->peer);
+    else
+        group->record->epoch += any;
 }
 
 /* Nothing of a disk that is only looked at has changed. */
@@ -438,6 +442,8 @@ static int start_members(struct replication_group *group, const struct group_mem
     bool awaited = group->awaits_sync;
     if (ret == 0 && mode == REPLICATION_SECONDARY && start->count > 0)
         ret = start_secondary(group, start, err);
+    if (ret == 0 && mode == REPLICATION_PRIMARY)
+        ret = group_start_primary(group, members, overlays == REPLICATION_OVERLAYS_SYNC, err);
     if (ret < 0) {
         group->awaits_sync = awaited;
         start_undo(group, start);
@@ -479,14 +485,16 @@ static int mend(struct replication_group *group, struct err *err) MAY_WAIT
     return group_checkpoint_secondary(group, disks, count, first, err);
 }
 
-int replication_first_checkpoint(struct replication_group *group, uint64_t *ret_epoch,
-                                 struct err *err)
+int replication_first_checkpoint(struct replication_group *group, uint64_t deadline_ns,
+                                 uint64_t *ret_epoch, struct err *err)
 {
     struct group_members members;
     int ret = group_begin(group, &members, err);
     if (ret < 0)
         return ret;
-    if (group->awaits_sync)
+    if (group->peer != NULL)
+        ret = group_first_of_primary(group, &members, deadline_ns, err);
+    else if (group->awaits_sync)
         ret = start_members(group, &members, REPLICATION_SECONDARY, REPLICATION_OVERLAYS_FRESH,
                             err);
     else if (group->record->stage == GROUP_RUNNING && !group->record->stream_intact)
@@ -494,7 +502,8 @@ int replication_first_checkpoint(struct replication_group *group, uint64_t *ret_
     else
         ret = err_set(err, -EINVAL,
                       "no first checkpoint is awaited here: only a secondary takes one that is"
-                      " inconsistent, or whose stream of writes is broken");
+                      " inconsistent, or whose stream of writes is broken, or its primary that has"
+                      " peer-control");
     if (ret == 0)
         *ret_epoch = group->record->epoch;
     group_end(group, &members);

@@ -5,6 +5,7 @@
 #include "drivers/copy_before_write.h"
 #include "drivers/overlay.h"
 #include "drivers/quorum.h"
+#include "drivers/replication.h"
 #include "drivers/table.h"
 
 #include <errno.h>
@@ -364,6 +365,7 @@ static const struct driver *const drivers[] = {
     &driver_copy_before_write,
     &driver_copy_before_write_access,
     &driver_quorum,
+    &driver_replication,
     NULL,
 };
 

@@ -407,9 +407,10 @@ TEST_LOOP(before_its_first_synchronisation_a_secondary_has_nothing_to_fall_back_
     assert_int_equal(fix.fences, 0);
     assert_int_equal(replication_stop(fix.s.group, false, &why), -ENODATA);
     assert_int_equal(replication_checkpoint(fix.s.group, DEADLINE_NEVER, NULL, &why), -ENODATA);
-    fix_ok(replication_first_checkpoint(fix.s.group, &epoch, &err));
+    fix_ok(replication_first_checkpoint(fix.s.group, DEADLINE_NEVER, &epoch, &err));
     assert_int_equal(epoch, 1);
-    assert_int_equal(replication_first_checkpoint(fix.s.group, &epoch, &why), -EINVAL);
+    assert_int_equal(replication_first_checkpoint(fix.s.group, DEADLINE_NEVER, &epoch, &why),
+                     -EINVAL);
     assert_int_equal(
         replication_start(fix.s.group, REPLICATION_SECONDARY, REPLICATION_OVERLAYS_SYNC, &why),
         -EBUSY);

@@ -323,7 +323,7 @@ TEST_LOOP(undo_that_a_kill_or_a_boot_loses_makes_the_group_inconsistent)
         restart(&fix);
         expect_inconsistent(&fix, cases[i].reason);
         uint64_t epoch;
-        fix_ok(replication_first_checkpoint(fix.s.group, &epoch, &err));
+        fix_ok(replication_first_checkpoint(fix.s.group, DEADLINE_NEVER, &epoch, &err));
         expect_consistent(&fix);
         assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), 2);
         assert_int_equal(fix_byte(fix.top[0], BLOCK, BLOCK), 0);
@@ -504,9 +504,10 @@ TEST_LOOP(a_break_of_the_stream_is_remembered_until_the_disks_are_equal_again)
                 "the stream of the primary's writes is broken");
     fix_refused(replication_get_error(fix.s.group, &err), "broken");
     uint64_t epoch;
-    fix_ok(replication_first_checkpoint(fix.s.group, &epoch, &err));
+    fix_ok(replication_first_checkpoint(fix.s.group, DEADLINE_NEVER, &epoch, &err));
     fix_ok(replication_checkpoint(fix.s.group, DEADLINE_NEVER, NULL, &err));
-    fix_refused(replication_first_checkpoint(fix.s.group, &epoch, &err), "no first checkpoint");
+    fix_refused(replication_first_checkpoint(fix.s.group, DEADLINE_NEVER, &epoch, &err),
+                "no first checkpoint");
     end(&fix);
 }
 

@@ -1,0 +1,600 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A primary's session with its secondary: checkpoints through it, answers that are lost at each point,
+ * errors of either side known on the other. The secondary's disk is an NBD export, its control a fake.
+ */
+#include "nbd_peers.h"
+#include "peer_fixture.h"
+
+#include "replication/group.h"
+
+#define EVENTS 1024u
+
+struct told {
+    char name[32];
+    struct json_object *data;
+};
+
+struct rig {
+    struct nbd_world world;
+    struct fake fake;
+    struct job_list jobs;
+    struct replication_group *group;
+    struct edge *forward;
+    struct told events[EVENTS];
+    unsigned event_count;
+};
+
+static void note_event(void *arg, const char *name, struct json_object *data)
+{
+    struct rig *rig = arg;
+    assert_true(rig->event_count < EVENTS);
+    struct told *told = &rig->events[rig->event_count++];
+    snprintf(told->name, sizeof(told->name), "%s", name);
+    told->data = data;
+}
+
+static unsigned count_events(const struct rig *rig, const char *name)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < rig->event_count; i++)
+        count += strcmp(rig->events[i].name, name) == 0;
+    return count;
+}
+
+static struct json_object *last_event(const struct rig *rig, const char *name)
+{
+    for (unsigned i = rig->event_count; i > 0; i--) {
+        if (strcmp(rig->events[i - 1].name, name) == 0)
+            return rig->events[i - 1].data;
+    }
+    return NULL;
+}
+
+static void add_primary(struct rig *rig, const char *link, const char *node, const char *control)
+    MAY_WAIT
+{
+    blocks_add(rig->world.graph,
+               "{'node-name':'%s','driver':'nbd','server':{'type':'unix','path':'%s'},"
+               "'export':'disk'}",
+               link, rig->world.address.path);
+    blocks_add(rig->world.graph,
+               "{'node-name':'%s','driver':'replication','mode':'primary','file':'%s',"
+               "'peer-control':{'type':'unix','path':'%s'}}",
+               node, link, control);
+}
+
+static void rig_begin(struct rig *rig) MAY_WAIT
+{
+    *rig = (struct rig){0};
+    nbd_world_begin(&rig->world, NULL, NULL);
+    fake_begin(&rig->fake);
+    graph_set_events(rig->world.graph, note_event, rig);
+    job_list_init(&rig->jobs, rig->world.graph);
+    rig->group = replication_group_new(rig->world.graph, &rig->jobs, NULL);
+    assert_non_null(rig->group);
+    add_primary(rig, "link", "repl", rig->fake.address.path);
+    rig->forward = blocks_root(rig->world.graph, graph_find(rig->world.graph, "repl"), "guest");
+}
+
+static void rig_end(struct rig *rig) MAY_WAIT
+{
+    graph_detach(rig->forward);
+    replication_group_free(rig->group);
+    job_list_end(&rig->jobs);
+    fake_end(&rig->fake);
+    for (unsigned i = 0; i < rig->event_count; i++)
+        json_object_put(rig->events[i].data);
+    rig->event_count = 0;
+    graph_set_events(rig->world.graph, NULL, NULL);
+    nbd_world_end(&rig->world);
+}
+
+static int start(struct rig *rig, enum replication_overlays overlays, struct err *err) MAY_WAIT
+{
+    return replication_start(rig->group, REPLICATION_PRIMARY, overlays, err);
+}
+
+static void start_well(struct rig *rig) MAY_WAIT
+{
+    struct err err = ERR_INIT;
+    if (start(rig, REPLICATION_OVERLAYS_EMPTY, &err) < 0)
+        fail_msg("%s", err.text);
+}
+
+static int checkpoint(struct rig *rig, uint64_t timeout_ns, uint64_t *ret_epoch, struct err *err)
+    MAY_WAIT
+{
+    return replication_checkpoint(rig->group, loop_now_ns(loop_current()) + timeout_ns, ret_epoch,
+                                  err);
+}
+
+static void checkpoint_well(struct rig *rig, uint64_t epoch) MAY_WAIT
+{
+    struct err err = ERR_INIT;
+    uint64_t live = 0;
+    if (checkpoint(rig, 10 * NS_PER_S, &live, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(live, epoch);
+    assert_int_equal(rig->fake.epoch, epoch);
+}
+
+static struct json_object *peer_of(struct rig *rig, struct json_object **ret_query) MAY_WAIT
+{
+    *ret_query = replication_query(rig->group);
+    assert_non_null(*ret_query);
+    return json_member(*ret_query, "peer");
+}
+
+static bool is_connected(struct rig *rig) MAY_WAIT
+{
+    struct json_object *query;
+    bool connected = json_flag(peer_of(rig, &query), "connected");
+    json_object_put(query);
+    return connected;
+}
+
+static bool links_are_dropped(struct rig *rig)
+{
+    struct nbd_client_info info;
+    nbd_client_info(nbd_client_of(graph_find(rig->world.graph, "link")), &info);
+    return !info.connected;
+}
+
+static void expect_error(struct rig *rig, const char *part) MAY_WAIT
+{
+    struct err err = ERR_INIT;
+    assert_true(replication_get_error(rig->group, &err) < 0);
+    if (strstr(err.text, part) == NULL)
+        fail_msg("'%s' does not say '%s'", err.text, part);
+}
+
+/* --- a session --- */
+
+TEST_LOOP(a_start_says_hello_and_each_checkpoint_is_one_of_the_secondary)
+{
+    struct rig rig;
+    struct json_object *query;
+    struct err err = ERR_INIT;
+    char instance[17];
+    rig_begin(&rig);
+    start_well(&rig);
+    snprintf(instance, sizeof(instance), "%016" PRIx64, graph_instance(rig.world.graph));
+    assert_string_equal(json_text(rig.fake.hello, "instance"), instance);
+    assert_int_equal(json_uint(rig.fake.hello, "version-min"), 1);
+    assert_int_equal(json_uint(rig.fake.hello, "version-max"), 1);
+    assert_false(json_flag(rig.fake.hello, "resync"));
+    assert_string_equal(json_object_to_json_string_ext(json_member(rig.fake.hello, "exports"), 0),
+                        "[\"disk\"]");
+    assert_int_equal(blocks_write(rig.forward, 0, 4096, 7, 0), 0);
+    checkpoint_well(&rig, 41);
+    checkpoint_well(&rig, 42);
+    assert_int_equal(mem_stats(rig.world.node)->flushes, 2);
+    struct json_object *peer = peer_of(&rig, &query);
+    assert_int_equal(json_uint(query, "epoch"), 42);
+    assert_true(json_flag(peer, "connected"));
+    assert_int_equal(json_uint(peer, "session"), 7);
+    assert_int_equal(json_uint(peer, "epoch"), 42);
+    assert_true(json_flag(peer, "stream-intact"));
+    json_object_put(query);
+    assert_int_equal(replication_get_error(rig.group, &err), 0);
+    assert_int_equal(count_events(&rig, "REPLICATION_CHECKPOINT"), 2);
+    struct json_object *event = last_event(&rig, "REPLICATION_PEER");
+    assert_true(json_flag(event, "connected"));
+    assert_int_equal(json_uint(event, "session"), 7);
+    rig_end(&rig);
+}
+
+TEST_LOOP(a_stop_leaves_the_secondary_alone)
+{
+    struct rig rig;
+    struct json_object *query;
+    struct err err = ERR_INIT;
+    rig_begin(&rig);
+    start_well(&rig);
+    assert_int_equal(replication_stop(rig.group, false, &err), 0);
+    test_wait_until(rig.fake.sock == NULL);
+    assert_null(peer_of(&rig, &query));
+    json_object_put(query);
+    rig_end(&rig);
+}
+
+TEST_LOOP(a_start_that_the_secondary_refuses_leaves_nothing_behind)
+{
+    static const struct fake_fault faults[] = {
+        {FAKE_REFUSE, "replication-hello", "this secondary has taken over", NULL, 0, 1},
+        {FAKE_REFUSE, "replication-hello", "not found", "CommandNotFound", 0, 1},
+        {FAKE_SAYS, "replication-hello",
+         "{\"return\":{\"version\":9,\"session\":1,\"epoch\":2},\"id\":2}", NULL, 0, 1},
+        {FAKE_SAYS, "replication-hello", "{\"return\":{\"version\":1,\"epoch\":2},\"id\":2}", NULL,
+         0, 1},
+        {FAKE_SAYS, "replication-hello", "{\"return\":{\"version\":1,\"session\":2},\"id\":2}",
+         NULL, 0, 1},
+        {FAKE_SAYS, "replication-hello", "{\"return\":[],\"id\":2}", NULL, 0, 1},
+        {FAKE_BEFORE, "replication-hello", NULL, NULL, 0, 1},
+        {FAKE_BEFORE, "query-replication", NULL, NULL, 0, 1},
+        {FAKE_SAYS, "query-replication", "{\"return\":7,\"id\":3}", NULL, 0, 1},
+    };
+    static const char *const parts[] = {
+        "has taken over", "older version", "version 9", "'session'",         "'epoch'",
+        "'version'",      "peer.qmp",      "peer.qmp",  "query-replication",
+    };
+    struct rig rig;
+    rig_begin(&rig);
+    for (size_t i = 0; i < ARRAY_LEN(faults); i++) {
+        struct err err = ERR_INIT;
+        struct json_object *query;
+        rig.fake.fault = faults[i];
+        assert_true(start(&rig, REPLICATION_OVERLAYS_EMPTY, &err) < 0);
+        if (strstr(err.text, parts[i]) == NULL)
+            fail_msg("case %zu: '%s' does not say '%s'", i, err.text, parts[i]);
+        assert_null(peer_of(&rig, &query));
+        assert_string_equal(json_text(query, "stage"), "none");
+        json_object_put(query);
+        assert_int_equal(blocks_write(rig.forward, 0, 4096, 1, 0), -EIO);
+    }
+    start_well(&rig);
+    rig_end(&rig);
+}
+
+TEST_LOOP(what_the_disks_say_of_their_secondary_must_agree)
+{
+    struct rig rig;
+    struct err err = ERR_INIT;
+    rig_begin(&rig);
+    add_primary(&rig, "link2", "repl2", "/elsewhere");
+    assert_true(start(&rig, REPLICATION_OVERLAYS_EMPTY, &err) < 0);
+    assert_non_null(strstr(err.text, "'repl' and 'repl2' differ in 'peer-control'"));
+    assert_int_equal(graph_del(rig.world.graph, "repl2", &err), 0);
+    blocks_add(rig.world.graph,
+               "{'node-name':'odd','driver':'replication','mode':'primary','file':"
+               "{'driver':'mem','size':4096},'peer-control':{'type':'unix','path':'%s'}}",
+               rig.fake.address.path);
+    assert_true(start(&rig, REPLICATION_OVERLAYS_EMPTY, &err) < 0);
+    assert_non_null(strstr(err.text, "'odd'"));
+    assert_non_null(strstr(err.text, "nbd"));
+    assert_int_equal(rig.fake.connections, 0);
+    rig_end(&rig);
+}
+
+/* --- answers that are lost --- */
+
+TEST_LOOP(a_checkpoint_is_taken_once_wherever_its_answer_is_lost)
+{
+    struct rig rig;
+    rig_begin(&rig);
+    start_well(&rig);
+    uint64_t epoch = rig.fake.epoch;
+    for (size_t bytes = 0; bytes < 28; bytes += test_loop_is_sim() ? 1 : 9) {
+        unsigned taken = rig.fake.checkpoints;
+        rig.fake.fault = (struct fake_fault){
+            .kind = FAKE_AFTER, .command = "replication-checkpoint", .bytes = bytes, .times = 1};
+        checkpoint_well(&rig, ++epoch);
+        assert_int_equal(rig.fake.checkpoints, taken + 1);
+        rig.fake.fault = (struct fake_fault){
+            .kind = FAKE_BEFORE, .command = "replication-checkpoint", .times = 1};
+        checkpoint_well(&rig, ++epoch);
+        assert_int_equal(rig.fake.checkpoints, taken + 2);
+        assert_int_equal(json_uint(rig.fake.hello, "session"), 7);
+    }
+    assert_false(links_are_dropped(&rig));
+    rig_end(&rig);
+}
+
+TEST_LOOP(an_answer_that_makes_no_sense_is_as_good_as_lost)
+{
+    static const char *const texts[] = {
+        "{\"return\":{\"epoch\":40},\"id\":4}",    "{\"return\":{},\"id\":4}",
+        "{\"return\":{\"epoch\":-1},\"id\":4}",    "{\"return\":null,\"id\":4}",
+        "{\"return\":{\"epoch\":\"x\"},\"id\":4}", "nonsense",
+    };
+    struct rig rig;
+    rig_begin(&rig);
+    start_well(&rig);
+    for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
+        rig.fake.fault = (struct fake_fault){
+            .kind = FAKE_SAYS, .command = "replication-checkpoint", .text = texts[i], .times = 1};
+        unsigned connections = rig.fake.connections;
+        checkpoint_well(&rig, 41 + i);
+        assert_int_equal(rig.fake.connections, connections + 1);
+    }
+    rig_end(&rig);
+}
+
+TEST_LOOP(a_refusal_is_passed_on_and_nothing_is_dropped)
+{
+    struct rig rig;
+    struct err err = ERR_INIT;
+    rig_begin(&rig);
+    start_well(&rig);
+    rig.fake.fault = (struct fake_fault){.kind = FAKE_REFUSE,
+                                         .command = "replication-checkpoint",
+                                         .text = "the stream of writes is broken",
+                                         .times = 1};
+    assert_true(checkpoint(&rig, 5 * NS_PER_S, NULL, &err) < 0);
+    assert_non_null(strstr(err.text, "the stream of writes is broken"));
+    assert_false(links_are_dropped(&rig));
+    assert_int_equal(blocks_write(rig.forward, 0, 4096, 1, 0), 0);
+    checkpoint_well(&rig, 41);
+    rig_end(&rig);
+}
+
+TEST_LOOP(a_checkpoint_of_unknown_outcome_drops_the_links_before_anybody_writes_on)
+{
+    struct rig rig;
+    struct err err = ERR_INIT;
+    struct blocks_task task;
+    rig_begin(&rig);
+    start_well(&rig);
+    rig.fake.fault = (struct fake_fault){.kind = FAKE_SILENT, .command = "replication-checkpoint"};
+    assert_int_equal(blocks_write(rig.forward, 0, 4096, 1, 0), 0);
+    unsigned writes = mem_stats(rig.world.node)->writes;
+    assert_true(checkpoint(&rig, 200 * NS_PER_MS, NULL, &err) < 0);
+    assert_non_null(strstr(err.text, "not known"));
+    assert_true(links_are_dropped(&rig));
+    expect_error(&rig, "checkpoint failed on node 'link'");
+    blocks_start_write(&task, rig.forward, 4096, 4096, 2);
+    test_wait_until(task.done);
+    assert_int_equal(task.result, 0); /* the guest does not notice */
+    assert_int_equal(mem_stats(rig.world.node)->writes, writes);
+    assert_true(checkpoint(&rig, NS_PER_S, NULL, &err) < 0);
+    rig_end(&rig);
+}
+
+TEST_LOOP(guests_are_held_from_the_cut_until_the_secondary_has_answered)
+{
+    struct rig rig;
+    struct err err = ERR_INIT;
+    struct blocks_task task;
+    rig_begin(&rig);
+    start_well(&rig);
+    rig.fake.fault = (struct fake_fault){
+        .kind = FAKE_BEFORE, .command = "replication-checkpoint", .times = 1};
+    uint64_t begun_ns = loop_now_ns(loop_current());
+    unsigned flushes = mem_stats(rig.world.node)->flushes;
+    /* Sends its write when the flush before the cut has gone out. */
+    assert_int_equal(blocks_write(rig.forward, 0, 4096, 1, 0), 0);
+    checkpoint_well(&rig, 41);
+    assert_int_equal(mem_stats(rig.world.node)->flushes, flushes + 1);
+    assert_true(loop_now_ns(loop_current()) - begun_ns >= 100 * NS_PER_MS); /* a back-off */
+    struct json_object *event = last_event(&rig, "REPLICATION_CHECKPOINT");
+    assert_true(json_uint(event, "held-ns") >= 90 * NS_PER_MS);
+    blocks_start_write(&task, rig.forward, 4096, 4096, 2);
+    test_wait_until(task.done);
+    assert_int_equal(replication_get_error(rig.group, &err), 0);
+    rig_end(&rig);
+}
+
+/* --- a connection that is lost --- */
+
+TEST_LOOP(a_lost_connection_is_made_anew_and_the_session_goes_on)
+{
+    struct rig rig;
+    rig_begin(&rig);
+    start_well(&rig);
+    for (unsigned i = 1; i <= 3; i++) {
+        fake_cut(&rig.fake);
+        test_wait_until(rig.fake.hellos == i + 1 && is_connected(&rig));
+        assert_int_equal(json_uint(rig.fake.hello, "session"), 7);
+        assert_null(json_member(rig.fake.hello, "resync"));
+    }
+    assert_int_equal(count_events(&rig, "REPLICATION_PEER"), 7);
+    assert_int_equal(blocks_write(rig.forward, 0, 4096, 1, 0), 0);
+    checkpoint_well(&rig, 41);
+    rig_end(&rig);
+}
+
+TEST_LOOP(a_checkpoint_of_somebody_else_is_not_taken_for_ours)
+{
+    struct rig rig;
+    rig_begin(&rig);
+    start_well(&rig);
+    fake_cut(&rig.fake);
+    rig.fake.epoch = 50;
+    checkpoint_well(&rig, 51);
+    assert_int_equal(rig.fake.checkpoints, 1);
+    rig_end(&rig);
+}
+
+TEST_LOOP(a_peer_that_is_busy_is_asked_again)
+{
+    struct rig rig;
+    rig_begin(&rig);
+    start_well(&rig);
+    rig.fake.fault = (struct fake_fault){.kind = FAKE_REFUSE,
+                                         .command = "replication-hello",
+                                         .text = "another primary is being answered",
+                                         .class = "DeviceNotActive",
+                                         .times = 2};
+    fake_cut(&rig.fake);
+    test_wait_until(rig.fake.hellos == 2 && is_connected(&rig));
+    checkpoint_well(&rig, 41);
+    rig_end(&rig);
+}
+
+TEST_LOOP(a_session_that_has_ended_stops_replication_for_good)
+{
+    struct rig rig;
+    struct err err = ERR_INIT;
+    struct json_object *query;
+    rig_begin(&rig);
+    start_well(&rig);
+    rig.fake.fault = (struct fake_fault){.kind = FAKE_REFUSE,
+                                         .command = "replication-hello",
+                                         .text = "session 7 has ended",
+                                         .times = 1};
+    fake_cut(&rig.fake);
+    test_wait_until(links_are_dropped(&rig));
+    unsigned connections = rig.fake.connections;
+    expect_error(&rig, "session with the secondary");
+    assert_non_null(strstr(json_text(peer_of(&rig, &query), "reason"), "session 7 has ended"));
+    json_object_put(query);
+    assert_true(checkpoint(&rig, NS_PER_S, NULL, &err) < 0);
+    assert_int_equal(blocks_write(rig.forward, 0, 4096, 1, 0), 0);
+    if (test_loop_is_sim())
+        co_sleep(60 * NS_PER_S);
+    assert_int_equal(rig.fake.connections, connections);
+    assert_int_equal(rig.fake.reports, 0);
+    rig_end(&rig);
+}
+
+TEST_LOOP(tries_to_connect_become_rarer_and_never_end)
+{
+    struct rig rig;
+    rig_begin(&rig);
+    start_well(&rig);
+    if (test_loop_is_sim()) {
+        rig.fake.fault = (struct fake_fault){.kind = FAKE_BEFORE, .command = "replication-hello"};
+        fake_cut(&rig.fake);
+        co_sleep(60 * NS_PER_S);
+        unsigned first = rig.fake.connections;
+        assert_in_range(first, 12, 20);
+        co_sleep(600 * NS_PER_S);
+        assert_in_range(rig.fake.connections - first, 110, 125);
+        rig.fake.fault.kind = FAKE_SOUND;
+        test_wait_until(is_connected(&rig));
+        checkpoint_well(&rig, 41);
+    }
+    rig_end(&rig);
+}
+
+TEST_LOOP(a_peer_that_falls_silent_is_noticed_without_a_checkpoint)
+{
+    struct rig rig;
+    rig_begin(&rig);
+    start_well(&rig);
+    if (test_loop_is_sim()) {
+        rig.fake.fault = (struct fake_fault){
+            .kind = FAKE_SILENT, .command = "query-replication", .times = 1};
+        co_sleep(16 * NS_PER_S);
+        assert_int_equal(rig.fake.hellos, 2);
+        assert_int_equal(count_events(&rig, "REPLICATION_PEER"), 3);
+        assert_true(is_connected(&rig));
+    }
+    rig_end(&rig);
+}
+
+/* --- errors of either side --- */
+
+#define ERROR_OF_S                                                                                  \
+    "{\"side\":\"secondary\",\"node\":\"hid\",\"operation\":\"copy-before-write\",\"offset\":4096," \
+    "\"length\":512,\"errno\":\"ENOSPC\",\"reason\":\"No space left on device\","                   \
+    "\"wall-time-ns\":5,\"count\":1}"
+
+static void expect_error_of_secondary(struct rig *rig) MAY_WAIT
+{
+    struct json_object *query;
+    expect_error(rig, "copy-before-write failed on node 'hid' at offset 4096");
+    struct json_object *error = json_member(peer_of(rig, &query), "error");
+    assert_string_equal(json_text(error, "errno"), "ENOSPC");
+    assert_int_equal(json_uint(error, "length"), 512);
+    json_object_put(query);
+    struct json_object *event = last_event(rig, "REPLICATION_ERROR");
+    assert_string_equal(json_text(event, "side"), "secondary");
+    assert_int_equal(count_events(rig, "REPLICATION_ERROR"), 1);
+}
+
+TEST_LOOP(an_error_of_the_secondary_is_known_here_at_once)
+{
+    struct rig rig;
+    rig_begin(&rig);
+    start_well(&rig);
+    fake_says(&rig.fake, "{\"event\":\"REPLICATION_ERROR\",\"data\":" ERROR_OF_S "}");
+    test_wait_until(count_events(&rig, "REPLICATION_ERROR") == 1);
+    fake_says(&rig.fake, "{\"event\":\"REPLICATION_ERROR\",\"data\":" ERROR_OF_S "}");
+    fake_says(&rig.fake, "{\"event\":\"REPLICATION_ERROR\",\"data\":{\"side\":\"primary\"}}");
+    fake_says(&rig.fake, "{\"event\":\"REPLICATION_ERROR\",\"data\":[1]}");
+    fake_says(&rig.fake, "{\"event\":\"REPLICATION_ERROR\"}");
+    fake_cut(&rig.fake);
+    test_wait_until(rig.fake.hellos == 2 && is_connected(&rig));
+    expect_error_of_secondary(&rig);
+    rig_end(&rig);
+}
+
+TEST_LOOP(an_error_of_the_secondary_that_was_told_to_nobody_is_learnt_when_it_is_back)
+{
+    struct rig rig;
+    rig_begin(&rig);
+    start_well(&rig);
+    rig.fake.error = ERROR_OF_S;
+    fake_cut(&rig.fake);
+    test_wait_until(rig.fake.hellos == 2 && is_connected(&rig));
+    expect_error_of_secondary(&rig);
+    rig_end(&rig);
+}
+
+TEST_LOOP(a_broken_stream_is_an_error_here_until_a_first_checkpoint_mends_it)
+{
+    struct rig rig;
+    struct err err = ERR_INIT;
+    uint64_t epoch = 0;
+    rig_begin(&rig);
+    rig.fake.stream_reason = "a synchronisation is under way";
+    rig.fake.error = ERROR_OF_S;
+    assert_int_equal(start(&rig, REPLICATION_OVERLAYS_SYNC, &err), 0);
+    assert_true(json_flag(rig.fake.hello, "resync"));
+    expect_error(&rig, "copy-before-write");
+    assert_int_equal(replication_first_checkpoint(
+                         rig.group, loop_now_ns(loop_current()) + 5 * NS_PER_S, &epoch, &err),
+                     0);
+    assert_int_equal(epoch, 41);
+    assert_true(json_flag(rig.fake.checkpoint, "first"));
+    assert_int_equal(replication_get_error(rig.group, &err), 0);
+    checkpoint_well(&rig, 42);
+    assert_false(json_flag(rig.fake.checkpoint, "first"));
+    rig_end(&rig);
+}
+
+TEST_LOOP(an_error_here_is_reported_once_also_when_the_secondary_is_away_just_then)
+{
+    struct rig rig;
+    struct err err = ERR_INIT;
+    rig_begin(&rig);
+    start_well(&rig);
+    rig.fake.fault = (struct fake_fault){
+        .kind = FAKE_BEFORE, .command = "replication-report", .times = 1};
+    nbd_client_shutdown(nbd_client_of(graph_find(rig.world.graph, "link")), -ECONNRESET);
+    assert_int_equal(blocks_write(rig.forward, 512, 4096, 1, 0), 0);
+    assert_int_equal(blocks_write(rig.forward, 0, 4096, 1, 0), 0);
+    test_wait_until(rig.fake.reports == 1);
+    struct json_object *error = json_member(rig.fake.report, "error");
+    assert_int_equal(json_uint(rig.fake.report, "session"), 7);
+    assert_string_equal(json_text(error, "side"), "primary");
+    assert_string_equal(json_text(error, "operation"), "forward write");
+    assert_int_equal(json_uint(error, "offset"), 512);
+    assert_string_equal(json_text(error, "errno"), "ECONNRESET");
+    assert_true(checkpoint(&rig, NS_PER_S, NULL, &err) < 0);
+    fake_cut(&rig.fake);
+    test_wait_until(rig.fake.hellos == 3 && is_connected(&rig));
+    assert_int_equal(rig.fake.reports, 1);
+    assert_int_equal(rig.fake.checkpoints, 0);
+    rig_end(&rig);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_start_says_hello_and_each_checkpoint_is_one_of_the_secondary),
+        cmocka_unit_test(a_stop_leaves_the_secondary_alone),
+        cmocka_unit_test(a_start_that_the_secondary_refuses_leaves_nothing_behind),
+        cmocka_unit_test(what_the_disks_say_of_their_secondary_must_agree),
+        cmocka_unit_test(a_checkpoint_is_taken_once_wherever_its_answer_is_lost),
+        cmocka_unit_test(an_answer_that_makes_no_sense_is_as_good_as_lost),
+        cmocka_unit_test(a_refusal_is_passed_on_and_nothing_is_dropped),
+        cmocka_unit_test(a_checkpoint_of_unknown_outcome_drops_the_links_before_anybody_writes_on),
+        cmocka_unit_test(guests_are_held_from_the_cut_until_the_secondary_has_answered),
+        cmocka_unit_test(a_lost_connection_is_made_anew_and_the_session_goes_on),
+        cmocka_unit_test(a_checkpoint_of_somebody_else_is_not_taken_for_ours),
+        cmocka_unit_test(a_peer_that_is_busy_is_asked_again),
+        cmocka_unit_test(a_session_that_has_ended_stops_replication_for_good),
+        cmocka_unit_test(tries_to_connect_become_rarer_and_never_end),
+        cmocka_unit_test(a_peer_that_falls_silent_is_noticed_without_a_checkpoint),
+        cmocka_unit_test(an_error_of_the_secondary_is_known_here_at_once),
+        cmocka_unit_test(
+            an_error_of_the_secondary_that_was_told_to_nobody_is_learnt_when_it_is_back),
+        cmocka_unit_test(a_broken_stream_is_an_error_here_until_a_first_checkpoint_mends_it),
+        cmocka_unit_test(an_error_here_is_reported_once_also_when_the_secondary_is_away_just_then),
+    };
+
+    return cmocka_run_group_tests_name("peer", tests, NULL, NULL);
+}
