@@ -20,6 +20,19 @@ static const enum answer answers[COVER_STAGE_COUNT][COVER_READ] = {
     [COVER_S_DONE] = {ANY, OK, NO, ANY, OK, OK, OK},
 };
 
+/* Also what a person asks; those answers are held to their schema elsewhere. */
+static int ask_all(struct host *host, struct err *err) MAY_WAIT
+{
+    static const char *const queries[] = {"query-replication", "query-named-block-nodes",
+                                          "query-block-exports"};
+    struct err ignored = ERR_INIT;
+    int r = qmp_command(host, NULL, err, "{'execute':'query-xen-replication-status'}");
+
+    for (size_t i = 0; r == 0 && i < ARRAY_LEN(queries); i++)
+        (void)qmp_command(host, NULL, &ignored, "{'execute':'%s'}", queries[i]);
+    return r;
+}
+
 int call_send(struct host *host, enum cover_call call, bool secondary, struct err *err)
 {
     switch (call) {
@@ -34,11 +47,7 @@ int call_send(struct host *host, enum cover_call call, bool secondary, struct er
         return qmp_command(host, NULL, err,
                            "{'execute':'replication-checkpoint','arguments':{'first':true}}");
     case COVER_GET_ERROR:
-        /* Who asks sees all of it; the answers are held to their schema elsewhere. */
-        (void)qmp_command(host, NULL, err, "{'execute':'query-replication'}");
-        (void)qmp_command(host, NULL, err, "{'execute':'query-named-block-nodes'}");
-        (void)qmp_command(host, NULL, err, "{'execute':'query-block-exports'}");
-        return qmp_command(host, NULL, err, "{'execute':'query-xen-replication-status'}");
+        return ask_all(host, err);
     case COVER_STOP:
         return qmp_command(host, NULL, err,
                            "{'execute':'replication-stop','arguments':{'failover':false}}");

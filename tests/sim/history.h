@@ -105,6 +105,8 @@ void history_from_seed(struct history *history, uint64_t seed);
 /* Operations that lead into a cell of the coverage table: the numbers go round all that can be visited.
  * `draw` is for what else is to be chosen. Returns how many; sets *standby_runs where it takes that. */
 #define STEER_OPS_MAX 40u
+#define STEER_VISITS  2u    /* of each seed's history */
+uint64_t steer_round(void); /* so many numbers go round once */
 unsigned steer(uint64_t number, uint32_t draw, struct op *ops, bool *standby_runs);
 /* By name; false: there is none. */
 bool history_scenario(struct history *history, const char *name, uint64_t seed);

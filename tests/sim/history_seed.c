@@ -6,8 +6,6 @@
 #include <string.h>
 
 #define OPS_TYPICAL 200u
-/* Of each history: visits to cells of the coverage table. */
-#define VISITS      2u
 
 static uint64_t random_next(uint64_t *state)
 {
@@ -222,11 +220,11 @@ void history_from_seed(struct history *history, uint64_t seed)
     history->slow_net = chance(&maker, 20);
     history->slow_disks = chance(&maker, 30);
     weigh(&maker, below(&maker, THEME_COUNT));
-    unsigned wanted = OPS_TYPICAL / 2 + below(&maker, OPS_TYPICAL - VISITS * STEER_OPS_MAX);
-    for (unsigned visit = 0; visit <= VISITS; visit++) {
-        for (unsigned i = 0; i < wanted / (VISITS + 1); i++)
+    unsigned wanted = OPS_TYPICAL / 2 + below(&maker, OPS_TYPICAL - STEER_VISITS * STEER_OPS_MAX);
+    for (unsigned visit = 0; visit <= STEER_VISITS; visit++) {
+        for (unsigned i = 0; i < wanted / (STEER_VISITS + 1); i++)
             draw_op(&maker);
-        if (visit < VISITS)
-            draw_visit(&maker, seed * VISITS + visit);
+        if (visit < STEER_VISITS)
+            draw_visit(&maker, seed * STEER_VISITS + visit);
     }
 }

@@ -4,6 +4,8 @@
 
 #include <assert.h>
 
+#define CELLS_MAX (2 * COVER_STAGE_COUNT * COVER_CALL_COUNT * COVER_FAULT_COUNT)
+
 struct way {
     struct op *ops;
     unsigned count;
@@ -146,6 +148,12 @@ static bool wants_user(enum cover_stage stage, enum cover_call call)
            call <= COVER_DISCARD;
 }
 
+/* So often in a round: where the way does not always lead there in time, and rounds are few. */
+static unsigned weight(enum cover_stage stage, enum cover_call call)
+{
+    return stage == COVER_S_FAILOVER || (stage == COVER_S_AWAITING && call == COVER_FIRST) ? 2 : 1;
+}
+
 static unsigned cells_possible(uint16_t *cells)
 {
     unsigned count = 0;
@@ -153,7 +161,9 @@ static unsigned cells_possible(uint16_t *cells)
     for (unsigned stage = 0; stage < COVER_STAGE_COUNT; stage++) {
         for (unsigned call = 0; call < COVER_CALL_COUNT; call++) {
             for (unsigned fault = 0; fault < COVER_FAULT_COUNT; fault++) {
-                if (cover_why_not(stage, call, fault) == NULL)
+                if (cover_why_not(stage, call, fault) != NULL)
+                    continue;
+                for (unsigned i = weight(stage, call); i > 0; i--)
                     cells[count++] = (uint16_t)(stage << 8 | call << 4 | fault);
             }
         }
@@ -161,9 +171,16 @@ static unsigned cells_possible(uint16_t *cells)
     return count;
 }
 
+uint64_t steer_round(void)
+{
+    uint16_t cells[CELLS_MAX];
+
+    return cells_possible(cells);
+}
+
 unsigned steer(uint64_t number, uint32_t draw, struct op *ops, bool *standby_runs)
 {
-    uint16_t cells[COVER_STAGE_COUNT * COVER_CALL_COUNT * COVER_FAULT_COUNT];
+    uint16_t cells[CELLS_MAX];
     uint16_t cell = cells[number % cells_possible(cells)];
     enum cover_stage stage = cell >> 8;
     enum cover_call call = cell >> 4 & 15;
