@@ -30,8 +30,7 @@ struct replication_state {
     struct replication_merge merge;
     bool lower_read_only;
     struct replication_peer_control peer_control; /* primary; of texts that the options own */
-    void (*failed)(void *arg, struct node *node);
-    void *failed_arg;
+    struct replication_watch watch;               /* zeroed: nobody */
 };
 
 static const char *const stage_names[] = {
@@ -100,8 +99,12 @@ static void tell_link(struct node *node, const struct node *peer, int reason)
 
 static void replication_link_lost(struct node *node, struct edge *edge, int reason)
 {
-    if (replication_mode_of(node) == REPLICATION_PRIMARY && edge == node->file)
-        tell_link(node, edge->child, reason);
+    const struct replication_watch *watch = &state_of(node)->watch;
+    if (replication_mode_of(node) != REPLICATION_PRIMARY || edge != node->file)
+        return;
+    tell_link(node, edge->child, reason);
+    if (watch->link_lost != NULL)
+        watch->link_lost(watch->arg, node);
 }
 
 /* Says that the link is there, if the child is one that can tell. */
@@ -182,15 +185,14 @@ void replication_report(struct node *node, const char *operation, const struct n
     struct json_object *data = replication_error_json(error);
     if (data != NULL)
         graph_event(node->graph, "REPLICATION_ERROR", data);
-    if (state_of(node)->failed != NULL)
-        state_of(node)->failed(state_of(node)->failed_arg, node);
+    const struct replication_watch *watch = &state_of(node)->watch;
+    if (watch->failed != NULL)
+        watch->failed(watch->arg, node);
 }
 
-void replication_on_failure(struct node *node, void (*failed)(void *arg, struct node *node),
-                            void *arg)
+void replication_set_watch(struct node *node, const struct replication_watch *watch)
 {
-    state_of(node)->failed = failed;
-    state_of(node)->failed_arg = arg;
+    state_of(node)->watch = watch != NULL ? *watch : (struct replication_watch){0};
 }
 
 void replication_error_clear(struct node *node)

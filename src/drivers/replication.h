@@ -59,9 +59,14 @@ const struct replication_error *replication_error_of(const struct node *node);
 void replication_report(struct node *node, const char *operation, const struct node *where,
                         uint64_t offset_bytes, uint64_t length_bytes, int code);
 void replication_error_clear(struct node *node); /* at a start */
-/* Who learns of the first error, after it has been remembered; must not wait. NULL: nobody. */
-void replication_on_failure(struct node *node, void (*failed)(void *arg, struct node *node),
-                            void *arg);
+/* Who learns of the first error, after it has been remembered, and that a primary's link is lost; must
+ * not wait. NULL: nobody. Copied. */
+struct replication_watch {
+    void (*failed)(void *arg, struct node *node);
+    void (*link_lost)(void *arg, struct node *node);
+    void *arg;
+};
+void replication_set_watch(struct node *node, const struct replication_watch *watch);
 /* {"side", "node", "operation", ...}; NULL when memory is out or there is none. */
 struct json_object *replication_error_json(const struct replication_error *error);
 

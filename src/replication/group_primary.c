@@ -98,6 +98,14 @@ static void member_failed(void *arg, struct node *node)
         peer_report(group->peer, replication_error_of(node));
 }
 
+static void member_link_lost(void *arg, struct node *node)
+{
+    struct replication_group *group = arg;
+
+    if (group->peer != NULL)
+        peer_lose_hope(group->peer);
+}
+
 int group_start_primary(struct replication_group *group, const struct group_members *members,
                         bool resync, struct err *err)
 {
@@ -128,8 +136,9 @@ int group_start_primary(struct replication_group *group, const struct group_memb
     int ret = peer_join(&options, &group->peer, err);
     if (ret < 0)
         return err_prefix(err, "cannot start replication");
+    const struct replication_watch watch = {member_failed, member_link_lost, group};
     for (size_t i = 0; i < members->count; i++)
-        replication_on_failure(members->nodes[i], member_failed, group);
+        replication_set_watch(members->nodes[i], &watch);
     return 0;
 }
 
@@ -138,7 +147,7 @@ void group_leave_peer(struct replication_group *group)
     for (struct node *node = graph_next(group->graph, NULL); node != NULL;
          node = graph_next(group->graph, node)) {
         if (replication_is(node))
-            replication_on_failure(node, NULL, NULL);
+            replication_set_watch(node, NULL);
     }
     peer_leave(TAKE_PTR(group->peer));
 }

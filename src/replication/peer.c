@@ -32,6 +32,7 @@ struct peer {
     bool reported;
     uint64_t look_ns; /* when to look next */
     bool is_over, closing;
+    bool hopeless;           /* no checkpoint will be taken any more */
     bool keeping;            /* the keeper's coroutine lives */
     struct co_queue changed; /* any of the above */
 };
@@ -345,7 +346,7 @@ uint64_t peer_epoch(const struct peer *peer)
 
 int peer_await(struct peer *peer, uint64_t deadline_ns, struct err *err)
 {
-    while (!peer->connected && !peer->is_over && !peer->closing) {
+    while (!peer->connected && !peer->is_over && !peer->closing && !peer->hopeless) {
         if (co_queue_wait_until(&peer->changed, deadline_ns) == 0)
             continue;
         *err = peer->why;
@@ -357,7 +358,7 @@ int peer_await(struct peer *peer, uint64_t deadline_ns, struct err *err)
         return err_set(err, -ESHUTDOWN, "the session with the peer %s is being left",
                        peer->address);
     *err = peer->why;
-    return err_prefix(err, "the session is over");
+    return err_prefix(err, peer->is_over ? "the session is over" : "a link is lost, and also");
 }
 
 static struct json_object *checkpoint_arguments(const struct peer *peer, bool first,
@@ -441,6 +442,12 @@ void peer_report(struct peer *peer, const struct replication_error *error)
         return;
     peer->reported = true;
     peer->report = replication_error_json(error);
+    co_queue_wake_all(&peer->changed);
+}
+
+void peer_lose_hope(struct peer *peer)
+{
+    peer->hopeless = true;
     co_queue_wake_all(&peer->changed);
 }
 

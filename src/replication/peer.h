@@ -51,6 +51,10 @@ int peer_checkpoint(struct peer *peer, bool first, uint64_t deadline_ns, bool *r
 /* Tells the secondary of an error here, as soon as it can be told; the first one counts. Does not wait. */
 void peer_report(struct peer *peer, const struct replication_error *error);
 
+/* A link of a disk is lost, so no checkpoint will be taken any more: one that waits for the control connection
+ * gives up. Does not wait. */
+void peer_lose_hope(struct peer *peer);
+
 /* 0, or what is wrong at the secondary, as far as it is known here. */
 int peer_check(const struct peer *peer, struct err *err);
 /* {"address", "connected", "reason", "session", "epoch", ...}, see replication_query(); NULL: memory is

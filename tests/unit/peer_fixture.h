@@ -32,6 +32,7 @@ struct fake_fault {
     const char *class; /* of a refusal; NULL: GenericError */
     size_t bytes;
     unsigned times; /* 0: always */
+    bool seen;      /* it has struck */
 };
 
 struct fake {
@@ -124,6 +125,7 @@ static struct fake_fault fake_strikes(struct fake *fake, const char *command)
     struct fake_fault fault = fake->fault;
     if (fault.kind == FAKE_SOUND || strcmp(fault.command, command) != 0)
         return (struct fake_fault){0};
+    fake->fault.seen = true;
     if (fault.times > 0 && --fake->fault.times == 0)
         fake->fault.kind = FAKE_SOUND;
     return fault;

@@ -341,6 +341,42 @@ TEST_LOOP(a_checkpoint_of_unknown_outcome_drops_the_links_before_anybody_writes_
     rig_end(&rig);
 }
 
+struct waiter {
+    struct rig *rig;
+    int result;
+    bool done;
+};
+
+static void waiter_run(void *arg) MAY_WAIT
+{
+    struct waiter *waiter = arg;
+    struct err err = ERR_INIT;
+    waiter->result = checkpoint(waiter->rig, 40 * NS_PER_S, NULL, &err);
+    waiter->done = true;
+}
+
+TEST_LOOP(a_secondary_that_has_gone_with_all_its_connections_is_not_waited_for)
+{
+    struct rig rig;
+    struct waiter waiter = {.rig = &rig};
+    rig_begin(&rig);
+    start_well(&rig);
+    rig.fake.fault = (struct fake_fault){.kind = FAKE_SILENT, .command = "replication-checkpoint"};
+    unsigned looks = rig.fake.looks;
+    assert_int_equal(co_spawn(loop_current(), "waiter", waiter_run, &waiter), 0);
+    test_wait_until(rig.fake.fault.seen);
+    rig.fake.fault = (struct fake_fault){.kind = FAKE_BEFORE, .command = "replication-hello"};
+    fake_cut(&rig.fake);
+    nbd_client_shutdown(nbd_client_of(graph_find(rig.world.graph, "link")), -ECONNRESET);
+    uint64_t then_ns = loop_now_ns(loop_current());
+    test_wait_until(waiter.done);
+    assert_true(waiter.result < 0);
+    assert_true(loop_now_ns(loop_current()) - then_ns < 5 * NS_PER_S);
+    assert_int_equal(rig.fake.looks, looks);
+    expect_error(&rig, "checkpoint failed");
+    rig_end(&rig);
+}
+
 TEST_LOOP(guests_are_held_from_the_cut_until_the_secondary_has_answered)
 {
     struct rig rig;
@@ -582,6 +618,7 @@ int main(void)
         cmocka_unit_test(an_answer_that_makes_no_sense_is_as_good_as_lost),
         cmocka_unit_test(a_refusal_is_passed_on_and_nothing_is_dropped),
         cmocka_unit_test(a_checkpoint_of_unknown_outcome_drops_the_links_before_anybody_writes_on),
+        cmocka_unit_test(a_secondary_that_has_gone_with_all_its_connections_is_not_waited_for),
         cmocka_unit_test(guests_are_held_from_the_cut_until_the_secondary_has_answered),
         cmocka_unit_test(a_lost_connection_is_made_anew_and_the_session_goes_on),
         cmocka_unit_test(a_checkpoint_of_somebody_else_is_not_taken_for_ours),
