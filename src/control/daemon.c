@@ -24,9 +24,15 @@ static void daemon_event(void *arg, const char *name, struct json_object *data)
 
 static int make_parts(struct daemon *daemon, const struct config *config, struct err *err)
 {
-    const struct replication_owner owner = {.fence = daemon_fence, .arg = daemon};
+    const struct nbd_service_options service = {
+        .admission = {.admit = daemon_admit, .ended = daemon_writer_ended, .arg = daemon},
+    };
 
-    daemon->owner = owner;
+    daemon->owner = (struct replication_owner){
+        .fence = daemon_fence,
+        .renew = daemon_renew_admission,
+        .arg = daemon,
+    };
     daemon->graph = graph_new(daemon->loop, config->drivers);
     daemon->qmp = qmp_server_new(daemon->loop, commands_tables, events_table, daemon);
     if (daemon->graph == NULL || daemon->qmp == NULL)
@@ -34,7 +40,7 @@ static int make_parts(struct daemon *daemon, const struct config *config, struct
     graph_set_events(daemon->graph, daemon_event, daemon);
     graph_set_object_types(daemon->graph, object_types_table);
     job_list_init(&daemon->jobs, daemon->graph);
-    daemon->nbd = nbd_service_new(daemon->graph, NULL);
+    daemon->nbd = nbd_service_new(daemon->graph, &service);
     daemon->group = replication_group_new(daemon->graph, &daemon->jobs, &daemon->owner);
     if (daemon->nbd == NULL || daemon->group == NULL)
         return err_no_memory(err);

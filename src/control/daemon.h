@@ -93,4 +93,9 @@ int daemon_stop_replication(struct daemon *daemon, struct err *err) MAY_WAIT;
 /* The fence of struct replication_owner: no way of the peer leads to these edges any more. */
 int daemon_fence(void *daemon, struct edge *const *roots, size_t count, struct err *err) MAY_WAIT;
 
+/* Who may write to the secondary disks: of struct nbd_admission and of struct replication_owner. */
+int daemon_admit(void *daemon, const struct nbd_writer *writer) MAY_WAIT;
+void daemon_writer_ended(void *daemon, const struct nbd_writer *writer, bool orderly);
+void daemon_renew_admission(void *daemon);
+
 #endif

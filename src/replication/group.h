@@ -32,6 +32,9 @@ struct replication_owner {
      * NULL: a failover is refused while there is such an edge.
      */
     int (*fence)(void *arg, struct edge *const *roots, size_t count, struct err *err);
+    /* Asks replication_admit() again about all who write, whatever it has said of them. Must not wait.
+     * NULL: nobody is asked about. */
+    void (*renew)(void *arg);
     void *arg;
 };
 
@@ -103,6 +106,23 @@ int replication_stop(struct replication_group *group, bool failover, struct err 
 /* As a stop with failover; of an inconsistent group too: its disks become the truth as they are, or what
  * is left of an interrupted failover is merged. */
 int replication_force_failover(struct replication_group *group, struct err *err) MAY_WAIT;
+/*
+ * The stream of a primary's writes (README.md). Whoever takes requests asks before the first change of
+ * each connection to an export, and again after `renew`; 0, or the errno that the change gets. It may
+ * wait, but not for requests.
+ */
+struct replication_writer {
+    const struct edge *root; /* of the export: any, also one that is not the peer's */
+    uint64_t connection;     /* a number never used again */
+    uint64_t instance;       /* whose it says it is; 0: it does not */
+    uint64_t former;         /* the connection that wrote before and still stands; 0: none */
+};
+int replication_admit(struct replication_group *group, const struct replication_writer *writer)
+    MAY_WAIT;
+/* One that was admitted has gone; in good order: it said so, and all that it asked for went well. */
+void replication_writer_ended(struct replication_group *group,
+                              const struct replication_writer *writer, bool orderly);
+
 /* S: what its user sees is the truth, and may be written to: from a failover on, also when an earlier
  * run began it. */
 bool replication_has_taken_over(const struct replication_group *group);

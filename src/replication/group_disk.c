@@ -13,7 +13,7 @@
 
 /* --- checks --- */
 
-static int check_layers(struct node *node, struct group_disk *disk, struct err *err)
+int disk_find_layers(struct node *node, struct group_disk *disk, struct err *err)
 {
     struct edge *file = node_child(node, "file");
     disk->layers[0] = file->child;
@@ -106,7 +106,7 @@ int disk_check(struct replication_group *group, struct node *node, struct group_
 {
     disk->group = group;
     disk->node = node;
-    int ret = check_layers(node, disk, err);
+    int ret = disk_find_layers(node, disk, err);
     if (ret == 0)
         ret = check_lengths(node, disk, err);
     if (ret == 0)

@@ -11,45 +11,9 @@
 #include <errno.h>
 #include <stdio.h>
 
-#define FENCE_MAX_ROOTS 256u
-
 /* --- the fence --- */
 
-struct fence_roots {
-    struct edge *edges[FENCE_MAX_ROOTS];
-    size_t count;
-    bool overflow;
-};
-
-static void fence_add(struct fence_roots *roots, struct edge *edge)
-{
-    for (size_t i = 0; i < roots->count; i++) {
-        if (roots->edges[i] == edge)
-            return;
-    }
-    if (roots->count == FENCE_MAX_ROOTS)
-        roots->overflow = true;
-    else
-        roots->edges[roots->count++] = edge;
-}
-
-/* Those who may write to the disk other than through the view of S's user: upwards from the disk,
- * past nobody who belongs to that view. The graph's depth is bounded. */
-static void fence_collect(const struct group_disk *disk, struct node *node,
-                          struct fence_roots *roots)
-{
-    LIST_FOR_EACH(edge, &node->parents, struct edge, in_child) {
-        if (edge->parent == NULL) {
-            if ((edge->need & PERM_WRITE) != 0)
-                fence_add(roots, edge);
-        } else if (edge->parent != disk->node && edge->parent != disk->cbw.access &&
-                   edge->parent != disk->hidden) {
-            fence_collect(disk, edge->parent, roots);
-        }
-    }
-}
-
-static int call_fence(const struct replication_owner *owner, const struct fence_roots *roots,
+static int call_fence(const struct replication_owner *owner, const struct group_roots *roots,
                       struct err *err) MAY_WAIT
 {
     return owner->fence(owner->arg, roots->edges, roots->count, err);
@@ -58,14 +22,14 @@ static int call_fence(const struct replication_owner *owner, const struct fence_
 static int fence(struct replication_group *group, struct group_disk *const *disks, size_t count,
                  struct err *err) MAY_WAIT
 {
-    CLEANUP(free_ptr) struct fence_roots *roots = calloc(1, sizeof(*roots));
+    CLEANUP(free_ptr) struct group_roots *roots = calloc(1, sizeof(*roots));
     if (roots == NULL)
         return err_no_memory(err);
     for (size_t i = 0; i < count; i++)
-        fence_collect(disks[i], disks[i]->disk, roots);
+        group_roots_add(roots, disks[i]);
     if (roots->overflow)
         return err_set(err, -E2BIG, "more than %u users sit on the secondary disks",
-                       FENCE_MAX_ROOTS);
+                       GROUP_MAX_ROOTS);
     if (roots->count == 0)
         return 0;
     if (group->owner == NULL || group->owner->fence == NULL)

@@ -28,6 +28,13 @@ struct group_disk {
         undo_flushed; /* a failover's overlays hold on stable storage what they held at its begin */
 };
 
+/* S: how far the stream of the primary's writes can be believed, beyond what is recorded. */
+struct group_stream {
+    bool written; /* by a primary, in this run of the daemon */
+    bool suspect; /* a writer has gone, and writes of it may have been lost */
+    char suspicion[EDGE_NAME_BYTES + 128];
+};
+
 struct replication_group {
     struct graph *graph;
     struct job_list *jobs;
@@ -37,6 +44,7 @@ struct replication_group {
     bool ending;
     bool awaits_sync;  /* S: not started, there is no checkpoint to fall back to */
     struct peer *peer; /* P, from its start until its stop: its session; NULL: none */
+    struct group_stream stream;
 
     struct record_file *file; /* NULL: no state folder */
     enum group_durability level;
@@ -97,9 +105,30 @@ int group_record_prepare_cut(struct replication_group *group, struct group_disk 
 int group_record_commit_cut(struct replication_group *group, struct group_disk *const *disks,
                             size_t count, const struct group_record *first, struct err *err)
     MAY_WAIT;
-/* S: what P forwards is not whole any more. Recorded before the one who noticed goes on. */
+
+/* group_stream.c */
+/* S: what P forwards is not whole any more. Recorded before the one who noticed goes on; if that fails
+ * it is true of this run at least. */
 void group_stream_broken(struct replication_group *group, const char *reason) MAY_WAIT;
 int group_check_stream(const struct replication_group *group, struct err *err);
+/* A start has succeeded. `resumed`: at the epoch of an earlier run. */
+void group_stream_start(struct replication_group *group, bool resumed);
+/* The disks are equal, by the primary's word: a first checkpoint. */
+void group_stream_mended(struct replication_group *group);
+/* Whether a primary writes while the disks become equal, so that another one is not to be believed. */
+bool group_stream_goes_on(const struct replication_group *group);
+
+/* group_roots.c: the user edges by which the peer may write to a secondary disk, other than through
+ * the view of S's user. */
+#define GROUP_MAX_ROOTS 256u
+struct group_roots {
+    struct edge *edges[GROUP_MAX_ROOTS];
+    size_t count;
+    bool overflow;
+};
+void group_roots_add(struct group_roots *roots, const struct group_disk *disk);
+/* Of all secondary disks that a primary may write to. */
+bool group_is_peers(struct replication_group *group, const struct edge *root);
 
 uint64_t group_random_id(const struct replication_group *group); /* never 0 */
 /* A generation of the group's own, for data that nobody else writes from now on. */
@@ -128,6 +157,8 @@ int group_verdict(struct replication_group *group, struct group_disk *const *dis
 /* Checks, in the order of docs/semantics.md; the nodes it finds. Changes nothing. */
 int disk_check(struct replication_group *group, struct node *node, struct group_disk *disk,
                struct err *err);
+/* As far as the chain goes: sets the disk's nodes. */
+int disk_find_layers(struct node *node, struct group_disk *disk, struct err *err);
 /* Whether the overlays hold anything. */
 int disk_holds(struct group_disk *disk, bool *ret_holds, struct err *err) MAY_WAIT;
 /* Reopens, settles the overlays by what is recorded (NULL: nothing is; `forced`: as far as that goes),

@@ -261,6 +261,8 @@ static void fill_cut(struct replication_group *group, struct group_disk *const *
     *cut = first != NULL ? *first : *group->record;
     set_host(group, cut);
     cut->epoch = group->record->epoch + 1;
+    if (first != NULL)
+        cut->stream_begun = group_stream_goes_on(group);
     cut->checkpoint_wall_ns = loop_wall_ns(graph_loop(group->graph));
     record_set_overlays(cut, disks, count, true);
     group->cut_changes = group->record_changes;
@@ -291,39 +293,8 @@ int group_record_commit_cut(struct replication_group *group, struct group_disk *
         ret = commit(group, RECORD_DRAFT_CHECKPOINT, first != NULL, err);
     if (ret == 0)
         adopt(group, group->cut);
+    if (ret == 0 && first != NULL)
+        group_stream_mended(group);
     co_mutex_unlock(&group->record_lock);
     return ret;
-}
-
-/* --- marks --- */
-
-void group_stream_broken(struct replication_group *group, const char *reason)
-{
-    struct err err = ERR_INIT;
-    struct group_record *change;
-
-    if (!group->record->stream_intact || group->record->stage != GROUP_RUNNING)
-        return;
-    change = group_record_change(group);
-    if (!change->stream_intact) { /* somebody was faster */
-        group_record_drop(group);
-        return;
-    }
-    change->stream_intact = false;
-    snprintf(change->stream_reason, sizeof(change->stream_reason), "%s", reason);
-    if (group_record_write(group, &err) == 0)
-        return;
-    log_error("replication", "the break of the stream cannot be recorded: %s", err.text);
-    group->record->stream_intact = false;
-    snprintf(group->record->stream_reason, sizeof(group->record->stream_reason), "%s", reason);
-}
-
-int group_check_stream(const struct replication_group *group, struct err *err)
-{
-    if (group->record->stream_intact)
-        return 0;
-    return err_set(err, -EIO,
-                   "the stream of the primary's writes is broken (%s): only a new synchronisation "
-                   "repairs it",
-                   group->record->stream_reason);
 }

@@ -243,6 +243,8 @@ static int fill_new(struct replication_group *group, const struct group_start *s
         .stage = GROUP_RUNNING,
         .epoch = group->record->epoch,
         .consistent = true,
+        /* What was there before is the caller's word, but somebody has written it. */
+        .stream_begun = start->plan == START_RESUME,
         .stream_intact = true,
     };
     return record_set_disks(record, start->disks, start->count, err);
@@ -370,7 +372,6 @@ static int start_secondary(struct replication_group *group, struct group_start *
     if (start->plan == START_RESUME || start->plan == START_AWAIT ||
         (start->plan == START_MERGE && group->file == NULL))
         ret = start_record(group, start, err);
-    group->awaits_sync = ret == 0 && start->plan == START_AWAIT;
     if (ret < 0 || start->plan == START_AWAIT)
         return ret;
     ret = start_prepare(group, start, err);
@@ -439,15 +440,18 @@ static int start_members(struct replication_group *group, const struct group_mem
     int ret = mode == REPLICATION_PRIMARY ? check_primary(group, err) : 0;
     if (ret == 0)
         ret = start_check(group, members, start, err);
-    bool awaited = group->awaits_sync;
-    if (ret == 0 && mode == REPLICATION_SECONDARY && start->count > 0)
+    bool took_part = mode == REPLICATION_SECONDARY && start->count > 0;
+    if (ret == 0 && took_part)
         ret = start_secondary(group, start, err);
     if (ret == 0 && mode == REPLICATION_PRIMARY)
         ret = group_start_primary(group, members, overlays == REPLICATION_OVERLAYS_SYNC, err);
     if (ret < 0) {
-        group->awaits_sync = awaited;
         start_undo(group, start);
         return ret;
+    }
+    if (took_part) {
+        group->awaits_sync = start->plan == START_AWAIT;
+        group_stream_start(group, start->plan == START_RESUME);
     }
     start_release(start);
     if (mode == REPLICATION_PRIMARY)

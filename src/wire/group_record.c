@@ -129,6 +129,7 @@ static int add_marks(struct json_object *object, const struct group_record *reco
         json_add_bool(object, "undo-durable", record->undo_durable) < 0 ||
         json_add_bool(object, "consistent", record->consistent) < 0 ||
         json_add_string(object, "inconsistent-reason", record->inconsistent_reason) < 0 ||
+        json_add_bool(object, "stream-begun", record->stream_begun) < 0 ||
         json_add_bool(object, "stream-intact", record->stream_intact) < 0 ||
         json_add_string(object, "stream-reason", record->stream_reason) < 0)
         return -ENOMEM;
@@ -180,6 +181,7 @@ struct parsed {
     uint64_t version, epoch, checkpoint_wall_ns;
     int role, stage, level;
     bool promoted, undo_durable, consistent, stream_intact;
+    bool stream_begun, stream_begun_given;
     struct opt_strings ancestors;
     struct json_object *disks;
 };
@@ -254,6 +256,11 @@ static const struct opt record_opts[] = {
     BOOL_MEMBER(struct parsed, "undo-durable", undo_durable, "the overlays survive a power cut"),
     BOOL_MEMBER(struct parsed, "consistent", consistent, "there is a checkpoint to fall back to"),
     TEXT_MEMBER(struct parsed, "inconsistent-reason", inconsistent_reason, "why not"),
+    {.name = "stream-begun",
+     .type = OPT_BOOL,
+     .offset = OPT_FIELD(struct parsed, stream_begun),
+     .present = OPT_PRESENT(struct parsed, stream_begun_given),
+     .help = "a primary has written since the disks were equal; since version 2"},
     BOOL_MEMBER(struct parsed, "stream-intact", stream_intact, "nothing forwarded was lost"),
     TEXT_MEMBER(struct parsed, "stream-reason", stream_reason, "what was"),
     {.name = "disks",
@@ -439,7 +446,11 @@ static int take_parsed(const struct parsed *parsed, struct group_record *ret_rec
     record->checkpoint_wall_ns = parsed->checkpoint_wall_ns;
     record->undo_durable = parsed->undo_durable;
     record->consistent = parsed->consistent;
+    /* Version 1 did not tell, so nobody is believed. */
+    record->stream_begun = parsed->version == 1 || parsed->stream_begun;
     record->stream_intact = parsed->stream_intact;
+    if (parsed->stream_begun_given != (parsed->version > 1))
+        return damaged(err, "'stream-begun' does not fit its version");
     ret = take_texts(parsed, record, err);
     if (ret == 0)
         ret = take_disks(parsed->disks, record, err);
@@ -462,11 +473,12 @@ static int check_version(struct json_object *object, struct err *err)
     if (!json_object_object_get_ex(object, "version", &version) ||
         !json_object_is_type(version, json_type_int) || json_object_get_int64(version) < 1)
         return damaged(err, "it has no version");
-    if (json_object_get_uint64(version) != GROUP_RECORD_VERSION)
-        return err_set(err, -ENOTSUP,
-                       "it has format version %s, this program knows version %u: use a newer "
-                       "blockstep",
-                       json_object_get_string(version), GROUP_RECORD_VERSION);
+    if (json_object_get_uint64(version) > GROUP_RECORD_VERSION)
+        return err_set(
+            err, -ENOTSUP,
+            "it has format version %s, this program knows versions %u to %u: use a newer "
+            "blockstep",
+            json_object_get_string(version), GROUP_RECORD_OLDEST_VERSION, GROUP_RECORD_VERSION);
     return 0;
 }
 

@@ -11,7 +11,8 @@
 
 #include "base/err.h"
 
-#define GROUP_RECORD_VERSION        1u
+#define GROUP_RECORD_VERSION        2u
+#define GROUP_RECORD_OLDEST_VERSION 1u /* that can still be read */
 #define GROUP_RECORD_MAX_DISKS      64u
 #define GROUP_RECORD_MAX_ANCESTORS  64u
 #define GROUP_RECORD_MAX_BYTES      (64u * 1024)
@@ -59,6 +60,7 @@ struct group_record {
     bool undo_durable;                        /* what the overlays hold survives a loss of power */
     bool consistent;
     char inconsistent_reason[GROUP_RECORD_REASON_BYTES];
+    bool stream_begun; /* a primary has written since the disks were last known to be equal */
     bool stream_intact;
     char stream_reason[GROUP_RECORD_REASON_BYTES];
     size_t disk_count;

@@ -27,6 +27,7 @@ static struct group_record example(void)
         .level = GROUP_LEVEL_PROCESS,
         .boot_id = "0b5c8a3e-0000-1111-2222-333344445555",
         .consistent = true,
+        .stream_begun = false,
         .stream_reason = "a write was lost: \"disk0\"\\",
         .disk_count = 2,
     };
@@ -246,9 +247,29 @@ static void a_newer_version_is_refused_as_such(void **state)
     struct group_record record = example();
     struct json_object *object = example_object(&record);
 
-    put(object, "version", "2");
+    put(object, "version", "3");
     put(object, "news", "{'unknown':true}");
     refused_object(object, -ENOTSUP);
+}
+
+static void version_1_is_read_and_its_stream_counts_as_begun(void **state)
+{
+    (void)state;
+    struct group_record record = example(), again;
+    struct json_object *object = example_object(&record);
+    struct err err = ERR_INIT;
+    size_t length;
+
+    put(object, "version", "1");
+    refused_object(json_object_get(object), -EUCLEAN); /* it had no such member */
+    json_object_object_del(object, "stream-begun");
+    char *text = seal(object, &length);
+    if (group_record_decode(text, length, &again, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_true(again.stream_begun);
+    assert_true(again.epoch == record.epoch);
+    free(text);
+    json_object_put(object);
 }
 
 static void the_largest_record_fits(void **state)
@@ -285,6 +306,7 @@ int main(void)
         cmocka_unit_test(each_member_that_is_missing_or_of_another_type_is_damage),
         cmocka_unit_test(values_that_cannot_be_are_damage),
         cmocka_unit_test(a_newer_version_is_refused_as_such),
+        cmocka_unit_test(version_1_is_read_and_its_stream_counts_as_begun),
         cmocka_unit_test(the_largest_record_fits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

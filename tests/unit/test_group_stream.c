@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The mark of the stream: who writes to the secondary disks, one after the other, and when what they
+ * wrote is not believed any more. The tests are the exports: they ask for each writer.
+ */
+#include "replication_fixture.h"
+
+#include "loop/sim.h"
+
+#define BLOCK  4096u
+#define FIRST  0x1111111111111111u
+#define SECOND 0x2222222222222222u
+
+struct stage {
+    struct fix fix;
+    unsigned renewed;
+    uint64_t connections;
+};
+
+static void renew(void *arg)
+{
+    struct stage *stage = arg;
+    stage->renewed++;
+}
+
+/* The fixture's fence works on its own part of the stage. */
+static int fence(void *arg, struct edge *const *roots, size_t count, struct err *err) MAY_WAIT
+{
+    struct stage *stage = arg;
+    return fix_fence(&stage->fix, roots, count, err);
+}
+
+static void own(struct stage *stage)
+{
+    stage->fix.owner = (struct replication_owner){.fence = fence, .renew = renew, .arg = stage};
+}
+
+static void use_state(struct stage *stage) MAY_WAIT
+{
+    const struct replication_state state = {
+        .folder = test_folder(), .level = GROUP_LEVEL_PROCESS, .boot_id = "boot"};
+    fix_ok(replication_use_state(stage->fix.s.group, &state, &err));
+}
+
+static void start(struct stage *stage, enum replication_overlays overlays) MAY_WAIT
+{
+    fix_ok(replication_start(stage->fix.s.group, REPLICATION_SECONDARY, overlays, &err));
+}
+
+static void begin(struct stage *stage, enum replication_overlays overlays) MAY_WAIT
+{
+    *stage = (struct stage){.renewed = 0};
+    fix_open(&stage->fix, 2);
+    own(stage);
+    use_state(stage);
+    start(stage, overlays);
+}
+
+static void end(struct stage *stage) MAY_WAIT
+{
+    fix_detach(&stage->fix);
+    fix_close_side(&stage->fix.s);
+    fix_close_side(&stage->fix.p);
+    (void)path_unlink(stage->fix.loop, test_path("group"));
+    test_folder_remove();
+}
+
+/* The secondary's daemon ends and starts again. */
+static void restart(struct stage *stage) MAY_WAIT
+{
+    struct fix *fix = &stage->fix;
+    for (unsigned i = 0; i < fix->disks; i++) {
+        graph_detach(TAKE_PTR(fix->top[i]));
+        graph_detach(TAKE_PTR(fix->peer[i]));
+    }
+    fix_close_side(&fix->s);
+    fix_side_init(fix, &fix->s);
+    use_state(stage);
+    for (unsigned i = 0; i < fix->disks; i++) {
+        fix_open_secondary_disk(fix, i, false);
+        fix_attach_secondary(fix, i, true);
+    }
+    start(stage, REPLICATION_OVERLAYS_EMPTY);
+}
+
+/* --- writers --- */
+
+static struct replication_writer connect(struct stage *stage, unsigned disk, uint64_t instance)
+{
+    return (struct replication_writer){
+        .root = stage->fix.peer[disk],
+        .connection = ++stage->connections,
+        .instance = instance,
+    };
+}
+
+static int admit(struct stage *stage, const struct replication_writer *writer) MAY_WAIT
+{
+    return replication_admit(stage->fix.s.group, writer);
+}
+
+static void write_as(struct stage *stage, const struct replication_writer *writer) MAY_WAIT
+{
+    assert_int_equal(admit(stage, writer), 0);
+}
+
+static void leave(struct stage *stage, const struct replication_writer *writer, bool orderly)
+{
+    replication_writer_ended(stage->fix.s.group, writer, orderly);
+}
+
+static void expect_intact(struct stage *stage) MAY_WAIT
+{
+    fix_ok(replication_checkpoint(stage->fix.s.group, DEADLINE_NEVER, NULL, &err));
+    fix_ok(replication_get_error(stage->fix.s.group, &err));
+}
+
+static void expect_broken(struct stage *stage, const char *why) MAY_WAIT
+{
+    fix_refused(replication_checkpoint(stage->fix.s.group, DEADLINE_NEVER, NULL, &err), why);
+    fix_refused(replication_get_error(stage->fix.s.group, &err), "synchronisation");
+}
+
+static void synchronise(struct stage *stage) MAY_WAIT
+{
+    uint64_t epoch;
+    fix_ok(replication_first_checkpoint(stage->fix.s.group, &epoch, &err));
+}
+
+/* --- one after the other --- */
+
+TEST_LOOP(one_primary_writes_through_many_checkpoints)
+{
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    struct replication_writer a = connect(&stage, 0, FIRST), b = connect(&stage, 1, FIRST);
+    for (unsigned i = 0; i < 3; i++) {
+        write_as(&stage, &a);
+        write_as(&stage, &b);
+        expect_intact(&stage);
+    }
+    end(&stage);
+}
+
+TEST_LOOP(who_follows_a_writer_that_left_in_good_order_is_believed)
+{
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    struct replication_writer first = connect(&stage, 0, FIRST);
+    write_as(&stage, &first);
+    leave(&stage, &first, true);
+    struct replication_writer second = connect(&stage, 0, 0);
+    write_as(&stage, &second);
+    expect_intact(&stage);
+    end(&stage);
+}
+
+TEST_LOOP(who_follows_a_writer_that_was_lost_is_not_believed_until_a_synchronisation)
+{
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    struct replication_writer first = connect(&stage, 0, FIRST);
+    write_as(&stage, &first);
+    unsigned renewed = stage.renewed;
+    leave(&stage, &first, false);
+    assert_true(stage.renewed > renewed);
+    /* What is there is whole, as long as nobody goes on with it. */
+    expect_intact(&stage);
+    struct replication_writer second = connect(&stage, 0, SECOND);
+    write_as(&stage, &second);
+    expect_broken(&stage, "connection 1 of 1111111111111111");
+    expect_broken(&stage, "connection 2 of 2222222222222222");
+    restart(&stage);
+    expect_broken(&stage, "was lost");
+    synchronise(&stage);
+    write_as(&stage, &second);
+    expect_intact(&stage);
+    end(&stage);
+}
+
+TEST_LOOP(the_link_of_one_disk_that_is_lost_stops_the_others_too)
+{
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    struct replication_writer a = connect(&stage, 0, FIRST), b = connect(&stage, 1, FIRST);
+    write_as(&stage, &a);
+    write_as(&stage, &b);
+    leave(&stage, &a, false);
+    write_as(&stage, &b);
+    expect_broken(&stage, "was lost");
+    end(&stage);
+}
+
+TEST_LOOP(two_writers_of_one_disk_are_not_believed)
+{
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    struct replication_writer first = connect(&stage, 0, FIRST);
+    struct replication_writer second = connect(&stage, 0, FIRST);
+    write_as(&stage, &first);
+    second.former = first.connection;
+    write_as(&stage, &second);
+    expect_broken(&stage, "while connection 1 does too");
+    end(&stage);
+}
+
+TEST_LOOP(who_never_wrote_is_no_loss)
+{
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    struct replication_writer idle = connect(&stage, 0, FIRST), second = connect(&stage, 0, SECOND);
+    leave(&stage, &idle, false);
+    write_as(&stage, &second);
+    expect_intact(&stage);
+    end(&stage);
+}
+
+TEST_LOOP(the_user_of_the_secondary_is_not_the_peer)
+{
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    struct replication_writer user = {.root = stage.fix.top[0], .connection = 1};
+    write_as(&stage, &user);
+    leave(&stage, &user, false);
+    user.former = 7;
+    write_as(&stage, &user);
+    struct replication_writer primary = connect(&stage, 0, FIRST);
+    write_as(&stage, &primary);
+    expect_intact(&stage);
+    end(&stage);
+}
+
+/* --- restarts --- */
+
+TEST_LOOP(after_a_restart_nobody_is_believed_who_goes_on_writing)
+{
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    struct replication_writer first = connect(&stage, 0, FIRST);
+    write_as(&stage, &first);
+    restart(&stage);
+    expect_intact(&stage);
+    struct replication_writer second = connect(&stage, 0, FIRST);
+    write_as(&stage, &second);
+    expect_broken(&stage, "started again");
+    end(&stage);
+}
+
+TEST_LOOP(a_secondary_that_nobody_wrote_to_restarts_as_if_nothing_had_been)
+{
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    expect_intact(&stage);
+    restart(&stage);
+    struct replication_writer first = connect(&stage, 0, FIRST);
+    write_as(&stage, &first);
+    expect_intact(&stage);
+    end(&stage);
+}
+
+/* --- synchronisation --- */
+
+TEST_LOOP(during_the_first_synchronisation_everybody_may_write_and_then_it_counts)
+{
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_SYNC);
+    struct replication_writer mirror = connect(&stage, 0, FIRST),
+                              primary = connect(&stage, 0, FIRST);
+    write_as(&stage, &mirror);
+    primary.former = mirror.connection;
+    write_as(&stage, &primary);
+    leave(&stage, &mirror, false);
+    unsigned renewed = stage.renewed;
+    synchronise(&stage);
+    assert_true(stage.renewed > renewed);
+    /* It is the primary that has synchronised which goes on; who comes after it is a stranger, also
+     * when it has written nothing since. */
+    expect_intact(&stage);
+    leave(&stage, &primary, false);
+    struct replication_writer second = connect(&stage, 0, SECOND);
+    write_as(&stage, &second);
+    expect_broken(&stage, "was lost");
+    end(&stage);
+}
+
+TEST_LOOP(a_mended_stream_breaks_again)
+{
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    for (unsigned i = 0; i < 3; i++) {
+        struct replication_writer first = connect(&stage, 0, FIRST);
+        write_as(&stage, &first);
+        leave(&stage, &first, false);
+        struct replication_writer second = connect(&stage, 0, SECOND);
+        write_as(&stage, &second);
+        expect_broken(&stage, "was lost");
+        leave(&stage, &second, true);
+        synchronise(&stage);
+        expect_intact(&stage);
+    }
+    end(&stage);
+}
+
+/* --- what cannot be recorded --- */
+
+static void fail_records(struct stage *stage, bool on) MAY_WAIT
+{
+    struct sim *sim = sim_of(stage->fix.loop);
+    const struct sim_fault fault = {
+        .path = test_path("group.new"), .op = SIM_OP_OPEN, .error = -ENOSPC};
+    if (on)
+        assert_int_equal(sim_fault_add(sim, "host", &fault), 0);
+    else
+        sim_fault_clear(sim, "host");
+}
+
+TEST_LOOP(a_write_whose_meaning_cannot_be_recorded_is_refused)
+{
+    if (!test_loop_is_sim())
+        return;
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    struct replication_writer first = connect(&stage, 0, FIRST);
+    fail_records(&stage, true);
+    assert_int_equal(admit(&stage, &first), -EIO);
+    fail_records(&stage, false);
+    write_as(&stage, &first);
+    leave(&stage, &first, false);
+    struct replication_writer second = connect(&stage, 0, SECOND);
+    fail_records(&stage, true);
+    assert_int_equal(admit(&stage, &second), -EIO);
+    expect_intact(&stage); /* nothing has landed */
+    fail_records(&stage, false);
+    write_as(&stage, &second);
+    expect_broken(&stage, "was lost");
+    end(&stage);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_primary_writes_through_many_checkpoints),
+        cmocka_unit_test(who_follows_a_writer_that_left_in_good_order_is_believed),
+        cmocka_unit_test(
+            who_follows_a_writer_that_was_lost_is_not_believed_until_a_synchronisation),
+        cmocka_unit_test(the_link_of_one_disk_that_is_lost_stops_the_others_too),
+        cmocka_unit_test(two_writers_of_one_disk_are_not_believed),
+        cmocka_unit_test(who_never_wrote_is_no_loss),
+        cmocka_unit_test(the_user_of_the_secondary_is_not_the_peer),
+        cmocka_unit_test(after_a_restart_nobody_is_believed_who_goes_on_writing),
+        cmocka_unit_test(a_secondary_that_nobody_wrote_to_restarts_as_if_nothing_had_been),
+        cmocka_unit_test(during_the_first_synchronisation_everybody_may_write_and_then_it_counts),
+        cmocka_unit_test(a_mended_stream_breaks_again),
+        cmocka_unit_test(a_write_whose_meaning_cannot_be_recorded_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
