@@ -21,6 +21,7 @@ extern const struct qmp_command commands_objects[];
 extern const struct qmp_command commands_jobs[];
 extern const struct qmp_command commands_mirror[];
 extern const struct qmp_command commands_replication[];
+extern const struct qmp_command commands_session[];
 extern const struct qmp_command commands_yank[];
 extern const struct qmp_command commands_hmp[];
 

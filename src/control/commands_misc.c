@@ -10,10 +10,23 @@
 #include <errno.h>
 
 const struct qmp_command *const commands_tables[] = {
-    qmp_negotiation,      commands_misc,    commands_block,  commands_graph,
-    commands_bitmaps,     commands_backup,  commands_commit, commands_create,
-    commands_nbd,         commands_objects, commands_jobs,   commands_mirror,
-    commands_replication, commands_yank,    commands_hmp,    NULL,
+    qmp_negotiation,
+    commands_misc,
+    commands_block,
+    commands_graph,
+    commands_bitmaps,
+    commands_backup,
+    commands_commit,
+    commands_create,
+    commands_nbd,
+    commands_objects,
+    commands_jobs,
+    commands_mirror,
+    commands_replication,
+    commands_session,
+    commands_yank,
+    commands_hmp,
+    NULL,
 };
 
 static int run_query_version(struct qmp_call *call, void *args, struct err *err)

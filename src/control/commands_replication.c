@@ -5,6 +5,7 @@
  */
 #include "control/commands.h"
 #include "control/daemon.h"
+#include "control/session.h"
 
 #include <errno.h>
 
@@ -51,7 +52,7 @@ static int run_start(struct qmp_call *call, void *args, struct err *err) MAY_WAI
 }
 
 struct checkpoint_args {
-    uint64_t timeout_ms;
+    uint64_t timeout_ms, session, epoch;
     bool first;
 };
 
@@ -65,6 +66,14 @@ static const struct opt checkpoint_opts[] = {
      .type = OPT_BOOL,
      .offset = OPT_FIELD(struct checkpoint_args, first),
      .help = "to a secondary that is inconsistent, or whose stream is broken: the disks are equal"},
+    {.name = "session",
+     .type = OPT_UINT,
+     .offset = OPT_FIELD(struct checkpoint_args, session),
+     .help = "to a secondary: the primary's session, which must be this connection's"},
+    {.name = "epoch",
+     .type = OPT_UINT,
+     .offset = OPT_FIELD(struct checkpoint_args, epoch),
+     .help = "to a secondary: what shall be live then; nothing is done when it is"},
     {0},
 };
 
@@ -72,16 +81,18 @@ static int run_checkpoint(struct qmp_call *call, void *args, struct err *err) MA
 {
     const struct checkpoint_args *checkpoint = args;
     struct daemon *daemon = call->context;
-    uint64_t deadline_ns = DEADLINE_NEVER;
+    struct replication_cut cut = {
+        .deadline_ns = DEADLINE_NEVER,
+        .first = checkpoint->first,
+        .epoch = checkpoint->epoch,
+    };
     uint64_t epoch = 0;
-    int r;
+    int r = session_of_call(call, checkpoint->session, &cut.session, err);
 
-    if (checkpoint->timeout_ms > 0)
-        deadline_ns = loop_now_ns(daemon->loop) + checkpoint->timeout_ms * NS_PER_MS;
-    if (checkpoint->first)
-        r = replication_first_checkpoint(daemon->group, deadline_ns, &epoch, err);
-    else
-        r = replication_checkpoint(daemon->group, deadline_ns, &epoch, err);
+    if (r == 0 && checkpoint->timeout_ms > 0)
+        cut.deadline_ns = loop_now_ns(daemon->loop) + checkpoint->timeout_ms * NS_PER_MS;
+    if (r == 0)
+        r = replication_cut(daemon->group, &cut, &epoch, err);
     if (r < 0)
         return r;
     call->result = json_object_new_object();
@@ -205,8 +216,10 @@ static int run_xen_status(struct qmp_call *call, void *args, struct err *err) MA
 static int run_xen_checkpoint(struct qmp_call *call, void *args, struct err *err) MAY_WAIT
 {
     struct daemon *daemon = call->context;
+    struct replication_cut cut = {.deadline_ns = DEADLINE_NEVER};
+    int r = session_of_call(call, 0, &cut.session, err);
 
-    return replication_checkpoint(daemon->group, DEADLINE_NEVER, NULL, err);
+    return r < 0 ? r : replication_cut(daemon->group, &cut, NULL, err);
 }
 
 /* The manager says that the other side is dead: the secondary takes over, the primary goes on

@@ -31,12 +31,14 @@ static int make_parts(struct daemon *daemon, const struct config *config, struct
     daemon->owner = (struct replication_owner){
         .fence = daemon_fence,
         .renew = daemon_renew_admission,
+        .cut_others = daemon_cut_others,
         .arg = daemon,
     };
     daemon->graph = graph_new(daemon->loop, config->drivers);
     daemon->qmp = qmp_server_new(daemon->loop, commands_tables, events_table, daemon);
     if (daemon->graph == NULL || daemon->qmp == NULL)
         return err_no_memory(err);
+    qmp_server_set_left(daemon->qmp, daemon_client_left);
     graph_set_events(daemon->graph, daemon_event, daemon);
     graph_set_object_types(daemon->graph, object_types_table);
     job_list_init(&daemon->jobs, daemon->graph);

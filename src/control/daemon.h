@@ -36,7 +36,9 @@ struct daemon {
     bool ended;
     const char *quit_why; /* NULL: nobody has asked for the end; else a reason of event SHUTDOWN */
     struct co_queue quit;
-    struct list promoted; /* struct daemon_promoted */
+    struct list promoted;    /* struct daemon_promoted */
+    uint64_t session_client; /* the control connection of the primary's session; 0: none */
+    bool greeting;           /* a primary's hello is being answered */
 };
 
 /* The configuration outlives the daemon. */
@@ -97,5 +99,9 @@ int daemon_fence(void *daemon, struct edge *const *roots, size_t count, struct e
 int daemon_admit(void *daemon, const struct nbd_writer *writer) MAY_WAIT;
 void daemon_writer_ended(void *daemon, const struct nbd_writer *writer, bool orderly);
 void daemon_renew_admission(void *daemon);
+void daemon_cut_others(void *daemon, struct edge *const *roots, size_t count, uint64_t instance)
+    MAY_WAIT;
+/* A control client says no more. */
+void daemon_client_left(void *daemon, uint64_t client);
 
 #endif

@@ -40,7 +40,7 @@
 /* What a listener's clients may do. */
 enum qmp_role {
     QMP_ROLE_FULL,
-    QMP_ROLE_PEER, /* the other host: commands marked QMP_PEER, and no events */
+    QMP_ROLE_PEER, /* the other host: commands marked QMP_PEER, and events only when one says so */
 };
 
 struct qmp_server;
@@ -53,6 +53,8 @@ struct qmp_call {
     struct json_object *arguments; /* as they came; NULL: none. Borrowed */
     struct json_object *result; /* the handler's answer, owned by the call; NULL: an empty object */
     bool oob;                   /* of qmp_capabilities: the client wants out-of-band execution */
+    bool peer_events;           /* the other host gets events marked as the peer's from now on */
+    uint64_t client;            /* a number never used again; 0: none (fuzzing) */
 };
 
 enum qmp_command_flags {
@@ -93,6 +95,7 @@ struct qmp_event_type {
      * as many as there are. */
     uint64_t interval_ns;
     const char *key;
+    bool peer; /* for the other host too, when a command has said so; not limited */
 };
 
 /* `tables`: NULL-terminated; `events`: those that are limited at least, NULL: none is. They outlive the
@@ -121,6 +124,14 @@ const char *qmp_server_address(const struct qmp_server *server, size_t index);
 /* Sends an event to all clients that have negotiated, at once or when the limit of its type allows.
  * Takes the reference on `data` (NULL: none). Does not wait. */
 void qmp_server_event(struct qmp_server *server, const char *name, struct json_object *data);
+
+/* What a client with that number can still hear and say. */
+bool qmp_server_has_client(const struct qmp_server *server, uint64_t client);
+/* Cuts a client's connection; returns when its commands under way have ended. Not from one of these. */
+void qmp_server_cut_client(struct qmp_server *server, uint64_t client) MAY_WAIT;
+/* Who is told when a client says no more: its commands that were not out of band have ended. Must not
+ * wait. */
+void qmp_server_set_left(struct qmp_server *server, void (*left)(void *context, uint64_t client));
 
 /* Sends the events that were held back for a limit's sake. */
 void qmp_server_flush_events(struct qmp_server *server);

@@ -421,6 +421,7 @@ struct json_object *qmp_dispatch(struct qmp_session *session, struct json_object
         .context = session->context,
         .server = session->server,
         .role = session->role,
+        .client = session->client,
     };
     const struct qmp_command *command = NULL;
     struct request parts = {0};
@@ -437,6 +438,7 @@ struct json_object *qmp_dispatch(struct qmp_session *session, struct json_object
         json_object_put(call.result);
         return answer_id(qmp_error(&err), request);
     }
+    session->peer_events |= call.peer_events;
     if (command == qmp_negotiation) {
         session->negotiated = true;
         session->oob = call.oob;

@@ -80,6 +80,8 @@ struct qmp_server {
     struct list listeners, clients;
     size_t client_count, listener_count;
     unsigned unnamed; /* listeners that were given no id */
+    uint64_t next_client;
+    void (*left)(void *context, uint64_t client); /* may be NULL */
     bool closing;
     struct co_queue changed; /* a coroutine of ours has ended, a client's queue has run empty */
     struct qmp_stats stats;
@@ -246,6 +248,14 @@ static const struct qmp_event_type *event_type(const struct qmp_server *server, 
     return NULL;
 }
 
+static void send_peer_event(struct qmp_server *server, const char *text, size_t length_bytes)
+{
+    LIST_FOR_EACH(client, &server->clients, struct qmp_client, link) {
+        if (client->session.peer_events && client->session.role == QMP_ROLE_PEER)
+            client_queue(client, text, length_bytes);
+    }
+}
+
 void qmp_server_event(struct qmp_server *server, const char *name, struct json_object *data)
 {
     const struct qmp_event_type *type = event_type(server, name);
@@ -262,6 +272,8 @@ void qmp_server_event(struct qmp_server *server, const char *name, struct json_o
         qmp_rates_offer(&server->rates, type, data, text, length_bytes);
     } else {
         send_event(server, text, length_bytes);
+        if (type != NULL && type->peer)
+            send_peer_event(server, text, length_bytes);
         free(text);
     }
     json_object_put(event);
@@ -469,8 +481,41 @@ static void client_reader(void *arg) MAY_WAIT
         client_consume(client, client->input, (size_t)got);
     }
     client->input_ended = true;
+    if (client->server->left != NULL)
+        client->server->left(client->server->context, client->session.client);
     co_queue_wake_all(&client->filled_in);
     client_leave(client);
+}
+
+static struct qmp_client *client_find(const struct qmp_server *server, uint64_t number)
+{
+    LIST_FOR_EACH(client, &server->clients, struct qmp_client, link) {
+        if (client->session.client == number)
+            return client;
+    }
+    return NULL;
+}
+
+bool qmp_server_has_client(const struct qmp_server *server, uint64_t client)
+{
+    const struct qmp_client *found = client_find(server, client);
+
+    return found != NULL && !found->gone && !found->input_ended;
+}
+
+void qmp_server_cut_client(struct qmp_server *server, uint64_t client)
+{
+    struct qmp_client *found = client_find(server, client);
+
+    if (found != NULL)
+        client_drop(found);
+    while (client_find(server, client) != NULL)
+        co_queue_wait(&server->changed);
+}
+
+void qmp_server_set_left(struct qmp_server *server, void (*left)(void *context, uint64_t client))
+{
+    server->left = left;
 }
 
 /* --- life --- */
@@ -544,6 +589,7 @@ static int client_new(struct qmp_listener *listener, struct sock *sock)
         .tables = server->tables,
         .context = server->context,
         .role = listener->role,
+        .client = ++server->next_client,
     };
     snprintf(client->peer, sizeof(client->peer), "%s", sock_peer_name(sock));
     list_init(&client->out);

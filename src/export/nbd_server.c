@@ -735,13 +735,28 @@ bool nbd_export_exists(const struct nbd_service *service, const char *id)
     return export_find(service, id) != NULL;
 }
 
-const char *nbd_export_id(const struct nbd_service *service, const struct edge *root)
+static const struct nbd_export *export_of(const struct nbd_service *service,
+                                          const struct edge *root)
 {
     LIST_FOR_EACH(server, &service->servers, struct nbd_server, link) {
         LIST_FOR_EACH(export, &server->exports, struct nbd_export, link) {
             if (export->edge == root)
-                return export->id;
+                return export;
         }
     }
     return NULL;
+}
+
+const char *nbd_export_id(const struct nbd_service *service, const struct edge *root)
+{
+    const struct nbd_export *export = export_of(service, root);
+
+    return export != NULL ? export->id : NULL;
+}
+
+const char *nbd_export_name(const struct nbd_service *service, const struct edge *root)
+{
+    const struct nbd_export *export = export_of(service, root);
+
+    return export != NULL ? export->name : NULL;
 }

@@ -159,8 +159,10 @@ struct nbd_export_info {
 void nbd_export_query(const struct nbd_service *service,
                       void (*visit)(void *arg, const struct nbd_export_info *info), void *arg);
 bool nbd_export_exists(const struct nbd_service *service, const char *id);
-/* The id of the export whose root this edge is; NULL: of none. For who fences by edges. */
+/* The id, and the name, of the export whose root this edge is; NULL: of none. For who fences by
+ * edges. */
 const char *nbd_export_id(const struct nbd_service *service, const struct edge *root);
+const char *nbd_export_name(const struct nbd_service *service, const struct edge *root);
 
 struct nbd_service_info {
     uint64_t budget_bytes, budget_used_bytes;

@@ -102,6 +102,7 @@ void replication_group_free(struct replication_group *group)
     LIST_FOR_EACH_SAFE(disk, &group->disks, struct group_disk, link)
         disk_free(disk);
     record_file_close(group->file);
+    group_session_forget_error(group);
     group_record_release(group);
     free(group);
 }

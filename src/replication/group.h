@@ -35,6 +35,9 @@ struct replication_owner {
     /* Asks replication_admit() again about all who write, whatever it has said of them. Must not wait.
      * NULL: nobody is asked about. */
     void (*renew)(void *arg);
+    /* Cuts the connections through these edges that do not belong to the instance, and waits until their
+     * requests have ended. NULL: there are none. */
+    void (*cut_others)(void *arg, struct edge *const *roots, size_t count, uint64_t instance);
     void *arg;
 };
 
@@ -101,6 +104,16 @@ int replication_checkpoint(struct replication_group *group, uint64_t deadline_ns
                            uint64_t *ret_epoch, struct err *err) MAY_WAIT;
 #define REPLICATION_CHECKPOINT_DEADLINE_NS (60 * NS_PER_S)
 
+/* Either of these two, with all that a primary may ask for. */
+struct replication_cut {
+    uint64_t deadline_ns;
+    bool first;
+    uint64_t session; /* S: of the caller; 0: he has none, and is refused while somebody has */
+    uint64_t epoch; /* S: that shall be live afterwards. When it is, nothing is done. 0: the next */
+};
+int replication_cut(struct replication_group *group, const struct replication_cut *cut,
+                    uint64_t *ret_epoch, struct err *err) MAY_WAIT;
+
 /* `failover` on S returns when the group serves from the checkpoint; the merge goes on in jobs. */
 int replication_stop(struct replication_group *group, bool failover, struct err *err) MAY_WAIT;
 /* As a stop with failover; of an inconsistent group too: its disks become the truth as they are, or what
@@ -123,6 +136,46 @@ int replication_admit(struct replication_group *group, const struct replication_
 void replication_writer_ended(struct replication_group *group,
                               const struct replication_writer *writer, bool orderly);
 
+/*
+ * Sessions: what S knows of the primary that speaks to it (docs/peer-protocol.md). There is one at most,
+ * the last that began. While it is connected nobody else writes to the disks or asks for checkpoints.
+ */
+struct replication_session {
+    uint64_t number;   /* 0: there was none since the daemon was started */
+    uint64_t instance; /* whose: the run of a daemon */
+    bool connected;
+};
+struct replication_session replication_session(const struct replication_group *group);
+struct replication_hello {
+    uint64_t instance;
+    uint64_t session; /* the one to go on with; 0: a new one */
+    bool resync;      /* the disks are to be made equal: until then no checkpoint counts */
+};
+/* Whether a primary may speak to this group at all, and go on with the session that it names. */
+int replication_hello_check(const struct replication_group *group,
+                            const struct replication_hello *hello, struct err *err);
+/*
+ * Begins a session, connected, or goes on with it. When it returns no request of anybody else is under
+ * way or will be let in; and what a new primary cannot continue has been marked so durably. Whoever
+ * spoke for the former session does so no more: the caller sees to that.
+ */
+int replication_session_begin(struct replication_group *group,
+                              const struct replication_hello *hello, struct err *err) MAY_WAIT;
+/* Nobody speaks for the session any more, until it goes on. */
+void replication_session_left(struct replication_group *group, const char *reason);
+/* The primary's sticky error: `error` as in replication_query(), and in words. */
+int replication_session_report(struct replication_group *group, uint64_t session,
+                               struct json_object *error, const char *text, struct err *err)
+    MAY_WAIT;
+/* What a hello is answered with: {"session", "epoch", "generation", and the marks}; NULL when memory is
+ * out. */
+struct json_object *replication_session_answer(struct replication_group *group);
+/* The edges by which a primary may write to each secondary disk; `disk` is its top-id. */
+void replication_visit_roots(struct replication_group *group,
+                             void (*visit)(void *arg, const char *disk, struct edge *const *roots,
+                                           size_t count),
+                             void *arg);
+
 /* S: what its user sees is the truth, and may be written to: from a failover on, also when an earlier
  * run began it. */
 bool replication_has_taken_over(const struct replication_group *group);
@@ -142,6 +195,8 @@ bool replication_state(struct replication_group *group, enum replication_mode *r
  * { "role": "primary"|"secondary"|"none", "stage": "none"|"running"|"failover"|"failover-failed"|"done",
  *   S, from its start on: "consistent", "inconsistent-reason" (when not), "stream-intact",
  *     "stream-reason" (when not), "durability" (with a state folder), "promoted" (when so)
+ *   "session": {"number", "instance", "connected"} (S, after a hello), "peer-error" (S, when the primary has
+ *     reported one): as below
  *   "epoch": n, "last-checkpoint": {"wall-time-ns", "age-ns", "held-ns", "duration-ns"}
  *     (when any; the last two when it was taken in this run of the daemon),
  *   "merge": {"done", "total", "rate"} (bytes, bytes/s; in a failover),

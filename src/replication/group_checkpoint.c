@@ -241,18 +241,59 @@ int group_first_of_primary(struct replication_group *group, struct group_members
     return group_checkpoint_primary(group, members->nodes, primaries, true, deadline_ns, err);
 }
 
-int replication_checkpoint(struct replication_group *group, uint64_t deadline_ns,
-                           uint64_t *ret_epoch, struct err *err)
+/* 1: the epoch is live already, by a call whose answer was lost. */
+static int check_epoch(const struct replication_group *group, uint64_t epoch, struct err *err)
+{
+    uint64_t live = group->record->epoch;
+    if (epoch == 0 || epoch == live + 1)
+        return 0;
+    if (epoch == live)
+        return 1;
+    return err_set(err, -EINVAL,
+                   "no checkpoint: epoch %" PRIu64 " cannot follow %" PRIu64 ", which is live here",
+                   epoch, live);
+}
+
+static int cut_members(struct replication_group *group, struct group_members *members,
+                       const struct replication_cut *cut, struct err *err) MAY_WAIT
+{
+    int ret = group_session_check(group, cut->session, err);
+    if (ret == 0)
+        ret = check_epoch(group, cut->epoch, err);
+    if (ret != 0)
+        return ret;
+    if (cut->first && group->peer != NULL)
+        return group_first_of_primary(group, members, cut->deadline_ns, err);
+    if (cut->first)
+        return group_first_of_secondary(group, members, err);
+    ret = group_check_synchronised(group, "no checkpoint", err);
+    return ret < 0 ? ret : checkpoint_members(group, members, cut->deadline_ns, err);
+}
+
+int replication_cut(struct replication_group *group, const struct replication_cut *cut,
+                    uint64_t *ret_epoch, struct err *err)
 {
     struct group_members members;
     int ret = group_begin(group, &members, err);
     if (ret < 0)
         return ret;
-    ret = group_check_synchronised(group, "no checkpoint", err);
-    if (ret == 0)
-        ret = checkpoint_members(group, &members, deadline_ns, err);
-    if (ret == 0 && ret_epoch != NULL)
+    ret = cut_members(group, &members, cut, err);
+    if (ret >= 0 && ret_epoch != NULL)
         *ret_epoch = group->record->epoch;
     group_end(group, &members);
-    return ret;
+    return MIN(ret, 0);
+}
+
+int replication_checkpoint(struct replication_group *group, uint64_t deadline_ns,
+                           uint64_t *ret_epoch, struct err *err)
+{
+    const struct replication_cut cut = {.deadline_ns = deadline_ns};
+    return replication_cut(group, &cut, ret_epoch, err);
+}
+
+int replication_first_checkpoint(struct replication_group *group, uint64_t deadline_ns,
+                                 uint64_t *ret_epoch, struct err *err)
+{
+    const struct replication_cut cut = {.deadline_ns = deadline_ns, .first = true};
+    return replication_cut(group, &cut, ret_epoch, err);
 }

@@ -35,6 +35,12 @@ struct group_stream {
     char suspicion[EDGE_NAME_BYTES + 128];
 };
 
+struct group_session {
+    struct replication_session now;
+    struct json_object *peer_error; /* NULL: the primary has reported none */
+    uint64_t refused;               /* writes of others, since it is connected */
+};
+
 struct replication_group {
     struct graph *graph;
     struct job_list *jobs;
@@ -45,6 +51,7 @@ struct replication_group {
     bool awaits_sync;  /* S: not started, there is no checkpoint to fall back to */
     struct peer *peer; /* P, from its start until its stop: its session; NULL: none */
     struct group_stream stream;
+    struct group_session session;
 
     struct record_file *file; /* NULL: no state folder */
     enum group_durability level;
@@ -106,6 +113,9 @@ int group_record_commit_cut(struct replication_group *group, struct group_disk *
                             size_t count, const struct group_record *first, struct err *err)
     MAY_WAIT;
 
+/* group_query.c: the marks of a secondary; a primary has none. 0 or -1. */
+int group_add_marks(const struct replication_group *group, struct json_object *object);
+
 /* group_stream.c */
 /* S: what P forwards is not whole any more. Recorded before the one who noticed goes on; if that fails
  * it is true of this run at least. */
@@ -115,8 +125,19 @@ int group_check_stream(const struct replication_group *group, struct err *err);
 void group_stream_start(struct replication_group *group, bool resumed);
 /* The disks are equal, by the primary's word: a first checkpoint. */
 void group_stream_mended(struct replication_group *group);
+/* Before somebody begins who has not synchronised (or, with `resync`, does so now). */
+int group_stream_continue(struct replication_group *group, bool resync, struct err *err) MAY_WAIT;
+/* Asks about all writers again. */
+void group_renew_writers(struct replication_group *group);
 /* Whether a primary writes while the disks become equal, so that another one is not to be believed. */
 bool group_stream_goes_on(const struct replication_group *group);
+
+/* group_session.c */
+int group_session_admit(struct replication_group *group, const struct replication_writer *writer);
+/* Whether a checkpoint may be asked for by this session (0: by nobody's). */
+int group_session_check(const struct replication_group *group, uint64_t session, struct err *err);
+void group_session_forget_error(struct replication_group *group);
+int group_session_query(const struct replication_group *group, struct json_object *object);
 
 /* group_roots.c: the user edges by which the peer may write to a secondary disk, other than through
  * the view of S's user. */
@@ -128,6 +149,7 @@ struct group_roots {
 };
 void group_roots_add(struct group_roots *roots, const struct group_disk *disk);
 /* Of all secondary disks that a primary may write to. */
+void group_roots_all(struct replication_group *group, struct group_roots *roots);
 bool group_is_peers(struct replication_group *group, const struct edge *root);
 
 uint64_t group_random_id(const struct replication_group *group); /* never 0 */
@@ -204,7 +226,7 @@ int group_checkpoint_secondary(struct replication_group *group, struct group_dis
 /* Tells of one that has been taken. */
 void group_checkpoint_done(struct replication_group *group, enum replication_mode mode,
                            uint64_t begun_ns, uint64_t held_ns);
-/* replication_first_checkpoint() on the primary. */
+/* The first one, asked for on the primary. */
 int group_first_of_primary(struct replication_group *group, struct group_members *members,
                            uint64_t deadline_ns, struct err *err) MAY_WAIT;
 
@@ -219,7 +241,10 @@ int group_checkpoint_primary(struct replication_group *group, struct node *const
                              size_t count, bool first, uint64_t deadline_ns, struct err *err)
     MAY_WAIT;
 
-/* group_start.c: a failover of a group that is inconsistent, with what there is. */
+/* group_start.c: the first checkpoint of a secondary, for who has begun a call. */
+int group_first_of_secondary(struct replication_group *group, const struct group_members *members,
+                             struct err *err) MAY_WAIT;
+/* A failover of a group that is inconsistent, with what there is. */
 int group_force_over(struct replication_group *group, const struct group_members *members,
                      struct err *err) MAY_WAIT;
 

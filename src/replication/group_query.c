@@ -180,8 +180,7 @@ static int add_merge(struct replication_group *group, struct json_object *object
     return any ? add_progress(object, NULL, &sum) : 0;
 }
 
-/* A secondary's; a primary has none. */
-static int add_marks(const struct replication_group *group, struct json_object *object)
+int group_add_marks(const struct replication_group *group, struct json_object *object)
 {
     const struct group_record *record = group->record;
     if (record->stage == GROUP_NONE && !group->awaits_sync)
@@ -222,7 +221,8 @@ struct json_object *replication_query(struct replication_group *group)
     if (object == NULL ||
         json_add_string(object, "role", any ? replication_mode_name(mode) : "none") < 0 ||
         json_add_string(object, "stage", replication_stage_name(stage)) < 0 ||
-        add_marks(group, object) < 0 || json_add_uint(object, "epoch", group->record->epoch) < 0 ||
+        group_add_marks(group, object) < 0 || group_session_query(group, object) < 0 ||
+        json_add_uint(object, "epoch", group->record->epoch) < 0 ||
         add_checkpoint(group, object) < 0 || add_merge(group, object) < 0 ||
         (group->peer != NULL && json_add(object, "peer", peer_describe(group->peer)) < 0) ||
         add_disks(group, object, &failed) < 0)

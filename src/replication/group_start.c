@@ -489,29 +489,18 @@ static int mend(struct replication_group *group, struct err *err) MAY_WAIT
     return group_checkpoint_secondary(group, disks, count, first, err);
 }
 
-int replication_first_checkpoint(struct replication_group *group, uint64_t deadline_ns,
-                                 uint64_t *ret_epoch, struct err *err)
+int group_first_of_secondary(struct replication_group *group, const struct group_members *members,
+                             struct err *err)
 {
-    struct group_members members;
-    int ret = group_begin(group, &members, err);
-    if (ret < 0)
-        return ret;
-    if (group->peer != NULL)
-        ret = group_first_of_primary(group, &members, deadline_ns, err);
-    else if (group->awaits_sync)
-        ret = start_members(group, &members, REPLICATION_SECONDARY, REPLICATION_OVERLAYS_FRESH,
-                            err);
-    else if (group->record->stage == GROUP_RUNNING && !group->record->stream_intact)
-        ret = mend(group, err);
-    else
-        ret = err_set(err, -EINVAL,
-                      "no first checkpoint is awaited here: only a secondary takes one that is"
-                      " inconsistent, or whose stream of writes is broken, or its primary that has"
-                      " peer-control");
-    if (ret == 0)
-        *ret_epoch = group->record->epoch;
-    group_end(group, &members);
-    return ret;
+    if (group->awaits_sync)
+        return start_members(group, members, REPLICATION_SECONDARY, REPLICATION_OVERLAYS_FRESH,
+                             err);
+    if (group->record->stage == GROUP_RUNNING && !group->record->stream_intact)
+        return mend(group, err);
+    return err_set(err, -EINVAL,
+                   "no first checkpoint is awaited here: only a secondary takes one that is"
+                   " inconsistent, or whose stream of writes is broken, or its primary that has"
+                   " peer-control");
 }
 
 int group_force_over(struct replication_group *group, const struct group_members *members,

@@ -56,7 +56,7 @@ int group_check_stream(const struct replication_group *group, struct err *err)
 
 /* --- its life --- */
 
-static void renew(struct replication_group *group)
+void group_renew_writers(struct replication_group *group)
 {
     if (group->owner != NULL && group->owner->renew != NULL)
         group->owner->renew(group->owner->arg);
@@ -72,18 +72,19 @@ void group_stream_start(struct replication_group *group, bool resumed)
 {
     if (resumed && group->record->stream_begun)
         suspect(group, "this secondary was started again while a primary was writing");
-    renew(group);
+    group_renew_writers(group);
 }
 
 void group_stream_mended(struct replication_group *group)
 {
     group->stream.suspect = false;
-    renew(group);
+    group_session_forget_error(group);
+    group_renew_writers(group);
 }
 
 bool group_stream_goes_on(const struct replication_group *group)
 {
-    return group->stream.written;
+    return group->stream.written || group->session.now.connected;
 }
 
 /* --- who writes --- */
@@ -98,6 +99,17 @@ static int record_begun(struct replication_group *group, struct err *err) MAY_WA
     }
     change->stream_begun = true;
     return group_record_write(group, err);
+}
+
+int group_stream_continue(struct replication_group *group, bool resync, struct err *err)
+{
+    if (!may_break(group, group->record))
+        return 0;
+    if (resync)
+        return record_break(group, "a synchronisation is under way", err);
+    if (group->record->stream_begun)
+        return record_break(group, "the primary was started anew and has not synchronised", err);
+    return record_begun(group, err);
 }
 
 static void describe(const struct replication_writer *writer, char *text, size_t text_bytes)
@@ -136,6 +148,9 @@ int replication_admit(struct replication_group *group, const struct replication_
 
     if (!group_is_peers(group, writer->root))
         return 0;
+    ret = group_session_admit(group, writer);
+    if (ret < 0)
+        return ret;
     group->stream.written |= group->awaits_sync || group->record->stage == GROUP_RUNNING;
     if (!may_break(group, group->record))
         return 0;
@@ -163,5 +178,5 @@ void replication_writer_ended(struct replication_group *group,
     describe(writer, who, sizeof(who));
     snprintf(why, sizeof(why), "%s was lost, and perhaps writes with it", who);
     suspect(group, why);
-    renew(group);
+    group_renew_writers(group);
 }

@@ -128,7 +128,8 @@ def test_clients_that_vanish_leave_nothing_behind(daemons):
 
 
 PEER_COMMANDS = {"qmp_capabilities", "query-version", "query-commands", "query-replication",
-                 "replication-checkpoint", "query-xen-replication-status", "xen-colo-do-checkpoint"}
+                 "replication-hello", "replication-checkpoint", "replication-report",
+                 "query-xen-replication-status", "xen-colo-do-checkpoint"}
 
 
 def test_a_peer_takes_only_its_own_verbs(daemons, folder):

@@ -43,6 +43,13 @@ def restart_secondary(pair, *words):
     pair.start_secondary(*words)
 
 
+def synchronise(pair):
+    """A primary that has lost its link is started anew, with a copy of its disks."""
+    pair.primary.stop()
+    pair.primary = pair.daemons.run("primary", "p", *pair.primary_words, "--sync")
+    assert "is ready" in pair.primary.line() and "synchronised" in pair.primary.line()
+
+
 def view_of(folder, blocks):
     client = connect(folder, "s")
     seen = {block: client.pread(BLOCK, block * BLOCK) for block in sorted(blocks)}
@@ -101,10 +108,7 @@ def test_killed_under_load_it_restarts_at_the_last_checkpoint_exactly(daemons, f
         seen = view_of(folder, set(views.checkpoint) | set(views.since))
         wanted = {block: views.checkpoint.get(block, 0) for block in seen}
         assert seen == wanted
-        # The primary has lost writes: it is started anew, with a copy of its disks.
-        pair.primary.stop()
-        pair.primary = daemons.run("primary", "p", *pair.primary_words, "--sync")
-        assert "is ready" in pair.primary.line() and "synchronised" in pair.primary.line()
+        synchronise(pair)
         views.cut()
         assert view_of(folder, views.checkpoint) == views.checkpoint
 
@@ -131,8 +135,7 @@ def test_killed_in_a_checkpoint_it_has_one_epoch_or_the_other(daemons, folder):
         assert query["consistent"] and query["epoch"] >= reached > known
         known = query["epoch"]
         assert view_of(folder, range(16)) == {block: byte for block in range(16)}
-        pair.primary.stop()
-        pair.start_primary()
+        synchronise(pair)
 
 
 def test_killed_in_a_merge_it_finishes_it(daemons, folder):

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The mark of the stream: who writes to the secondary disks, one after the other, and when what they
- * wrote is not believed any more. The tests are the exports: they ask for each writer.
+ * wrote is not believed any more; and the primary's sessions. The tests are the exports: they ask for
+ * each writer.
  */
 #include "replication_fixture.h"
 
@@ -13,7 +14,9 @@
 
 struct stage {
     struct fix fix;
-    unsigned renewed;
+    unsigned renewed, cut;
+    uint64_t cut_for; /* the instance that stayed */
+    size_t cut_roots;
     uint64_t connections;
 };
 
@@ -21,6 +24,16 @@ static void renew(void *arg)
 {
     struct stage *stage = arg;
     stage->renewed++;
+}
+
+static void cut_others(void *arg, struct edge *const *roots, size_t count, uint64_t instance)
+    MAY_WAIT
+{
+    struct stage *stage = arg;
+    stage->cut++;
+    stage->cut_for = instance;
+    stage->cut_roots = count;
+    co_yield();
 }
 
 /* The fixture's fence works on its own part of the stage. */
@@ -32,7 +45,8 @@ static int fence(void *arg, struct edge *const *roots, size_t count, struct err 
 
 static void own(struct stage *stage)
 {
-    stage->fix.owner = (struct replication_owner){.fence = fence, .renew = renew, .arg = stage};
+    stage->fix.owner = (struct replication_owner){
+        .fence = fence, .renew = renew, .cut_others = cut_others, .arg = stage};
 }
 
 static void use_state(struct stage *stage) MAY_WAIT
@@ -124,7 +138,7 @@ static void expect_broken(struct stage *stage, const char *why) MAY_WAIT
 static void synchronise(struct stage *stage) MAY_WAIT
 {
     uint64_t epoch;
-    fix_ok(replication_first_checkpoint(stage->fix.s.group, &epoch, &err));
+    fix_ok(replication_first_checkpoint(stage->fix.s.group, DEADLINE_NEVER, &epoch, &err));
 }
 
 /* --- one after the other --- */
@@ -336,6 +350,167 @@ TEST_LOOP(a_write_whose_meaning_cannot_be_recorded_is_refused)
     end(&stage);
 }
 
+/* --- sessions --- */
+
+static void begin_session(struct stage *stage, uint64_t instance, bool resync) MAY_WAIT
+{
+    const struct replication_hello hello = {.instance = instance, .resync = resync};
+    fix_ok(replication_session_begin(stage->fix.s.group, &hello, &err));
+}
+
+static uint64_t session_number(struct stage *stage)
+{
+    return replication_session(stage->fix.s.group).number;
+}
+
+static int cut(struct stage *stage, const struct replication_cut *cut, struct err *err) MAY_WAIT
+{
+    struct replication_cut own = *cut;
+    own.deadline_ns = DEADLINE_NEVER;
+    return replication_cut(stage->fix.s.group, &own, NULL, err);
+}
+
+static uint64_t epoch_of(struct stage *stage) MAY_WAIT
+{
+    CLEANUP(json_putp)
+    struct json_object *answer = replication_session_answer(stage->fix.s.group);
+    struct json_object *epoch = NULL;
+    json_object_object_get_ex(answer, "epoch", &epoch);
+    return json_object_get_uint64(epoch);
+}
+
+TEST_LOOP(a_session_has_the_disks_for_itself_while_it_is_connected)
+{
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    begin_session(&stage, FIRST, false);
+    assert_int_equal(stage.cut, 1);
+    assert_int_equal(stage.cut_roots, 2);
+    assert_true(stage.cut_for == FIRST);
+    struct replication_writer own = connect(&stage, 0, FIRST), other = connect(&stage, 1, SECOND);
+    struct replication_writer nobody = connect(&stage, 1, 0);
+    struct replication_writer user = {.root = stage.fix.top[0], .connection = 99};
+    write_as(&stage, &own);
+    write_as(&stage, &user);
+    assert_int_equal(admit(&stage, &other), -EPERM);
+    assert_int_equal(admit(&stage, &nobody), -EPERM);
+    fix_refused(replication_checkpoint(stage.fix.s.group, DEADLINE_NEVER, NULL, &err),
+                "ask the primary");
+    struct replication_cut asked = {.session = 1};
+    fix_ok(cut(&stage, &asked, &err));
+    replication_session_left(stage.fix.s.group, "gone");
+    fix_refused(cut(&stage, &asked, &err), "session 1 has ended");
+    expect_intact(&stage);
+    assert_int_equal(fix_count_events(&stage.fix.s, "REPLICATION_PEER"), 2);
+    end(&stage);
+}
+
+TEST_LOOP(a_checkpoint_that_is_asked_for_again_is_taken_once)
+{
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    begin_session(&stage, FIRST, true);
+    uint64_t live = epoch_of(&stage);
+    struct replication_cut asked = {.session = 1, .epoch = live + 1, .first = true};
+    for (unsigned i = 0; i < 3; i++) {
+        fix_ok(cut(&stage, &asked, &err));
+        assert_int_equal(epoch_of(&stage), live + 1);
+    }
+    asked = (struct replication_cut){.session = 1, .epoch = live + 2};
+    for (unsigned i = 0; i < 3; i++) {
+        fix_ok(cut(&stage, &asked, &err));
+        assert_int_equal(epoch_of(&stage), live + 2);
+    }
+    asked.epoch = live + 1;
+    fix_refused(cut(&stage, &asked, &err), "cannot follow");
+    asked.epoch = live + 4;
+    fix_refused(cut(&stage, &asked, &err), "cannot follow");
+    assert_int_equal(epoch_of(&stage), live + 2);
+    end(&stage);
+}
+
+TEST_LOOP(only_the_first_primary_is_believed_without_a_synchronisation)
+{
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    begin_session(&stage, FIRST, false);
+    struct replication_cut asked = {.session = 1};
+    fix_ok(cut(&stage, &asked, &err));
+    /* It has written nothing that came here; what it kept for itself nobody knows. */
+    begin_session(&stage, SECOND, false);
+    asked.session = session_number(&stage);
+    assert_int_equal(asked.session, 2);
+    fix_refused(cut(&stage, &asked, &err), "started anew and has not synchronised");
+    asked.first = true;
+    fix_ok(cut(&stage, &asked, &err));
+    asked.first = false;
+    fix_ok(cut(&stage, &asked, &err));
+    /* Nor is who comes after the one that has synchronised. */
+    begin_session(&stage, FIRST, false);
+    asked.session = 3;
+    fix_refused(cut(&stage, &asked, &err), "started anew");
+    restart(&stage);
+    expect_broken(&stage, "started anew");
+    end(&stage);
+}
+
+TEST_LOOP(a_session_goes_on_for_the_same_instance_alone)
+{
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    struct replication_hello hello = {.instance = FIRST, .session = 1};
+    fix_refused(replication_session_begin(stage.fix.s.group, &hello, &err), "started again");
+    begin_session(&stage, FIRST, false);
+    replication_session_left(stage.fix.s.group, "gone");
+    fix_ok(replication_session_begin(stage.fix.s.group, &hello, &err));
+    assert_true(replication_session(stage.fix.s.group).connected);
+    struct replication_cut asked = {.session = 1};
+    fix_ok(cut(&stage, &asked, &err));
+    hello.instance = SECOND;
+    fix_refused(replication_session_begin(stage.fix.s.group, &hello, &err), "session 1 of 2222");
+    hello = (struct replication_hello){.instance = FIRST, .session = 2};
+    fix_refused(replication_session_begin(stage.fix.s.group, &hello, &err), "is with session 1");
+    fix_ok(cut(&stage, &asked, &err));
+    end(&stage);
+}
+
+TEST_LOOP(a_session_that_cannot_be_recorded_does_not_begin)
+{
+    if (!test_loop_is_sim())
+        return;
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    const struct replication_hello hello = {.instance = FIRST};
+    fail_records(&stage, true);
+    fix_refused(replication_session_begin(stage.fix.s.group, &hello, &err), "cannot be recorded");
+    assert_false(replication_session(stage.fix.s.group).connected);
+    fail_records(&stage, false);
+    begin_session(&stage, FIRST, false);
+    struct replication_cut asked = {.session = session_number(&stage)};
+    fix_ok(cut(&stage, &asked, &err));
+    end(&stage);
+}
+
+TEST_LOOP(what_the_primary_reports_breaks_the_stream_until_it_has_synchronised)
+{
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    begin_session(&stage, FIRST, false);
+    CLEANUP(json_putp) struct json_object *error = json_object_new_object();
+    fix_refused(replication_session_report(stage.fix.s.group, 2, error, "late", &err), "ended");
+    fix_ok(replication_session_report(stage.fix.s.group, 1, error, "a write was lost", &err));
+    struct replication_cut asked = {.session = 1};
+    fix_refused(cut(&stage, &asked, &err), "the primary reports: a write was lost");
+    CLEANUP(json_putp) struct json_object *query = replication_query(stage.fix.s.group);
+    assert_true(json_object_object_get_ex(query, "peer-error", NULL));
+    asked.first = true;
+    fix_ok(cut(&stage, &asked, &err));
+    json_object_put(query);
+    query = replication_query(stage.fix.s.group);
+    assert_false(json_object_object_get_ex(query, "peer-error", NULL));
+    end(&stage);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -352,6 +527,12 @@ int main(void)
         cmocka_unit_test(during_the_first_synchronisation_everybody_may_write_and_then_it_counts),
         cmocka_unit_test(a_mended_stream_breaks_again),
         cmocka_unit_test(a_write_whose_meaning_cannot_be_recorded_is_refused),
+        cmocka_unit_test(a_session_has_the_disks_for_itself_while_it_is_connected),
+        cmocka_unit_test(a_checkpoint_that_is_asked_for_again_is_taken_once),
+        cmocka_unit_test(only_the_first_primary_is_believed_without_a_synchronisation),
+        cmocka_unit_test(a_session_goes_on_for_the_same_instance_alone),
+        cmocka_unit_test(a_session_that_cannot_be_recorded_does_not_begin),
+        cmocka_unit_test(what_the_primary_reports_breaks_the_stream_until_it_has_synchronised),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
