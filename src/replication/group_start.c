@@ -331,34 +331,47 @@ static void run_disks(struct replication_group *group, const struct group_start 
     }
 }
 
-/* Disks whose merge has ended, or all of a group that is done. */
-static void finish_disks(struct replication_group *group, struct group_start *start) MAY_WAIT
+/* From the given one on: their merge has ended, or the whole group is done. */
+static void finish_disks(struct replication_group *group, struct group_start *start, size_t first)
+    MAY_WAIT
 {
-    size_t left = 0;
-    for (size_t i = 0; i < start->count; i++) {
+    for (size_t i = first; i < start->count; i++) {
         struct group_disk *disk = start->disks[i];
-        const struct group_record_disk *recorded = record_find_disk(group->record, disk->node);
-        if (start->plan == START_MERGE && (recorded == NULL || !recorded->merged)) {
-            start->disks[left++] = disk;
-            continue;
-        }
         replication_set_stage(disk->node, REPLICATION_DONE);
         if (!group->record->promoted && start->plan == START_DONE)
             disk_put_back(disk);
         disk_free(disk);
     }
-    start->count = start->prepared = left;
+    start->count = start->prepared = first;
 }
 
+/* Disks whose merge has ended come last; how many there are before them. */
+static size_t put_merged_last(struct replication_group *group, struct group_start *start)
+{
+    size_t left = 0;
+    for (size_t i = 0; i < start->count; i++) {
+        struct group_disk *disk = start->disks[i];
+        const struct group_record_disk *recorded = record_find_disk(group->record, disk->node);
+        if (recorded != NULL && recorded->merged)
+            continue;
+        start->disks[i] = start->disks[left];
+        start->disks[left++] = disk;
+    }
+    return left;
+}
+
+/* On failure all of them are as before. */
 static int go_on_with_merge(struct replication_group *group, struct group_start *start,
                             struct err *err) MAY_WAIT
 {
-    finish_disks(group, start);
-    for (size_t i = 0; i < start->count; i++)
+    size_t left = put_merged_last(group, start);
+    for (size_t i = 0; i < left; i++)
         list_push_back(&group->disks, &start->disks[i]->link);
-    int ret = group_fail_over(group, start->disks, start->count, err);
-    for (size_t i = 0; ret < 0 && i < start->count; i++)
+    int ret = group_fail_over(group, start->disks, left, err);
+    for (size_t i = 0; ret < 0 && i < left; i++)
         list_remove(&start->disks[i]->link);
+    if (ret == 0)
+        finish_disks(group, start, left);
     return ret;
 }
 
@@ -382,7 +395,7 @@ static int start_secondary(struct replication_group *group, struct group_start *
     if (start->plan == START_MERGE)
         return go_on_with_merge(group, start, err);
     if (start->plan == START_DONE)
-        finish_disks(group, start);
+        finish_disks(group, start, 0);
     else
         run_disks(group, start);
     return 0;
@@ -524,7 +537,7 @@ int group_force_over(struct replication_group *group, const struct group_members
         return ret;
     }
     if (start->plan == START_DONE)
-        finish_disks(group, start);
+        finish_disks(group, start, 0);
     group->awaits_sync = false;
     return 0;
 }

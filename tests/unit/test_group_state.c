@@ -7,6 +7,7 @@
 #include "replication_fixture.h"
 
 #include "loop/sim.h"
+#include "replication/group_internal.h"
 
 #include <limits.h>
 
@@ -191,6 +192,19 @@ TEST_LOOP(a_killed_secondary_goes_on_at_its_last_checkpoint)
     end(&fix);
 }
 
+TEST_LOOP(a_checkpoint_counts_on_in_both_overlays)
+{
+    struct fix fix;
+    begin(&fix, 1, GROUP_LEVEL_PROCESS);
+    live_epoch(&fix);
+    for (unsigned i = 0; i < 2; i++) {
+        struct overlay_identity identity;
+        assert_true(overlay_identity(fix_node(&fix.s, i == 0 ? "active" : "hidden", 0), &identity));
+        assert_true(identity.epoch == epoch_of(&fix));
+    }
+    end(&fix);
+}
+
 TEST_LOOP(the_age_of_a_checkpoint_survives_a_restart)
 {
     struct fix fix;
@@ -244,17 +258,25 @@ TEST_LOOP(an_end_that_cannot_flush_what_the_overlays_hold_does_not_outlive_the_h
     }
 }
 
+static bool shows_merge(struct fix *fix) MAY_WAIT
+{
+    CLEANUP(json_putp) struct json_object *query = replication_query(fix->s.group);
+    return member(query, "merge") != NULL;
+}
+
 TEST_LOOP(an_interrupted_failover_is_finished_and_done_is_done)
 {
     struct fix fix;
     begin(&fix, 2, GROUP_LEVEL_PROCESS);
     live_epoch(&fix);
+    assert_false(shows_merge(&fix));
     fix_inject(&fix.s, "sdisk", 1,
                (struct blkdebug_rule){
                    .kinds = BLKDEBUG_WRITE | BLKDEBUG_ZERO, .count = UINT_MAX, .error = -EIO});
     fix_ok(replication_stop(fix.s.group, true, &err));
     test_wait_until(job_next(&fix.s.jobs, NULL) == NULL);
     assert_int_equal(fix_stage(&fix.s), REPLICATION_FAILOVER_FAILED);
+    assert_true(shows_merge(&fix));
     kill_secondary(&fix);
     open_secondary(&fix, GROUP_LEVEL_PROCESS, boot_a);
     refuse_start(&fix, REPLICATION_OVERLAYS_FRESH, "has not ended");
@@ -293,6 +315,48 @@ TEST_LOOP(a_group_that_was_stopped_stays_so)
     assert_false(replication_has_taken_over(fix.s.group));
     assert_false(replication_takes_primary(fix.s.group));
     assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), 2);
+    end(&fix);
+}
+
+static void open_read_only(struct fix *fix) MAY_WAIT
+{
+    fix_side_init(fix, &fix->s);
+    use_state(fix, GROUP_LEVEL_PROCESS, boot_a);
+    fix_open_secondary_disk(fix, 0, true);
+    fix_attach_secondary(fix, 0, false);
+}
+
+TEST_LOOP(a_disk_that_was_read_only_is_so_again_when_its_group_turns_out_to_be_stopped)
+{
+    struct fix fix;
+    begin(&fix, 1, GROUP_LEVEL_PROCESS);
+    live_epoch(&fix);
+    fix_ok(replication_stop(fix.s.group, false, &err));
+    close_secondary(&fix);
+    open_read_only(&fix);
+    restart(&fix);
+    assert_int_equal(fix_stage(&fix.s), REPLICATION_DONE);
+    assert_true(fix_node(&fix.s, "sdisk", 0)->read_only);
+    assert_true(fix_node(&fix.s, "hidden", 0)->read_only);
+    assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), 2);
+    end(&fix);
+}
+
+TEST_LOOP(a_generation_remembers_those_before_it_the_nearest_first)
+{
+    struct fix fix;
+    begin(&fix, 1, GROUP_LEVEL_PROCESS);
+    struct group_record *record = calloc(1, sizeof(*record));
+    uint64_t before[GROUP_RECORD_MAX_ANCESTORS + 3];
+    assert_non_null(record);
+    for (unsigned minted = 0; minted < ARRAY_LEN(before); minted++) {
+        record_mint(fix.s.group, record);
+        before[minted] = record->generation;
+        assert_int_equal(record->ancestor_count, MIN(minted, GROUP_RECORD_MAX_ANCESTORS));
+        for (unsigned i = 0; i < record->ancestor_count; i++)
+            assert_true(record->ancestors[i] == before[minted - 1 - i]);
+    }
+    free(record);
     end(&fix);
 }
 
@@ -540,6 +604,11 @@ TEST_LOOP(a_damaged_record_is_refused_and_replaced_by_somebodys_word_alone)
     refuse_start(&fix, REPLICATION_OVERLAYS_EMPTY, "its checksum is wrong");
     refuse_start(&fix, REPLICATION_OVERLAYS_EMPTY, "(sync)");
     refuse_start(&fix, REPLICATION_OVERLAYS_MERGE, "the record of the group decides");
+    close_secondary(&fix);
+    file_put("group",
+             (struct content){calloc(1, GROUP_RECORD_MAX_BYTES + 1), GROUP_RECORD_MAX_BYTES + 1});
+    open_secondary(&fix, GROUP_LEVEL_PROCESS, boot_a);
+    refuse_start(&fix, REPLICATION_OVERLAYS_EMPTY, "it is too long");
     fix_ok(replication_start(fix.s.group, REPLICATION_SECONDARY, REPLICATION_OVERLAYS_SYNC, &err));
     expect_inconsistent(&fix, "never synchronised");
     free(file_take("group.damaged").bytes);
@@ -646,6 +715,33 @@ TEST_LOOP(a_change_that_cannot_be_recorded_does_not_happen)
         fix_wait_stage(&fix.s, REPLICATION_DONE);
         end(&fix);
     }
+}
+
+TEST_LOOP(a_failover_that_cannot_be_recorded_again_goes_on_at_the_next_start)
+{
+    if (!test_loop_is_sim())
+        return;
+    struct fix fix;
+    begin(&fix, 2, GROUP_LEVEL_PROCESS);
+    live_epoch(&fix);
+    fix_inject(&fix.s, "sdisk", 1,
+               (struct blkdebug_rule){.kinds = BLKDEBUG_WRITE | BLKDEBUG_ZERO, .error = -EIO});
+    fix_ok(replication_stop(fix.s.group, true, &err));
+    test_wait_until(job_next(&fix.s.jobs, NULL) == NULL);
+    kill_secondary(&fix);
+    open_secondary(&fix, GROUP_LEVEL_PROCESS, boot_a);
+    for (unsigned i = 0; i < 2; i++) {
+        set_fault(&fix, "group.new", SIM_OP_WRITE, true);
+        refuse_start(&fix, REPLICATION_OVERLAYS_EMPTY, "cannot be recorded");
+        set_fault(&fix, "", SIM_OP_ANY, false);
+    }
+    restart(&fix);
+    fix_wait_stage(&fix.s, REPLICATION_DONE);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(fix_raw_byte(&fix, i, 0, BLOCK), 1);
+        assert_int_equal(fix_raw_byte(&fix, i, BLOCK, BLOCK), 3);
+    }
+    end(&fix);
 }
 
 /* --- every request can be the last --- */
@@ -766,11 +862,15 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_killed_secondary_goes_on_at_its_last_checkpoint),
+        cmocka_unit_test(a_checkpoint_counts_on_in_both_overlays),
         cmocka_unit_test(the_age_of_a_checkpoint_survives_a_restart),
         cmocka_unit_test(an_end_in_good_order_is_survived_by_every_level_and_by_another_boot),
         cmocka_unit_test(an_end_that_cannot_flush_what_the_overlays_hold_does_not_outlive_the_host),
         cmocka_unit_test(an_interrupted_failover_is_finished_and_done_is_done),
+        cmocka_unit_test(a_generation_remembers_those_before_it_the_nearest_first),
         cmocka_unit_test(a_group_that_was_stopped_stays_so),
+        cmocka_unit_test(
+            a_disk_that_was_read_only_is_so_again_when_its_group_turns_out_to_be_stopped),
         cmocka_unit_test(undo_that_a_kill_or_a_boot_loses_makes_the_group_inconsistent),
         cmocka_unit_test(an_overlay_that_is_not_the_one_recorded_is_lost_not_empty),
         cmocka_unit_test(a_new_overlay_in_place_of_a_lost_one_is_not_taken_for_an_empty_one),
@@ -786,6 +886,7 @@ int main(void)
         cmocka_unit_test(the_record_of_another_group_is_refused),
         cmocka_unit_test(a_state_folder_belongs_to_one_group),
         cmocka_unit_test(a_change_that_cannot_be_recorded_does_not_happen),
+        cmocka_unit_test(a_failover_that_cannot_be_recorded_again_goes_on_at_the_next_start),
         cmocka_unit_test(whatever_request_is_the_last_the_next_start_finds_one_whole_epoch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -172,6 +172,20 @@ static void fill_superseded(struct overlay_fixture *f) MAY_WAIT
         assert_int_equal(blocks_write(f->edge, i % 4 * UINT64_C(131072), 131072, (uint8_t)i, 0), 0);
 }
 
+TEST_LOOP(an_overlay_that_its_record_has_emptied_at_a_start_makes_its_log_shorter_too)
+{
+    struct overlay_fixture f = open_new(4096, 512);
+    struct err err = ERR_INIT;
+
+    fill_superseded(&f);
+    overlay_shut(&f);
+    overlay_open_at(&f, test_path("a"), SIZE_BYTES);
+    assert_int_equal(overlay_settle(f.node, 2, &err), 0);
+    fill_superseded(&f);
+    test_wait_until(overlay_stats(f.node).log_bytes < 6 * SEGMENT_BYTES);
+    done(&f);
+}
+
 TEST_LOOP(making_the_log_shorter_waits_for_a_medium_that_fails)
 {
     struct overlay_fixture f = open_new(4096, 512);
@@ -525,6 +539,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_disk_that_is_rewritten_for_long_stays_within_its_bound_and_right),
         cmocka_unit_test(one_block_rewritten_or_zeroed_without_end_takes_little),
+        cmocka_unit_test(
+            an_overlay_that_its_record_has_emptied_at_a_start_makes_its_log_shorter_too),
         cmocka_unit_test(making_the_log_shorter_waits_for_a_medium_that_fails),
         cmocka_unit_test(damage_in_the_file_is_never_given_a_good_crc),
         cmocka_unit_test(a_long_log_that_is_cut_or_torn_shows_one_moment_or_is_refused),
