@@ -73,7 +73,7 @@ static const struct opt checkpoint_opts[] = {
     {.name = "epoch",
      .type = OPT_UINT,
      .offset = OPT_FIELD(struct checkpoint_args, epoch),
-     .help = "to a secondary: what shall be live then; nothing is done when it is"},
+     .help = "to a secondary: what shall be reached; nothing is done when it is"},
     {0},
 };
 

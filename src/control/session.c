@@ -265,7 +265,8 @@ static int run_hello(struct qmp_call *call, void *arg, struct err *err) MAY_WAIT
     if (r < 0)
         return r;
     if (daemon->greeting)
-        return err_set(err, -EBUSY, "another primary is being answered just now: try again");
+        return err_set_kind(err, ERR_DEVICE_NOT_ACTIVE, -EBUSY,
+                            "another primary is being answered just now: try again");
     daemon->greeting = true;
     r = say_hello(call, args, &hello, err);
     daemon->greeting = false;

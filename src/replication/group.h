@@ -109,7 +109,7 @@ struct replication_cut {
     uint64_t deadline_ns;
     bool first;
     uint64_t session; /* S: of the caller; 0: he has none, and is refused while somebody has */
-    uint64_t epoch; /* S: that shall be live afterwards. When it is, nothing is done. 0: the next */
+    uint64_t epoch;   /* S: that shall be reached. When it is, nothing is done. 0: the next */
 };
 int replication_cut(struct replication_group *group, const struct replication_cut *cut,
                     uint64_t *ret_epoch, struct err *err) MAY_WAIT;
