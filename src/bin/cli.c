@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 const char *cli_program = "blockstep";
@@ -164,5 +165,15 @@ const char *cli_duration(uint64_t ns, char *text, size_t text_bytes)
                  (double)((uint64_t)seconds % 60));
     else
         snprintf(text, text_bytes, "%.1f h", seconds / 3600);
+    return text;
+}
+
+const char *cli_moment(uint64_t wall_ns, char *text, size_t text_bytes)
+{
+    time_t seconds = (time_t)(wall_ns / NS_PER_S);
+    struct tm when;
+
+    localtime_r(&seconds, &when);
+    strftime(text, text_bytes, "%F %T", &when);
     return text;
 }

@@ -53,5 +53,7 @@ int cli_run_in_loop(void (*entry)(void *arg), void *arg);
 
 /* Duration for people: "1.3 ms", "12 s", "3 min 20 s". */
 const char *cli_duration(uint64_t ns, char *text, size_t text_bytes);
+/* A moment since 1970 for people, by the local clock: "2026-11-22 04:05:06". */
+const char *cli_moment(uint64_t wall_ns, char *text, size_t text_bytes);
 
 #endif

@@ -31,13 +31,10 @@ static void print_help(void)
 static void print_time(struct json_object *event)
 {
     struct json_object *stamp = json_member(event, "timestamp");
-    time_t seconds = (time_t)json_uint(stamp, "seconds");
-    struct tm when;
     char text[32];
 
-    localtime_r(&seconds, &when);
-    strftime(text, sizeof(text), "%F %T", &when);
-    printf("%s%s.%03" PRIu64 "%s ", cli_style(CLI_FAINT), text,
+    printf("%s%s.%03" PRIu64 "%s ", cli_style(CLI_FAINT),
+           cli_moment(json_uint(stamp, "seconds") * NS_PER_S, text, sizeof(text)),
            json_uint(stamp, "microseconds") / 1000, cli_style(CLI_PLAIN));
 }
 

@@ -214,21 +214,28 @@ static void print_exports(struct json_object *status)
     }
 }
 
+static const char *error_text(struct json_object *error, const char *key)
+{
+    const char *text = json_text(error, key);
+
+    return text != NULL ? text : "?";
+}
+
 static void print_error(struct json_object *error)
 {
-    const char *operation = json_text(error, "operation");
-    const char *node = json_text(error, "node");
-    const char *reason = json_text(error, "reason");
+    char when[32];
 
     print_label("error");
     if (error == NULL) {
         printf("none\n");
         return;
     }
-    printf("%s%s of node %s failed at offset %" PRIu64 " (%" PRIu64 " bytes): %s%s",
-           cli_style(CLI_BAD), operation != NULL ? operation : "a request",
-           node != NULL ? node : "?", json_uint(error, "offset"), json_uint(error, "length"),
-           reason != NULL ? reason : "?", cli_style(CLI_PLAIN));
+    printf("%s%s of disk %s: %s of node %s failed at offset %" PRIu64 " (%" PRIu64
+           " bytes): %s (%s)%s, on %s",
+           cli_style(CLI_BAD), error_text(error, "side"), error_text(error, "disk"),
+           error_text(error, "operation"), error_text(error, "node"), json_uint(error, "offset"),
+           json_uint(error, "length"), error_text(error, "reason"), error_text(error, "errno"),
+           cli_style(CLI_PLAIN), cli_moment(json_uint(error, "wall-time-ns"), when, sizeof(when)));
     if (json_uint(error, "count") > 1)
         printf(", and %" PRIu64 " more since", json_uint(error, "count") - 1);
     putchar('\n');

@@ -108,8 +108,9 @@ static const struct opt checkpoint_data[] = {
 };
 
 static const struct opt error_data[] = {
-    WORD("side", roles), TEXT("node"),   TEXT("operation"),      NUMBER("offset"), NUMBER("length"),
-    TEXT("errno"),       TEXT("reason"), NUMBER("wall-time-ns"), NUMBER("count"),  {0},
+    WORD("side", roles),    TEXT("disk"),     TEXT("node"),  TEXT("operation"),
+    NUMBER("offset"),       NUMBER("length"), TEXT("errno"), TEXT("reason"),
+    NUMBER("wall-time-ns"), NUMBER("count"),  {0},
 };
 
 static const struct opt overlay_data[] = {

@@ -152,6 +152,7 @@ struct json_object *replication_error_json(const struct replication_error *error
     CLEANUP(json_putp) struct json_object *object = json_object_new_object();
     if (error->count == 0 || object == NULL ||
         json_add_string(object, "side", replication_mode_name(error->side)) < 0 ||
+        json_add_string(object, "disk", error->disk) < 0 ||
         json_add_string(object, "node", error->node) < 0 ||
         json_add_string(object, "operation", error->operation) < 0 ||
         json_add_uint(object, "offset", error->offset_bytes) < 0 ||
@@ -172,6 +173,7 @@ void replication_report(struct node *node, const char *operation, const struct n
     if (error->count++ > 0)
         return;
     error->operation = operation;
+    snprintf(error->disk, sizeof(error->disk), "%s", node->name);
     snprintf(error->node, sizeof(error->node), "%s", where->name);
     error->side = replication_mode_of(node);
     error->offset_bytes = offset_bytes;
@@ -250,8 +252,6 @@ static int primary_change(struct node *node, const struct io *io, enum io_kind k
         [IO_KIND_DISCARD] = "forward discard",
     };
     struct replication_state *s = node->state;
-    if (s->stage != REPLICATION_RUNNING)
-        return -EIO;
     struct forward_entry entry;
     forward_enter(&s->queue, &entry, io->length_bytes);
     int ret = -EIO;
@@ -268,8 +268,6 @@ static int primary_change(struct node *node, const struct io *io, enum io_kind k
 static int primary_flush(struct node *node) MAY_WAIT
 {
     struct replication_state *s = node->state;
-    if (s->stage != REPLICATION_RUNNING)
-        return -EIO;
     struct forward_entry entry;
     forward_enter(&s->queue, &entry, 0);
     int ret = -EIO;

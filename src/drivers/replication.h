@@ -31,9 +31,10 @@ const char *replication_stage_name(enum replication_stage stage);
 
 /* The first failure since the start, and how many followed. */
 struct replication_error {
-    uint64_t count;        /* 0: none */
-    const char *operation; /* "forward write", "copy-before-write", "merge"; static text */
-    char node[NODE_NAME_BYTES];
+    uint64_t count;             /* 0: none */
+    const char *operation;      /* "forward write", "copy-before-write", "merge"; static text */
+    char disk[NODE_NAME_BYTES]; /* the node of this driver */
+    char node[NODE_NAME_BYTES]; /* where it failed */
     enum replication_mode side;
     uint64_t offset_bytes, length_bytes;
     int code; /* -errno */
@@ -58,7 +59,7 @@ const struct replication_error *replication_error_of(const struct node *node);
 /* Remembers the first, counts the others; REPLICATION_ERROR for the first. Does not wait. */
 void replication_report(struct node *node, const char *operation, const struct node *where,
                         uint64_t offset_bytes, uint64_t length_bytes, int code);
-void replication_error_clear(struct node *node); /* at a start */
+void replication_error_clear(struct node *node);
 /* Who learns of the first error, after it has been remembered, and that a primary's link is lost; must
  * not wait. NULL: nobody. Copied. */
 struct replication_watch {

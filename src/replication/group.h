@@ -208,7 +208,7 @@ bool replication_state(struct replication_group *group, enum replication_mode *r
  *          "merge": {"job", "done", "total", "rate"}
  *       P: "peer" (node name), "in-flight", "in-flight-bytes", "forwarded-bytes",
  *          "link" (what the child's driver tells of itself)
- *       "error": {"side", "node", "operation", "offset", "length", "errno", "reason",
+ *       "error": {"side", "disk", "node", "operation", "offset", "length", "errno", "reason",
  *                 "wall-time-ns", "count"} } ] }
  */
 struct json_object *replication_query(struct replication_group *group) MAY_WAIT;

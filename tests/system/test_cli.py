@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -223,6 +224,27 @@ def test_status_reads_well_on_both_sides(daemons):
     pair.primary.stop()
     pair.cli("qmp", "--name", "s", "query-status")
     assert "no primary is connected" in pair.cli("status", "--name", "s").stdout
+
+
+def test_status_tells_an_error_in_full_on_the_side_that_knows(daemons):
+    pair = Pair(daemons)
+    assert pair.primary.qmp.cmd("query-replication")["role"] == "primary"
+    pair.secondary.kill()
+    pair.io("p", "write -P 9 64k 4k", "write -P 9 0 4k")
+    told = pair.primary.qmp.event("REPLICATION_ERROR")["data"]
+    error = pair.status("p")["error"]
+    assert {**told, "count": 0} == {**error, "count": 0}
+    assert told["count"] == 1 and error["count"] > 1
+    disk = pair.status("p")["disks"][0]["node"]
+    assert (error["side"], error["disk"], error["operation"]) == ("primary", disk, "forward write")
+    assert (error["offset"], error["length"]) == (65536, 4096)
+    assert abs(error["wall-time-ns"] / 1e9 - time.time()) < 60
+    line = next(line for line in pair.cli("status", "--name", "p").stdout.split("\n") if "error" in line)
+    when = time.strftime("%F %T", time.localtime(error["wall-time-ns"] // 10**9))
+    assert line.split("error", 1)[1].strip() == (
+        f"primary of disk {disk}: forward write of node {error['node']} failed at offset 65536 "
+        f"(4096 bytes): {error['reason']} ({error['errno']}), on {when}, "
+        f"and {error['count'] - 1} more since")
 
 
 def test_status_finds_the_only_daemon_and_asks_when_there_are_more(daemons, folder):

@@ -11,6 +11,19 @@ static uint64_t soon(struct fix *fix)
     return test_deadline_ns(10);
 }
 
+struct late {
+    struct fix *fix;
+    int result;
+    bool done;
+};
+
+static void late_user_write(void *arg) MAY_WAIT
+{
+    struct late *late = arg;
+    late->result = fix_fill(late->fix->top[0], 0, BLOCK, 9);
+    late->done = true;
+}
+
 /* --- checkpoints --- */
 
 TEST_LOOP(a_checkpoint_that_cannot_empty_one_overlay_keeps_the_old_epoch_on_all_disks)
@@ -60,13 +73,53 @@ static void unmark(struct dirty_tracker *trackers, size_t count)
 
 /* A checkpoint changes them by no write. The secondary disk does not change, nor does the view at the
  * end of a merge. */
+static void late_peer_write(void *arg) MAY_WAIT
+{
+    struct late *late = arg;
+    late->result = fix_fill(late->fix->forward[1], 0, BLOCK, 9);
+    late->done = true;
+}
+
+static void late_checkpoint(void *arg) MAY_WAIT
+{
+    struct late *late = arg;
+    struct err err = ERR_INIT;
+    late->result = replication_checkpoint(late->fix->s.group, DEADLINE_NEVER, NULL, &err);
+    assert_non_null(strstr(err.text, "secondary 'rep1'"));
+    late->done = true;
+}
+
+TEST_LOOP(a_write_that_fails_while_a_checkpoint_waits_for_it_fails_the_checkpoint)
+{
+    struct fix fix;
+    fix_open(&fix, 3);
+    fix_start(&fix);
+    assert_int_equal(fix_fill(fix.forward[0], 0, BLOCK, 1), 0);
+    struct node *sdisk = fix_node(&fix.s, "sdisk", 1);
+    fix_inject(
+        &fix.s, "sdisk", 1,
+        (struct blkdebug_rule){.kinds = BLKDEBUG_WRITE, .hold = true, .error = -EIO, .count = 1});
+    struct late write = {.fix = &fix}, checkpoint = {.fix = &fix};
+    assert_int_equal(co_spawn(fix.loop, "write", late_peer_write, &write), 0);
+    assert_int_equal(blkdebug_await_held(sdisk, 0, 1, soon(&fix)), 0);
+    assert_int_equal(co_spawn(fix.loop, "checkpoint", late_checkpoint, &checkpoint), 0);
+    co_sleep(5 * NS_PER_MS);
+    assert_false(checkpoint.done);
+    blkdebug_release(sdisk, 0);
+    test_wait_until(checkpoint.done && write.done);
+    assert_int_equal(checkpoint.result, -EIO);
+    assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), 0); /* the old checkpoint stands */
+    fix_close(&fix);
+}
+
 TEST_LOOP(bitmaps_of_the_view_and_its_layers_know_of_a_checkpoint_and_of_a_stop)
 {
-    static const char *const nodes[] = {"top", "rep", "active", "hidden", "sdisk"};
+    static const char *const nodes[] = {"top", "rep", "active", "hidden", "sdisk", "above"};
     for (int failover = 0; failover < 2; failover++) {
         struct fix fix;
         struct dirty_tracker trackers[ARRAY_LEN(nodes)] = {0};
         fix_open(&fix, 1);
+        fix_add(fix.s.graph, "{'driver':'blkdebug','node-name':'above0','file':'sdisk0'}");
         for (size_t i = 0; i < ARRAY_LEN(nodes); i++)
             fix_ok(dirty_tracker_add(&trackers[i], fix_node(&fix.s, nodes[i], 0), BLOCK, &err));
         fix_start(&fix);
@@ -76,7 +129,7 @@ TEST_LOOP(bitmaps_of_the_view_and_its_layers_know_of_a_checkpoint_and_of_a_stop)
         unmark(trackers, ARRAY_LEN(nodes));
         fix_checkpoint(&fix);
         assert_int_equal(marked(trackers, 4), 4 * FIX_DISK_BYTES);
-        assert_int_equal(dirty_tracker_bytes(&trackers[4]), 0);
+        assert_int_equal(marked(trackers + 4, 2), 0);
         unmark(trackers, ARRAY_LEN(nodes));
         fix_ok(replication_stop(fix.s.group, failover, &err));
         fix_wait_stage(&fix.s, REPLICATION_DONE);
@@ -198,12 +251,6 @@ TEST_LOOP(a_fence_that_fails_leaves_everything_running)
     fix_close(&fix);
 }
 
-struct late {
-    struct fix *fix;
-    int result;
-    bool done;
-};
-
 static void late_write(void *arg) MAY_WAIT
 {
     struct late *late = arg;
@@ -223,6 +270,36 @@ static void late_failover(void *arg) MAY_WAIT
     struct late *late = arg;
     fix_ok(replication_stop(late->fix->s.group, true, &err));
     late->done = true;
+}
+
+static void late_stop(void *arg) MAY_WAIT
+{
+    struct late *late = arg;
+    fix_ok(replication_stop(late->fix->s.group, false, &err));
+    late->done = true;
+}
+
+TEST_LOOP(a_stop_falls_between_whole_writes)
+{
+    struct fix fix;
+    fix_open(&fix, 2);
+    fix_start(&fix);
+    struct node *sdisk = fix_node(&fix.s, "sdisk", 0);
+    fix_inject(&fix.s, "sdisk", 0,
+               (struct blkdebug_rule){.kinds = BLKDEBUG_WRITE, .hold = true, .count = 1});
+    struct late write = {.fix = &fix}, stop = {.fix = &fix};
+    assert_int_equal(co_spawn(fix.loop, "late", late_write, &write), 0);
+    assert_int_equal(blkdebug_await_held(sdisk, 0, 1, soon(&fix)), 0);
+    assert_int_equal(co_spawn(fix.loop, "stop", late_stop, &stop), 0);
+    co_sleep(5 * NS_PER_MS);
+    assert_false(stop.done);
+    assert_int_equal(fix_stage(&fix.s), REPLICATION_RUNNING);
+    blkdebug_release(sdisk, 0);
+    test_wait_until(stop.done && write.done);
+    assert_int_equal(write.result, 0);
+    assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), 9);
+    assert_int_equal(overlay_stats(fix_node(&fix.s, "hidden", 0)).held_bytes, 0);
+    fix_close(&fix);
 }
 
 TEST_LOOP(a_failover_waits_for_the_peers_last_writes_and_takes_none_after)
@@ -264,12 +341,9 @@ TEST_LOOP(a_users_write_under_way_at_the_failover_is_not_lost)
     struct node *adebug = fix_node(&fix.s, "adebug", 0);
     fix_inject(&fix.s, "adebug", 0,
                (struct blkdebug_rule){.kinds = BLKDEBUG_WRITE, .hold = true, .count = 1});
-    struct edge *peer = fix.peer[0];
-    fix.peer[0] = fix.top[0]; /* late_write writes there */
     struct late write = {.fix = &fix};
-    assert_int_equal(co_spawn(fix.loop, "late", late_write, &write), 0);
+    assert_int_equal(co_spawn(fix.loop, "late", late_user_write, &write), 0);
     assert_int_equal(blkdebug_await_held(adebug, 0, 1, soon(&fix)), 0);
-    fix.peer[0] = peer;
     fix_ok(replication_stop(fix.s.group, true, &err));
     co_sleep(5 * NS_PER_MS);
     assert_int_equal(fix_stage(&fix.s), REPLICATION_FAILOVER);
@@ -338,6 +412,80 @@ TEST_LOOP(a_write_that_does_not_reach_the_disk_late_in_a_merge_is_copied_again)
     fix_wait_stage(&fix.s, REPLICATION_DONE);
     assert_int_equal(fix_raw_byte(&fix, 0, 0, BLOCK), 3);
     assert_int_equal(fix_raw_byte(&fix, 0, BLOCK, BLOCK), 4);
+    fix_close(&fix);
+}
+
+/* The first piece has been copied, the second is held. */
+TEST_LOOP(a_write_behind_a_merges_back_is_copied_again)
+{
+    struct fix fix;
+    fix_open(&fix, 1);
+    fix_start(&fix);
+    uint64_t far = FIX_DISK_BYTES / 2;
+    assert_int_equal(fix_fill(fix.top[0], 0, BLOCK, 2), 0);
+    assert_int_equal(fix_fill(fix.top[0], far, BLOCK, 2), 0);
+    struct node *sdisk = fix_node(&fix.s, "sdisk", 0);
+    fix_inject(&fix.s, "sdisk", 0,
+               (struct blkdebug_rule){
+                   .kinds = BLKDEBUG_WRITE, .offset_bytes = far, .hold = true, .count = 1});
+    fix_ok(replication_stop(fix.s.group, true, &err));
+    assert_int_equal(blkdebug_await_held(sdisk, 0, 1, soon(&fix)), 0);
+    test_wait_until(fix_raw_byte(&fix, 0, 0, BLOCK) == 2);
+    assert_int_equal(fix_fill(fix.top[0], 0, BLOCK, 3), 0);
+    assert_int_equal(fix_raw_byte(&fix, 0, 0, BLOCK), 2);
+    blkdebug_release(sdisk, 0);
+    fix_wait_stage(&fix.s, REPLICATION_DONE);
+    assert_int_equal(fix_raw_byte(&fix, 0, 0, BLOCK), 3);
+    assert_int_equal(fix_raw_byte(&fix, 0, far, BLOCK), 2);
+    fix_close(&fix);
+}
+
+TEST_LOOP(a_merge_does_not_end_before_the_writes_under_way)
+{
+    struct fix fix;
+    fix_open(&fix, 1);
+    fix_start(&fix);
+    assert_int_equal(fix_fill(fix.top[0], 0, BLOCK, 2), 0);
+    struct node *sdisk = fix_node(&fix.s, "sdisk", 0), *adebug = fix_node(&fix.s, "adebug", 0);
+    fix_inject(&fix.s, "sdisk", 0,
+               (struct blkdebug_rule){.kinds = BLKDEBUG_FLUSH, .hold = true, .count = 1});
+    fix_ok(replication_stop(fix.s.group, true, &err));
+    assert_int_equal(blkdebug_await_held(sdisk, 0, 1, soon(&fix)), 0);
+    fix_inject(&fix.s, "adebug", 0,
+               (struct blkdebug_rule){.kinds = BLKDEBUG_WRITE, .hold = true, .count = 1});
+    struct late write = {.fix = &fix};
+    assert_int_equal(co_spawn(fix.loop, "late", late_user_write, &write), 0);
+    assert_int_equal(blkdebug_await_held(adebug, 0, 1, soon(&fix)), 0);
+    blkdebug_release(sdisk, 0);
+    co_sleep(5 * NS_PER_MS);
+    assert_int_equal(fix_stage(&fix.s), REPLICATION_FAILOVER);
+    blkdebug_release(adebug, 0);
+    fix_wait_stage(&fix.s, REPLICATION_DONE);
+    assert_true(write.done);
+    assert_int_equal(fix_raw_byte(&fix, 0, 0, BLOCK), 9);
+    fix_close(&fix);
+}
+
+/* It may have been carried out all the same: what is read then must not change at the merge's end. */
+TEST_LOOP(what_a_failed_write_leaves_late_in_a_merge_stays_when_the_merge_ends)
+{
+    struct fix fix;
+    fix_open(&fix, 1);
+    fix_start(&fix);
+    assert_int_equal(fix_fill(fix.top[0], 0, BLOCK, 2), 0);
+    struct node *sdisk = fix_node(&fix.s, "sdisk", 0);
+    fix_inject(&fix.s, "sdisk", 0,
+               (struct blkdebug_rule){.kinds = BLKDEBUG_FLUSH, .hold = true, .count = 1});
+    fix_ok(replication_stop(fix.s.group, true, &err));
+    assert_int_equal(blkdebug_await_held(sdisk, 0, 1, soon(&fix)), 0);
+    fix_inject(
+        &fix.s, "adebug", 0,
+        (struct blkdebug_rule){.kinds = BLKDEBUG_WRITE, .error = -EIO, .after = true, .count = 1});
+    assert_int_equal(fix_fill(fix.top[0], 0, BLOCK, 3), -EIO);
+    assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), 3);
+    blkdebug_release(sdisk, 0);
+    fix_wait_stage(&fix.s, REPLICATION_DONE);
+    assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), 3);
     fix_close(&fix);
 }
 
@@ -597,6 +745,32 @@ static void expect_text(struct json_object *object, const char *path, const char
                  text);
 }
 
+/* The sticky error in full, of the group and of the disk, and as the event told it: the first of two. */
+static void expect_error(struct fix_side *side, const char *role, const char *disk,
+                         const char *node, const char *operation) MAY_WAIT
+{
+    const struct {
+        const char *key, *text;
+    } members[] = {
+        {"side", role},      {"disk", disk},     {"node", node},   {"operation", operation},
+        {"offset", "32768"}, {"length", "4096"}, {"errno", "EIO"}, {"reason", strerror(EIO)},
+    };
+    CLEANUP(json_putp) struct json_object *query = replication_query(side->group);
+    struct json_object *told = fix_last_event(side, "REPLICATION_ERROR");
+    struct json_object *whole = path_of(query, "error"), *own = path_of(query, "disks.1.error");
+    assert_string_equal(json_object_to_json_string(whole), json_object_to_json_string(own));
+    for (size_t i = 0; i < ARRAY_LEN(members); i++) {
+        expect_text(whole, members[i].key, members[i].text);
+        expect_text(told, members[i].key, members[i].text);
+    }
+    expect_text(whole, "count", "2");
+    expect_text(told, "count", "1");
+    uint64_t then_ns = json_object_get_uint64(path_of(whole, "wall-time-ns"));
+    assert_true(then_ns > 0 && then_ns <= loop_wall_ns(loop_current()));
+    assert_int_equal(then_ns, json_object_get_uint64(path_of(told, "wall-time-ns")));
+    assert_int_equal(fix_count_events(side, "REPLICATION_ERROR"), 1);
+}
+
 TEST_LOOP(queries_show_both_sides)
 {
     struct fix fix;
@@ -612,6 +786,8 @@ TEST_LOOP(queries_show_both_sides)
     expect_text(query, "stage", "running");
     expect_text(query, "epoch", "1");
     expect_text(query, "disks.1.node", "rep1");
+    expect_text(query, "disks.1.stage", "running");
+    expect_text(query, "disks.1.mode", "secondary");
     expect_text(query, "disks.1.top", "top1");
     expect_text(query, "disks.1.active", "active1");
     expect_text(query, "disks.1.hidden", "hidden1");
@@ -630,12 +806,9 @@ TEST_LOOP(queries_show_both_sides)
     json_object_put(query);
     fix_inject(&fix.s, "sdisk", 1, (struct blkdebug_rule){.kinds = BLKDEBUG_ANY, .error = -EIO});
     assert_int_equal(fix_fill(fix.forward[1], 8 * BLOCK, BLOCK, 1), 0);
-    query = replication_query(fix.p.group);
-    expect_text(query, "error.side", "primary");
-    expect_text(query, "disks.1.error.node", "plink1");
-    expect_text(query, "disks.1.error.offset", "32768");
-    expect_text(query, "disks.1.error.errno", "EIO");
-    json_object_put(query);
+    assert_int_equal(fix_fill(fix.forward[1], 8 * BLOCK, BLOCK, 1), 0);
+    expect_error(&fix.p, "primary", "prep1", "plink1", "forward write");
+    expect_error(&fix.s, "secondary", "rep1", "sdisk1", "copy-before-write");
     blkdebug_remove(fix_node(&fix.s, "sdisk", 1), 0);
     fix_close(&fix);
 }
@@ -645,14 +818,19 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(
             a_checkpoint_that_cannot_empty_one_overlay_keeps_the_old_epoch_on_all_disks),
+        cmocka_unit_test(a_write_that_fails_while_a_checkpoint_waits_for_it_fails_the_checkpoint),
         cmocka_unit_test(bitmaps_of_the_view_and_its_layers_know_of_a_checkpoint_and_of_a_stop),
         cmocka_unit_test(a_checkpoint_after_a_failed_flush_of_a_disk_fails),
         cmocka_unit_test(checkpoints_under_load_fall_between_whole_writes_on_all_disks),
         cmocka_unit_test(a_fence_that_fails_leaves_everything_running),
+        cmocka_unit_test(a_stop_falls_between_whole_writes),
         cmocka_unit_test(a_failover_waits_for_the_peers_last_writes_and_takes_none_after),
         cmocka_unit_test(a_users_write_under_way_at_the_failover_is_not_lost),
         cmocka_unit_test(a_write_after_the_failover_is_not_undone_by_one_from_before),
         cmocka_unit_test(a_write_that_does_not_reach_the_disk_late_in_a_merge_is_copied_again),
+        cmocka_unit_test(a_write_behind_a_merges_back_is_copied_again),
+        cmocka_unit_test(a_merge_does_not_end_before_the_writes_under_way),
+        cmocka_unit_test(what_a_failed_write_leaves_late_in_a_merge_stays_when_the_merge_ends),
         cmocka_unit_test(a_finished_failover_leaves_empty_overlays_that_nobody_uses),
         cmocka_unit_test(a_merge_that_fails_on_one_disk_can_be_repeated_and_the_others_end),
         cmocka_unit_test(a_merge_whose_end_cannot_empty_the_overlays_fails_and_serves_on),
