@@ -244,7 +244,6 @@ int group_fail_over(struct replication_group *group, struct group_disk *const *d
         return ret;
     /* Nothing waits here: all disks change over at once. */
     for (size_t i = 0; i < count; i++) {
-        replication_merge_of(disks[i]->node)->write_through = false;
         replication_set_stage(disks[i]->node, REPLICATION_FAILOVER);
         disk_unblock_top(disks[i]);
     }

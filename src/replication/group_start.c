@@ -306,8 +306,6 @@ static int start_prepare(struct replication_group *group, struct group_start *st
         if (ret < 0)
             return err_prefix(err, "cannot start replication of node '%s'", disk->node->name);
     }
-    for (size_t i = 0; i < start->count; i++)
-        replication_error_clear(start->disks[i]->node);
     return 0;
 }
 

@@ -425,12 +425,12 @@ static int fix_fence(void *arg, struct edge *const *roots, size_t count, struct 
     if (fix->fence_error != 0)
         return err_set(err, fix->fence_error, "the test refuses the fence");
     for (size_t i = 0; i < count; i++) {
-        for (unsigned disk = 0; disk < fix->disks; disk++) {
-            if (fix->peer[disk] != roots[i])
-                continue;
-            fix->peer[disk] = NULL;
-            graph_detach(roots[i]);
-        }
+        unsigned disk = 0;
+        while (disk < fix->disks && fix->peer[disk] != roots[i])
+            disk++;
+        assert_true(disk < fix->disks); /* S's own user is nobody's peer */
+        fix->peer[disk] = NULL;
+        graph_detach(roots[i]);
     }
     return 0;
 }

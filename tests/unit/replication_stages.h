@@ -11,7 +11,8 @@
 #define BLOCK ((size_t)4096)
 
 /* The secondary's places. A failover is held before its merge has copied anything, while it copies
- * (which locks what it copies), or when all has been copied and writes go to both disks. */
+ * (which locks what it copies), or when all has been copied and writes go to both disks. It fails while
+ * it copies, or at that last moment. */
 enum place {
     PLACE_NONE,
     PLACE_RUNNING,
@@ -19,13 +20,21 @@ enum place {
     PLACE_FAILOVER,
     PLACE_FAILOVER_COPIED,
     PLACE_FAILOVER_FAILED,
+    PLACE_FAILED_COPIED,
     PLACE_STOPPED,
     PLACE_PROMOTED,
     PLACES,
 };
 static const char *const place_names[PLACES] = {
-    "none",   "running",         "failover, begun",     "failover", "failover, copied",
-    "failed", "done, by a stop", "done, by a failover",
+    [PLACE_NONE] = "none",
+    [PLACE_RUNNING] = "running",
+    [PLACE_FAILOVER_BEGUN] = "failover, begun",
+    [PLACE_FAILOVER] = "failover",
+    [PLACE_FAILOVER_COPIED] = "failover, copied",
+    [PLACE_FAILOVER_FAILED] = "failover-failed",
+    [PLACE_FAILED_COPIED] = "failover-failed, copied",
+    [PLACE_STOPPED] = "done, by a stop",
+    [PLACE_PROMOTED] = "done, by a failover",
 };
 static const enum replication_stage place_stages[PLACES] = {
     [PLACE_NONE] = REPLICATION_NONE,
@@ -34,19 +43,22 @@ static const enum replication_stage place_stages[PLACES] = {
     [PLACE_FAILOVER] = REPLICATION_FAILOVER,
     [PLACE_FAILOVER_COPIED] = REPLICATION_FAILOVER,
     [PLACE_FAILOVER_FAILED] = REPLICATION_FAILOVER_FAILED,
+    [PLACE_FAILED_COPIED] = REPLICATION_FAILOVER_FAILED,
     [PLACE_STOPPED] = REPLICATION_DONE,
     [PLACE_PROMOTED] = REPLICATION_DONE,
 };
 
 static void hold_failover(struct fix *fix, enum place place)
 {
-    struct blkdebug_rule rule = {.kinds = BLKDEBUG_FLUSH, .count = 1, .hold = true};
-    if (place == PLACE_FAILOVER || place == PLACE_FAILOVER_FAILED)
+    bool copying = place == PLACE_FAILOVER || place == PLACE_FAILOVER_FAILED;
+    bool fails = place_stages[place] == REPLICATION_FAILOVER_FAILED;
+    struct blkdebug_rule rule = {.kinds = BLKDEBUG_FLUSH, .count = 1};
+    if (copying)
         rule = (struct blkdebug_rule){.kinds = BLKDEBUG_WRITE | BLKDEBUG_ZERO,
                                       .length_bytes = BLOCK};
-    rule.hold = place != PLACE_FAILOVER_FAILED;
-    rule.error = place == PLACE_FAILOVER_FAILED ? -EIO : 0;
-    if (place >= PLACE_FAILOVER_BEGUN && place <= PLACE_FAILOVER_FAILED)
+    rule.hold = !fails;
+    rule.error = fails ? -EIO : 0;
+    if (place_stages[place] != REPLICATION_DONE)
         fix_inject(&fix->s, place == PLACE_FAILOVER_BEGUN ? "adebug" : "sdisk", 0, rule);
 }
 

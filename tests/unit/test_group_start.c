@@ -388,6 +388,8 @@ TEST_LOOP(a_filter_may_be_its_own_top)
     add_filter(&fix, "active", "rep0");
     fix_ok(replication_start(fix.s.group, REPLICATION_SECONDARY, REPLICATION_OVERLAYS_EMPTY, &err));
     fix_refused(graph_del(fix.s.graph, "rep0", &err), "replication");
+    struct list *blockers = &graph_find(fix.s.graph, "rep0")->blockers;
+    assert_ptr_equal(blockers->head.next, blockers->head.prev); /* one, though it is both */
     fix_ok(replication_stop(fix.s.group, true, &err));
     fix_wait_stage(&fix.s, REPLICATION_DONE);
     fix_close(&fix);
@@ -406,6 +408,12 @@ TEST_LOOP(before_its_first_synchronisation_a_secondary_has_nothing_to_fall_back_
     assert_non_null(strstr(why.text, "never synchronised"));
     assert_int_equal(fix.fences, 0);
     assert_int_equal(replication_stop(fix.s.group, false, &why), -ENODATA);
+    assert_int_equal(replication_checkpoint(fix.s.group, DEADLINE_NEVER, NULL, &why), -ENODATA);
+    inject_failure(&fix, "sdisk", 0, BLKDEBUG_FLUSH);
+    struct snapshot *before = snapshot_take(fix.s.graph);
+    fix_refused(replication_first_checkpoint(fix.s.group, DEADLINE_NEVER, &epoch, &err),
+                "cannot flush");
+    snapshot_expect(fix.s.graph, before);
     assert_int_equal(replication_checkpoint(fix.s.group, DEADLINE_NEVER, NULL, &why), -ENODATA);
     fix_ok(replication_first_checkpoint(fix.s.group, DEADLINE_NEVER, &epoch, &err));
     assert_int_equal(epoch, 1);
