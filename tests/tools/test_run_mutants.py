@@ -38,7 +38,7 @@ def small_tree(run_mutants, monkeypatch, tmp_path):
     monkeypatch.setattr(run_mutants, "SURVIVORS", tmp_path / "survivors.txt")
 
     class Judge:
-        def __init__(self, number):
+        def __init__(self, number, quick):
             assert number == 0
 
         def killer(self, mutant):
@@ -91,6 +91,27 @@ def test_too_few_killed_is_a_failure_also_when_all_are_explained(small_tree):
     small_tree.survive = tuple(mutant.kind for mutant in mutants[1:])
     small_tree.SURVIVORS.write_text("".join(f"{mutant.name} clamp\n" for mutant in mutants))
     assert small_tree.main() == 1
+
+
+def test_of_a_sample_the_figure_alone_counts(small_tree, monkeypatch):
+    small_tree.survive = ("call dropped",)
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--quick"])
+    assert small_tree.main() == 0
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--limit=90"])
+    assert small_tree.main() == 1
+
+
+def test_a_change_elsewhere_leaves_the_sample_as_it_is(small_tree):
+    before = [mutant.name for mutant in small_tree.drawn(small_tree.all_mutants(["x.c"]), 7)]
+    with (small_tree.ROOT / "x.c").open("a") as source:
+        source.write("static void more(void)\n{\n    tell_more(1, 2);\n}\n")
+    after = [mutant.name for mutant in small_tree.drawn(small_tree.all_mutants(["x.c"]), 7)]
+    assert [name for name in after if name in before] == before
+
+
+def test_arguments_whose_order_means_nothing_are_left_alone(small_tree):
+    (small_tree.ROOT / "x.c").write_text("int f(void)\n{\n    return strcmp(a, b) == 0;\n}\n")
+    assert not small_tree.all_mutants(["x.c"])
 
 
 def test_all_that_may_live_is_still_there(run_mutants):
