@@ -17,6 +17,7 @@ be there by test_differential.py, and ours to be without:
   is tried again, and such tries are counted.
 
     tests/system/differential.py [--build DIR] [--seed N | --seeds A..B | --minutes M] [--pair P,S]
+    tests/system/differential.py --seeds 1..5000 --state FILE --minutes 30   goes on where it stopped
 """
 
 import argparse
@@ -26,6 +27,7 @@ import shutil
 import sys
 import tempfile
 import time
+from itertools import takewhile
 from pathlib import Path
 
 SIZE = 1 << 20
@@ -222,46 +224,82 @@ def run_seed(seed, kinds, unit=SECTOR):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_seeds(seeds, pairs, unit=SECTOR):
-    """Returns how many seeds were run, and how often a QEMU has hung."""
+def try_seed(seed, kinds, unit):
+    """Returns how often a QEMU has hung."""
+    for tries in range(TRIES):
+        try:
+            run_seed(seed, kinds, unit)
+            return tries
+        except StockHangs as hang:
+            print(f"{','.join(kinds)}: {hang}", file=sys.stderr)
+    raise AssertionError(f"seed {seed}: {','.join(kinds)} hangs every time")
+
+
+def run_seeds(seeds, pairs, unit=SECTOR, done=lambda seed: None):
+    """Returns how many seeds were run, and how often a QEMU has hung. Calls done() behind each."""
     count = hangs = 0
     for count, seed in enumerate(seeds, 1):
-        for kinds in pairs:
-            for _ in range(TRIES):
-                try:
-                    run_seed(seed, kinds, unit)
-                    break
-                except StockHangs as hang:
-                    hangs += 1
-                    print(f"{','.join(kinds)}: {hang}", file=sys.stderr)
-            else:
-                raise AssertionError(f"seed {seed}: {','.join(kinds)} hangs every time")
+        hangs += sum(try_seed(seed, kinds, unit) for kinds in pairs)
+        done(seed)
     return count, hangs
+
+
+class State:
+    """A file with the number of the seed that comes next."""
+
+    def __init__(self, path):
+        self.path = path and Path(path)
+
+    def next(self, first):
+        if self.path is None or not self.path.exists():
+            return first
+        return max(first, int(self.path.read_text()))
+
+    def done(self, seed):
+        if self.path is not None:
+            new = self.path.with_name(f"{self.path.name}.new")
+            new.write_text(f"{seed + 1}\n")
+            new.replace(self.path)
+
+
+def fresh_seeds():
+    while True:
+        yield random.SystemRandom().randrange(1 << 32)
+
+
+def until(end, seeds):
+    """Those that are begun before that moment."""
+    return takewhile(lambda seed: time.monotonic() < end, seeds)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--build", help="the build to test (default: build)")
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--seeds", metavar="A..B")
-    parser.add_argument("--minutes", type=float, default=1)
+    parser.add_argument("--seeds", metavar="A..B", help="these, or as many as --minutes allows")
+    parser.add_argument("--state", metavar="FILE",
+                        help="--seeds: goes on where the run before stopped")
+    parser.add_argument("--minutes", type=float, help="default: 1 of fresh seeds")
     parser.add_argument("--pair", metavar="P,S", help="blockstep or qemu, for each side")
     parser.add_argument("--unit", type=int, default=SECTOR)
     options = parser.parse_args()
     if options.build:
         os.environ["BLOCKSTEP_BUILD"] = os.path.abspath(options.build)
     pairs = [tuple(options.pair.split(","))] if options.pair else [OURS, STOCK]
+    state = State(options.state if options.seeds else None)
+    minutes = options.minutes
     if options.seed is not None:
         seeds = [options.seed]
     elif options.seeds:
         first, last = map(int, options.seeds.split(".."))
-        seeds = range(first, last + 1)
+        seeds = range(state.next(first), last + 1)
     else:
-        end = time.monotonic() + options.minutes * 60
-        seeds = iter(lambda: random.SystemRandom().randrange(1 << 32)
-                     if time.monotonic() < end else None, None)
-    count, hangs = run_seeds(seeds, pairs, options.unit)
-    print(f"{count} seeds, no difference; QEMU has hung {hangs} times")
+        seeds, minutes = fresh_seeds(), minutes or 1
+    if minutes:
+        seeds = until(time.monotonic() + minutes * 60, seeds)
+    count, hangs = run_seeds(seeds, pairs, options.unit, state.done)
+    next_one = f"; {state.next(first)} is next" if options.seeds else ""
+    print(f"{count} seeds, no difference; QEMU has hung {hangs} times{next_one}")
 
 
 if __name__ == "__main__":

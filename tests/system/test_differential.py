@@ -7,7 +7,7 @@ import random
 import pytest
 
 from blockstep import QmpError
-from differential import OURS, SIZE, STOCK, run_seeds
+from differential import OURS, SIZE, STOCK, State, run_seeds
 from pairs import DISK, VIEW, Pair
 
 # A seed that has ever found something stays here.
@@ -21,6 +21,15 @@ def new_seeds(count):
     first = random.SystemRandom().randrange(1 << 32)
     print(f"seeds {first}..{first + count - 1}")
     return range(first, first + count)
+
+
+def test_a_run_of_seeds_goes_on_where_the_one_before_stopped(tmp_path):
+    state = State(tmp_path / "at")
+    assert state.next(7) == 7
+    run_seeds([7], [OURS], done=state.done)
+    assert State(tmp_path / "at").next(7) == 8
+    assert State(tmp_path / "at").next(100) == 100
+    assert State(None).next(7) == 7
 
 
 def test_seeds_that_found_something_find_nothing_any_more():
@@ -81,6 +90,17 @@ def test_three_failovers_back_and_forth(pair):
         pair.resume()
         for host, export in [(pair.primary, VIEW), (pair.secondary, VIEW), (pair.secondary, DISK)]:
             assert host.view(export).read() == kept
+        the_old_filter_ignores_calls(pair)
+
+
+def the_old_filter_ignores_calls(pair):
+    """The survivor's: it is done, beside the new child of its quorum."""
+    if pair.primary.kind == "blockstep":
+        for call in (pair.checkpoint, lambda: pair.primary.qmp.cmd("query-replication")):
+            call()
+            stages = {disk["mode"]: disk["stage"]
+                      for disk in pair.primary.qmp.cmd("query-replication")["disks"]}
+            assert stages == {"secondary": "done", "primary": "running"}
 
 
 def test_a_lost_secondary_is_replaced_under_the_same_view(pair):
