@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The group as a whole: all disks or none, checkpoints under load, the fence, the merge. */
+#include "graph_snapshot.h"
 #include "replication_fixture.h"
 
 #include "block/dirty.h"
@@ -26,33 +27,67 @@ static void late_user_write(void *arg) MAY_WAIT
 
 /* --- checkpoints --- */
 
+/* On each of three disks, each of its overlays. */
+static void open_unable_to_empty(struct fix *fix, unsigned round) MAY_WAIT
+{
+    fix_open(fix, 3);
+    fix_start(fix);
+    for (unsigned disk = 0; disk < 3; disk++) {
+        assert_int_equal(fix_fill(fix->forward[disk], 0, BLOCK, 1), 0);
+        assert_int_equal(fix_fill(fix->top[disk], BLOCK, BLOCK, 2), 0);
+    }
+    fix_inject(&fix->s, round % 2 == 0 ? "adebug" : "hdebug", round / 2,
+               (struct blkdebug_rule){.kinds = BLKDEBUG_EMPTY, .error = -EIO, .count = 1});
+}
+
+#define EMPTY_ROUNDS 6u
+
+static const char *cannot_empty(unsigned round)
+{
+    static char text[64];
+    snprintf(text, sizeof(text), "node 'rep%u': cannot empty the %s disk", round / 2,
+             round % 2 == 0 ? "active" : "hidden");
+    return text;
+}
+
 TEST_LOOP(a_checkpoint_that_cannot_empty_one_overlay_keeps_the_old_epoch_on_all_disks)
 {
-    static const char *const places[] = {"adebug", "hdebug"};
-    for (size_t i = 0; i < ARRAY_LEN(places); i++) {
+    for (unsigned round = 0; round < EMPTY_ROUNDS; round++) {
         struct fix fix;
-        fix_open(&fix, 2);
-        fix_start(&fix);
-        for (unsigned disk = 0; disk < 2; disk++) {
-            assert_int_equal(fix_fill(fix.forward[disk], 0, BLOCK, 1), 0);
-            assert_int_equal(fix_fill(fix.top[disk], BLOCK, BLOCK, 2), 0);
-        }
-        fix_inject(&fix.s, places[i], 1,
-                   (struct blkdebug_rule){.kinds = BLKDEBUG_EMPTY, .error = -EIO, .count = 1});
+        open_unable_to_empty(&fix, round);
         fix_refused(replication_checkpoint(fix.s.group, DEADLINE_NEVER, NULL, &err),
-                    "node 'rep1': cannot empty");
-        for (unsigned disk = 0; disk < 2; disk++) {
+                    cannot_empty(round));
+        for (unsigned disk = 0; disk < 3; disk++) {
             assert_int_equal(fix_byte(fix.top[disk], 0, BLOCK), 0);
             assert_int_equal(fix_byte(fix.top[disk], BLOCK, BLOCK), 2);
             assert_int_equal(fix_fill(fix.forward[disk], 2 * BLOCK, BLOCK, 3), 0);
             assert_int_equal(fix_byte(fix.top[disk], 2 * BLOCK, BLOCK), 0);
         }
         fix_checkpoint(&fix);
-        for (unsigned disk = 0; disk < 2; disk++) {
+        for (unsigned disk = 0; disk < 3; disk++) {
             assert_int_equal(fix_byte(fix.top[disk], 0, BLOCK), 1);
             assert_int_equal(fix_byte(fix.top[disk], BLOCK, BLOCK), 0);
             assert_int_equal(fix_byte(fix.top[disk], 2 * BLOCK, BLOCK), 3);
         }
+        fix_close(&fix);
+    }
+}
+
+TEST_LOOP(a_stop_that_cannot_empty_one_overlay_leaves_all_disks_running)
+{
+    for (unsigned round = 0; round < EMPTY_ROUNDS; round++) {
+        struct fix fix;
+        open_unable_to_empty(&fix, round);
+        struct snapshot *before = snapshot_take(fix.s.graph);
+        fix_refused(replication_stop(fix.s.group, false, &err), cannot_empty(round));
+        snapshot_expect(fix.s.graph, before);
+        for (unsigned disk = 0; disk < 3; disk++) {
+            assert_int_equal(fix_byte(fix.top[disk], 0, BLOCK), 0);
+            assert_int_equal(fix_byte(fix.top[disk], BLOCK, BLOCK), 2);
+        }
+        fix_ok(replication_stop(fix.s.group, false, &err));
+        for (unsigned disk = 0; disk < 3; disk++)
+            assert_int_equal(fix_byte(fix.top[disk], 0, BLOCK), 1);
         fix_close(&fix);
     }
 }
@@ -466,27 +501,30 @@ TEST_LOOP(a_merge_does_not_end_before_the_writes_under_way)
     fix_close(&fix);
 }
 
-/* It may have been carried out all the same: what is read then must not change at the merge's end. */
+/* It may have been carried out all the same, or not: what is read then must not change at the merge's
+ * end. */
 TEST_LOOP(what_a_failed_write_leaves_late_in_a_merge_stays_when_the_merge_ends)
 {
-    struct fix fix;
-    fix_open(&fix, 1);
-    fix_start(&fix);
-    assert_int_equal(fix_fill(fix.top[0], 0, BLOCK, 2), 0);
-    struct node *sdisk = fix_node(&fix.s, "sdisk", 0);
-    fix_inject(&fix.s, "sdisk", 0,
-               (struct blkdebug_rule){.kinds = BLKDEBUG_FLUSH, .hold = true, .count = 1});
-    fix_ok(replication_stop(fix.s.group, true, &err));
-    assert_int_equal(blkdebug_await_held(sdisk, 0, 1, soon(&fix)), 0);
-    fix_inject(
-        &fix.s, "adebug", 0,
-        (struct blkdebug_rule){.kinds = BLKDEBUG_WRITE, .error = -EIO, .after = true, .count = 1});
-    assert_int_equal(fix_fill(fix.top[0], 0, BLOCK, 3), -EIO);
-    assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), 3);
-    blkdebug_release(sdisk, 0);
-    fix_wait_stage(&fix.s, REPLICATION_DONE);
-    assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), 3);
-    fix_close(&fix);
+    for (int after = 0; after < 2; after++) {
+        struct fix fix;
+        fix_open(&fix, 1);
+        fix_start(&fix);
+        assert_int_equal(fix_fill(fix.top[0], 0, BLOCK, 2), 0);
+        struct node *sdisk = fix_node(&fix.s, "sdisk", 0);
+        fix_inject(&fix.s, "sdisk", 0,
+                   (struct blkdebug_rule){.kinds = BLKDEBUG_FLUSH, .hold = true, .count = 1});
+        fix_ok(replication_stop(fix.s.group, true, &err));
+        assert_int_equal(blkdebug_await_held(sdisk, 0, 1, soon(&fix)), 0);
+        fix_inject(&fix.s, "adebug", 0,
+                   (struct blkdebug_rule){
+                       .kinds = BLKDEBUG_WRITE, .error = -EIO, .after = after, .count = 1});
+        assert_int_equal(fix_fill(fix.top[0], 0, BLOCK, 3), -EIO);
+        assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), after ? 3 : 2);
+        blkdebug_release(sdisk, 0);
+        fix_wait_stage(&fix.s, REPLICATION_DONE);
+        assert_int_equal(fix_byte(fix.top[0], 0, BLOCK), after ? 3 : 2);
+        fix_close(&fix);
+    }
 }
 
 TEST_LOOP(a_finished_failover_leaves_empty_overlays_that_nobody_uses)
@@ -818,6 +856,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(
             a_checkpoint_that_cannot_empty_one_overlay_keeps_the_old_epoch_on_all_disks),
+        cmocka_unit_test(a_stop_that_cannot_empty_one_overlay_leaves_all_disks_running),
         cmocka_unit_test(a_write_that_fails_while_a_checkpoint_waits_for_it_fails_the_checkpoint),
         cmocka_unit_test(bitmaps_of_the_view_and_its_layers_know_of_a_checkpoint_and_of_a_stop),
         cmocka_unit_test(a_checkpoint_after_a_failed_flush_of_a_disk_fails),
