@@ -54,7 +54,7 @@ void nbd_admission_ended(struct nbd_connection *connection)
     struct nbd_service *service = connection->service;
     struct nbd_export *export = connection->export;
 
-    if (export == NULL || service->admission.admit == NULL || !nbd_is_admitted(connection))
+    if (connection->admitted == 0)
         return;
     struct nbd_writer writer = writer_of(connection);
     if (export->writer == connection->id)

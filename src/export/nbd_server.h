@@ -49,7 +49,7 @@ struct nbd_admission {
     /* 0, or the errno that the request gets (and the next one asks again). Waiting is fine, but not for
      * requests: these may wait for this. NULL: all may. */
     int (*admit)(void *arg, const struct nbd_writer *writer);
-    /* One that was admitted has ended. In good order: it said so, and no change that it asked for has
+    /* One that was admitted, in whatever round, has ended. In good order: it said so, and no change that it asked for has
      * failed. Must not wait. */
     void (*ended)(void *arg, const struct nbd_writer *writer, bool orderly);
     void *arg;

@@ -252,11 +252,12 @@ TEST_LOOP(a_new_round_asks_about_everybody_again_and_forgets_who_wrote)
     assert_int_equal(keeper.asked, 3);
     assert_int_not_equal(keeper.last.former, 0);
     nbd_admission_renew(world.service);
-    /* Who has not written since is nobody's loss. */
+    /* What they have written before is remembered, and how they end. */
     say_goodbye(first);
-    say_goodbye(second);
+    peer_close(second);
+    test_wait_until(keeper.ended == 2);
+    assert_int_equal(keeper.ended_well, 1);
     nbd_world_end(&world);
-    assert_int_equal(keeper.ended, 0);
 }
 
 /* --- how they end --- */
