@@ -187,7 +187,8 @@ TEST_LOOP(who_follows_a_writer_that_was_lost_is_not_believed_until_a_synchronisa
     restart(&stage);
     expect_broken(&stage, "was lost");
     synchronise(&stage);
-    write_as(&stage, &second);
+    struct replication_writer third = connect(&stage, 0, SECOND);
+    write_as(&stage, &third);
     expect_intact(&stage);
     end(&stage);
 }
@@ -225,6 +226,10 @@ TEST_LOOP(who_never_wrote_is_no_loss)
     struct replication_writer idle = connect(&stage, 0, FIRST), second = connect(&stage, 0, SECOND);
     leave(&stage, &idle, false);
     write_as(&stage, &second);
+    expect_intact(&stage);
+    leave(&stage, &second, true);
+    struct replication_writer third = connect(&stage, 0, SECOND);
+    write_as(&stage, &third);
     expect_intact(&stage);
     end(&stage);
 }
@@ -308,9 +313,10 @@ TEST_LOOP(a_mended_stream_breaks_again)
         struct replication_writer second = connect(&stage, 0, SECOND);
         write_as(&stage, &second);
         expect_broken(&stage, "was lost");
-        leave(&stage, &second, true);
         synchronise(&stage);
+        write_as(&stage, &second);
         expect_intact(&stage);
+        leave(&stage, &second, true);
     }
     end(&stage);
 }
@@ -383,7 +389,9 @@ TEST_LOOP(a_session_has_the_disks_for_itself_while_it_is_connected)
 {
     struct stage stage;
     begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    unsigned renewed = stage.renewed;
     begin_session(&stage, FIRST, false);
+    assert_true(stage.renewed > renewed);
     assert_int_equal(stage.cut, 1);
     assert_int_equal(stage.cut_roots, 2);
     assert_true(stage.cut_for == FIRST);

@@ -260,6 +260,28 @@ TEST_LOOP(a_new_round_asks_about_everybody_again_and_forgets_who_wrote)
     nbd_world_end(&world);
 }
 
+TEST_LOOP(who_is_admitted_when_a_round_ends_is_of_the_former_one)
+{
+    struct nbd_world world;
+    struct gatekeeper keeper;
+
+    begin(&world, &keeper);
+    struct sock *first = session_of(&world, OURS), *second = session_of(&world, OURS);
+    keeper.holds = true;
+    peer_request(first, NBD_CMD_WRITE_ZEROES, 0, 1, 0, 4096);
+    test_wait_until(keeper.asked == 1);
+    nbd_admission_renew(world.service);
+    release(&keeper);
+    assert_int_equal(peer_simple_reply(first, 1), 0);
+    assert_int_equal(zero(second, 1), 0);
+    assert_int_equal(keeper.last.former, 0);
+    assert_int_equal(zero(first, 2), 0);
+    assert_int_equal(keeper.asked, 3);
+    say_goodbye(first);
+    say_goodbye(second);
+    nbd_world_end(&world);
+}
+
 /* --- how they end --- */
 
 TEST_LOOP(only_who_says_good_bye_after_all_went_well_ends_in_good_order)
@@ -361,6 +383,7 @@ int main(void)
         cmocka_unit_test(who_is_refused_changes_nothing_and_is_asked_about_again),
         cmocka_unit_test(a_second_writer_is_told_from_the_first_while_that_is_connected),
         cmocka_unit_test(a_new_round_asks_about_everybody_again_and_forgets_who_wrote),
+        cmocka_unit_test(who_is_admitted_when_a_round_ends_is_of_the_former_one),
         cmocka_unit_test(only_who_says_good_bye_after_all_went_well_ends_in_good_order),
         cmocka_unit_test(the_connections_of_others_are_cut_and_their_requests_awaited),
         cmocka_unit_test(who_waits_for_an_answer_and_is_cut_never_writes),
