@@ -17,6 +17,8 @@ struct world {
     struct co_queue held; /* "wait" waits here */
     unsigned waiting, ended;
     bool released;
+    uint64_t asker; /* number of the client that asked to be told of events */
+    uint64_t left;  /* number of the last client that said no more */
 };
 
 struct echo_args {
@@ -97,11 +99,29 @@ static int run_big(struct qmp_call *call, void *args, struct err *err)
     return 0;
 }
 
+static int run_tell(struct qmp_call *call, void *args, struct err *err)
+{
+    struct world *world = call->context;
+
+    call->peer_events = true;
+    world->asker = call->client;
+    return 0;
+}
+
+static void note_left(void *context, uint64_t client)
+{
+    struct world *world = context;
+
+    world->left = client;
+}
+
 static const struct qmp_command test_commands[] = {
     {.name = "echo", .args = echo_opts, .args_size = sizeof(struct echo_args), .run = run_echo},
     {.name = "nothing", .run = run_nothing},
     {.name = "now", .flags = QMP_OOB, .run = run_nothing},
     {.name = "peers", .flags = QMP_PEER, .run = run_nothing},
+    {.name = "tell", .flags = QMP_PEER, .run = run_tell},
+    {.name = "peer-wait", .flags = QMP_PEER, .run = run_wait},
     {.name = "fail", .run = run_fail},
     {.name = "wait", .run = run_wait},
     {.name = "big", .run = run_big},
@@ -114,6 +134,7 @@ static const struct qmp_command *const test_tables[] = {qmp_negotiation, test_co
 
 static const struct qmp_event_type test_events[] = {
     {.name = "SOMETHING"},
+    {.name = "NEWS", .peer = true},
     {.name = "FAULT", .interval_ns = WHILE_NS, .key = "disk"},
     {.name = "TROUBLE", .interval_ns = WHILE_NS},
     {0},
@@ -143,6 +164,7 @@ static void world_open(struct world *world) MAY_WAIT
     co_queue_init(&world->held);
     world->server = qmp_server_new(loop_current(), test_tables, test_events, world);
     assert_non_null(world->server);
+    qmp_server_set_left(world->server, note_left);
     full = address_of("full");
     assert_int_equal(qmp_server_listen(world->server, &full, QMP_ROLE_FULL, &err), 0);
     peer = address_of("peer");
@@ -750,6 +772,70 @@ TEST_LOOP(a_peer_may_run_only_what_is_meant_for_it)
     world_close(&world);
 }
 
+TEST_LOOP(a_peer_that_has_asked_gets_the_events_that_are_its_own)
+{
+    struct world world;
+    struct client asker, other, full;
+
+    world_open(&world);
+    client_ready(&full, "full");
+    client_ready(&asker, "peer");
+    client_ready(&other, "peer");
+    ask(&asker, "{'execute': 'tell'}", "{\"return\": {}}");
+    qmp_server_event(world.server, "SOMETHING", NULL);
+    qmp_server_event(world.server, "NEWS", json_object_new_object());
+    expect_event(&asker, "NEWS");
+    expect_event(&full, "SOMETHING");
+    expect_event(&full, "NEWS");
+    ask(&asker, "{'execute': 'peers'}", "{\"return\": {}}");
+    ask(&other, "{'execute': 'peers'}", "{\"return\": {}}");
+    client_close(&asker);
+    client_close(&other);
+    client_close(&full);
+    world_close(&world);
+}
+
+struct cutter {
+    struct world *world;
+    bool done;
+};
+
+static void cut_asker(void *arg) MAY_WAIT
+{
+    struct cutter *cutter = arg;
+
+    qmp_server_cut_client(cutter->world->server, cutter->world->asker);
+    cutter->done = true;
+}
+
+TEST_LOOP(a_client_that_is_cut_is_gone_when_its_command_has_ended)
+{
+    struct world world;
+    struct client client, other;
+    struct cutter cutter = {.world = &world};
+
+    world_open(&world);
+    client_ready(&client, "peer");
+    client_ready(&other, "peer");
+    ask(&client, "{'execute': 'tell'}", "{\"return\": {}}");
+    assert_true(qmp_server_has_client(world.server, world.asker));
+    client_send(&client, "{'execute': 'peer-wait'}");
+    test_wait_until(world.waiting == 1);
+    assert_int_equal(co_spawn(loop_current(), "cutter", cut_asker, &cutter), 0);
+    test_wait_until(!qmp_server_has_client(world.server, world.asker));
+    expect_end(&client);
+    assert_false(cutter.done);
+    world_release(&world);
+    test_wait_until(cutter.done);
+    assert_int_equal(world.ended, 1);
+    assert_true(world.left == world.asker);
+    qmp_server_cut_client(world.server, world.asker); /* nobody any more */
+    ask(&other, "{'execute': 'peers'}", "{\"return\": {}}");
+    client_close(&client);
+    client_close(&other);
+    world_close(&world);
+}
+
 TEST_LOOP(a_client_that_reads_no_events_is_dropped_and_the_others_go_on)
 {
     struct world world;
@@ -913,6 +999,8 @@ int main(void)
         cmocka_unit_test(what_was_held_back_is_sent_before_the_end),
         cmocka_unit_test(more_kinds_of_events_than_are_remembered_are_not_held_back),
         cmocka_unit_test(a_peer_may_run_only_what_is_meant_for_it),
+        cmocka_unit_test(a_peer_that_has_asked_gets_the_events_that_are_its_own),
+        cmocka_unit_test(a_client_that_is_cut_is_gone_when_its_command_has_ended),
         cmocka_unit_test(a_client_that_reads_no_events_is_dropped_and_the_others_go_on),
         cmocka_unit_test(a_client_that_does_not_read_its_answers_is_not_read_from),
         cmocka_unit_test(a_client_that_leaves_in_a_command_harms_nobody),
