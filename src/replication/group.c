@@ -25,6 +25,7 @@ struct replication_group *replication_group_new(struct graph *graph, struct job_
     group->jobs = jobs;
     group->owner = owner;
     co_mutex_init(&group->calls);
+    co_queue_init(&group->flushed);
     list_init(&group->disks);
     if (group_record_init(group) < 0) {
         group_record_release(group);
@@ -97,6 +98,7 @@ void replication_group_free(struct replication_group *group)
     group->ending = true;
     co_mutex_unlock(&group->calls);
     group_leave_peer(group);
+    group_wait_flushed(group);
     end_merges(group);
     end_record(group);
     LIST_FOR_EACH_SAFE(disk, &group->disks, struct group_disk, link)

@@ -50,6 +50,9 @@ struct replication_group {
     bool ending;
     bool awaits_sync;  /* S: not started, there is no checkpoint to fall back to */
     struct peer *peer; /* P, from its start until its stop: its session; NULL: none */
+    unsigned
+        flushing; /* flushes before a checkpoint that are under way, also when it has given up */
+    struct co_queue flushed;
     struct group_stream stream;
     struct group_session session;
 
@@ -236,6 +239,8 @@ int group_start_primary(struct replication_group *group, const struct group_memb
                         bool resync, struct err *err) MAY_WAIT;
 /* Ends it, if there is one. */
 void group_leave_peer(struct replication_group *group) MAY_WAIT;
+/* Until nothing that a checkpoint has begun is under way. */
+void group_wait_flushed(struct replication_group *group) MAY_WAIT;
 /* Of primaries that run. `first`: with a session only, the disks are equal now. */
 int group_checkpoint_primary(struct replication_group *group, struct node *const *nodes,
                              size_t count, bool first, uint64_t deadline_ns, struct err *err)

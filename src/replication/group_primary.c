@@ -79,9 +79,11 @@ static void drop_links(struct replication_group *group, const char *operation, i
          node = graph_next(group->graph, node)) {
         if (!is_running_primary(node))
             continue;
+        struct nbd_client *client = link_of(node);
         replication_report(node, operation, replication_layer_below(node_child(node, "file")), 0, 0,
                            code);
-        nbd_client_shutdown(link_of(node), code);
+        if (client != NULL)
+            nbd_client_shutdown(client, code);
     }
 }
 
@@ -188,36 +190,69 @@ static int check_links(struct node *const *nodes, size_t count, struct err *err)
 }
 
 struct flush {
-    struct node *node;
-    struct co_group *group;
+    struct replication_group *group;
+    struct node *node; /* a reference */
 };
 
 static void flush_run(void *arg) MAY_WAIT
 {
     struct flush *flush = arg;
+    struct replication_group *group = flush->group;
 
     replication_forward_flush(flush->node);
-    co_group_leave(flush->group);
+    node_unref(flush->node);
+    free(flush);
+    group->flushing--;
+    co_queue_wake_all(&group->flushed);
+}
+
+static int flush_begin(struct replication_group *group, struct node *node)
+{
+    struct flush *flush = calloc(1, sizeof(*flush));
+
+    if (flush == NULL)
+        return -ENOMEM;
+    *flush = (struct flush){group, node_ref(node)};
+    group->flushing++;
+    int ret = co_spawn(graph_loop(group->graph), "flush of the peer", flush_run, flush);
+    if (ret == 0)
+        return 0;
+    group->flushing--;
+    free(flush);
+    node_unref(node);
+    return ret;
+}
+
+static int await_flushes(struct replication_group *group, uint64_t deadline_ns, struct err *err)
+    MAY_WAIT
+{
+    while (group->flushing > 0) {
+        if (co_queue_wait_until(&group->flushed, deadline_ns) == -ETIMEDOUT)
+            return err_set(err, -ETIMEDOUT,
+                           "no checkpoint: the secondary has not flushed within the deadline");
+    }
+    return 0;
 }
 
 /* Before anybody is held: little is left for the secondary to flush while guests wait. */
 static int flush_forwarded(struct replication_group *group, struct node *const *nodes, size_t count,
-                           struct err *err) MAY_WAIT
+                           uint64_t deadline_ns, struct err *err) MAY_WAIT
 {
-    struct flush flushes[REPLICATION_MAX_DISKS];
-    struct co_group waits;
-    int ret = 0;
+    int ret = await_flushes(group, deadline_ns, err); /* of a checkpoint that has given up */
 
-    co_group_init(&waits);
-    for (size_t i = 0; ret == 0 && i < count; i++) {
-        flushes[i] = (struct flush){nodes[i], &waits};
-        co_group_enter(&waits);
-        ret = co_spawn(graph_loop(group->graph), "flush of the peer", flush_run, &flushes[i]);
-        if (ret < 0)
-            co_group_leave(&waits);
-    }
-    co_group_wait(&waits);
-    return ret < 0 ? err_no_memory(err) : 0;
+    if (ret < 0)
+        return ret;
+    for (size_t i = 0; ret == 0 && i < count; i++)
+        ret = flush_begin(group, nodes[i]);
+    if (ret < 0)
+        return err_no_memory(err);
+    return await_flushes(group, deadline_ns, err);
+}
+
+void group_wait_flushed(struct replication_group *group)
+{
+    while (group->flushing > 0)
+        co_queue_wait(&group->flushed);
 }
 
 /* What is behind the marker stays there until it is known what the secondary has made of what is before
@@ -252,7 +287,7 @@ int group_checkpoint_primary(struct replication_group *group, struct node *const
     if (ret == 0 && peer != NULL && peer_await(peer, deadline_ns, err) < 0)
         ret = err_prefix(err, "no checkpoint");
     if (ret == 0 && peer != NULL)
-        ret = flush_forwarded(group, nodes, count, err);
+        ret = flush_forwarded(group, nodes, count, deadline_ns, err);
     if (ret < 0)
         return ret;
     uint64_t held_ns = group_clock_ns(group);
