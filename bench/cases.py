@@ -6,6 +6,7 @@ the machine does meanwhile meets all of them. Run n of one side is compared with
 """
 
 import json
+import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from report import Line, at_most, times_at_least, times_at_most
 PASS_LIMIT_S = 60
 TCP_PASS_LIMIT_S = 5
 HELD_LIMIT_MS = 5
+TRIPS = 100
 FAILOVER_LIMIT_MS = 20
 INSTRUCTIONS = Path(__file__).resolve().parent / "instructions.json"
 INSTRUCTION_REQUESTS = 2000
@@ -265,6 +267,55 @@ class CheckpointCase:
                 line("load-held-writer", (run.writer_ms for run in loaded))]
 
 
+@dataclass(frozen=True)
+class Trip:
+    """Checkpoints one after the other, the primary idle: their median; and the longest that a writer at the
+    primary waited while checkpoints were taken ten times a second."""
+    checkpoint_us: float
+    writer_ms: float
+
+
+def measure_trip(bench, side):
+    pair = side(bench.lab)
+    taken_us = []
+    for _ in range(TRIPS):
+        began = time.monotonic()
+        pair.checkpoint()
+        taken_us.append((time.monotonic() - began) * 1e6)
+    writer = Probe(bench.lab, "write", pair.primary_export)
+    time.sleep(0.2)
+    began_ns = time.monotonic_ns()
+    for _ in range(TRIPS // 10):
+        pair.checkpoint()
+        time.sleep(0.1)
+    ended_ns = time.monotonic_ns()
+    writes = writer.stop()
+    pair.checkpoint()
+    pair.check()
+    bench.lab.compare_pair()
+    pair.stop()
+    return Trip(statistics.median(taken_us), longest_ms(writes, began_ns, ended_ns))
+
+
+@dataclass(frozen=True)
+class TripCase:
+    """What it costs that the primary asks its secondary, beside a manager that asks both itself, in as
+    many trips. A guest is held for one of them, while a manager's guest goes on between the two."""
+    name: str
+
+    def run(self, bench):
+        results = bench.alternate([ours.Pair, ours.PairManaged],
+                                  lambda side: measure_trip(bench, side))
+        managed = {ours.PairManaged: None}
+        return [*compare(self.name, "us", lambda trip: trip.checkpoint_us, results, ours.Pair,
+                         managed),
+                Line(f"{self.name}-writer", "ms",
+                     tuple(trip.writer_ms for trip in results[ours.Pair]),
+                     target=at_most(HELD_LIMIT_MS)),
+                Line(f"{self.name}-writer-managed", "ms",
+                     tuple(trip.writer_ms for trip in results[ours.PairManaged]))]
+
+
 def measure_failover_ms(bench, side):
     """From sending the command until the first read of a block held in hidden is answered, to a
     client that connects when the command has been answered, as the guest that is started then."""
@@ -389,6 +440,7 @@ CASES = [
                  side=ours.PairTls),
     CopyCase("mirror", {peers.NbdCopy: times_at_least(0.7)}),
     CheckpointCase("checkpoint"),
+    TripCase("checkpoint-trip"),
     FailoverCase("failover-first-read", FAILOVER_LIMIT_MS),
     InstructionCase("instructions-4k"),
 ]

@@ -104,12 +104,16 @@ class Pair:
             "--listen", f"127.0.0.1:{link}", "--control", f"127.0.0.1:{control}")
         self.primary, self.primary_qmp, self.primary_export = self.start(
             "primary", "--disk", self.primary_disk,
-            "--peer", f"127.0.0.1:{link}", "--peer-control", f"127.0.0.1:{control}")
+            "--peer", f"127.0.0.1:{link}", *self.control_options(control))
         self.uri = f"nbd+unix:///disk0?socket={self.primary_export[0]}"
 
     def link_options(self):
         """What both sides are told about the way between them."""
         return []
+
+    def control_options(self, port):
+        """What the primary is told about the secondary's control."""
+        return ["--peer-control", f"127.0.0.1:{port}"]
 
     def fresh_overlays(self):
         folder = self.folder / "overlays"
@@ -138,7 +142,6 @@ class Pair:
 
     def checkpoint(self):
         self.primary_qmp.cmd("xen-colo-do-checkpoint")
-        self.secondary_qmp.cmd("xen-colo-do-checkpoint")
 
     def held_ms(self):
         """How long the secondary held requests at its last checkpoint, as it says itself."""
@@ -176,6 +179,18 @@ class Pair:
         self.secondary_qmp.close()
         self.primary.stop()
         self.secondary.stop()
+
+
+class PairManaged(Pair):
+    """The same, with a manager that drives the checkpoints of both sides."""
+    name = "blockstep pair, managed"
+
+    def control_options(self, port):
+        return []
+
+    def checkpoint(self):
+        self.primary_qmp.cmd("xen-colo-do-checkpoint")
+        self.secondary_qmp.cmd("xen-colo-do-checkpoint")
 
 
 class PairTls(Pair):
