@@ -16,7 +16,7 @@
 
 struct sync {
     const struct serve *serve;
-    struct qmp_client *primary, *secondary;
+    struct qmp_client *primary;
     uint64_t began_ns;
     uint64_t total_bytes;
 };
@@ -228,28 +228,20 @@ static int mirror(struct sync *sync)
 
 /* --- the first checkpoint --- */
 
-/* The primary forwards since before its mirrors began: behind them the disks are equal, and stay so.
- * Its own checkpoint fails when something could not be forwarded. */
+/* The primary forwards since before its mirrors began: behind them the disks are equal, and stay so. It
+ * refuses when something could not be forwarded. */
 static int checkpoint(struct sync *sync, uint64_t *ret_epoch)
 {
-    CLEANUP(json_putp) struct json_object *status = NULL;
     CLEANUP(json_putp) struct json_object *result = NULL;
     struct json_object *arguments = json_object_new_object();
-    int code = run(sync->primary, "replication-checkpoint", NULL, NULL);
+    int code;
 
-    if (code == EXIT_OK)
-        code = run(sync->secondary, "query-replication", NULL, &status);
-    if (code == EXIT_OK &&
-        !(json_flag(status, "consistent") && json_flag(status, "stream-intact")) &&
-        (arguments == NULL || json_add_bool(arguments, "first", true) < 0)) {
-        cli_error("out of memory");
-        code = EXIT_FAILED;
-    }
-    if (code != EXIT_OK) {
+    if (arguments == NULL || json_add_bool(arguments, "first", true) < 0) {
         json_object_put(arguments);
-        return code;
+        cli_error("out of memory");
+        return EXIT_FAILED;
     }
-    code = run(sync->secondary, "replication-checkpoint", arguments, &result);
+    code = run(sync->primary, "replication-checkpoint", arguments, &result);
     if (code == EXIT_OK)
         *ret_epoch = json_uint(result, "epoch");
     return code;
@@ -272,19 +264,6 @@ static int connect_primary(struct sync *sync, pid_t parent)
             return EXIT_FAILED;
         nanosleep(&pause, NULL);
     }
-}
-
-static int connect_secondary(struct sync *sync)
-{
-    struct tls_creds_options tls;
-    struct err err = ERR_INIT;
-
-    if (qmp_client_connect_tls(sync->serve->peer_control,
-                               tls_options_client(&sync->serve->tls, &tls), &sync->secondary,
-                               &err) == 0)
-        return EXIT_OK;
-    cli_error("synchronisation: the secondary's control: %s", err.text);
-    return EXIT_FAILED;
 }
 
 static void print_done(const struct sync *sync, uint64_t epoch)
@@ -310,8 +289,6 @@ static int synchronise(const struct serve *serve, pid_t parent)
 
     sync.began_ns = now_ns();
     if (code == EXIT_OK)
-        code = connect_secondary(&sync);
-    if (code == EXIT_OK)
         code = mirror(&sync);
     if (code == EXIT_OK)
         code = checkpoint(&sync, &epoch);
@@ -321,7 +298,6 @@ static int synchronise(const struct serve *serve, pid_t parent)
         cli_error("the secondary is not synchronised; the disks are served all the same: end this "
                   "daemon and start it again with --sync");
     qmp_client_close(sync.primary);
-    qmp_client_close(sync.secondary);
     return code;
 }
 

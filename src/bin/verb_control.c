@@ -69,11 +69,11 @@ static void checkpoint_help(void)
     printf(
         "usage: blockstep checkpoint [OPTION...]\n\n"
         "Makes what the primary has written until now the state that a failover falls back to.\n"
-        "On the primary's host it drives both sides: first it waits until the secondary has all\n"
-        "that was written, then the secondary begins a new epoch. On the secondary's host it\n"
-        "does the second alone.\n\n" TARGET_HELP "      --peer-control HOST:PORT\n"
-        "                         the secondary's --control (default: what the primary was\n"
-        "                         started with)\n");
+        "On the primary's host: first the secondary gets all that was written, then it begins a\n"
+        "new epoch. On the secondary's host it does the second alone, which a secondary refuses\n"
+        "whose primary takes the checkpoints.\n\n" TARGET_HELP "      --peer-control HOST:PORT\n"
+        "                         the secondary's --control, of a primary that was started\n"
+        "                         without\n");
 }
 
 static bool take_peer(void *arg, int option)
@@ -123,10 +123,8 @@ static int checkpoint(struct qmp_client *client, const char *peer, const struct 
 
     if (code != EXIT_OK)
         return code;
-    if (strcmp(json_text(status, "role"), "primary") != 0)
+    if (strcmp(json_text(status, "role"), "primary") != 0 || json_member(status, "peer") != NULL)
         return run_checkpoint(client, "checkpoint", ret_epoch);
-    if (peer == NULL)
-        peer = json_text(status, "peer-control");
     if (peer == NULL)
         return cli_usage_error("this is the primary: say where the secondary is controlled, "
                                "--peer-control HOST:PORT");

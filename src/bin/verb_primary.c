@@ -21,7 +21,8 @@ static void print_help(void)
         "foreground until it gets SIGTERM.\n\n" SERVE_HELP
         "      --peer HOST:PORT       the secondary's --listen\n"
         "      --peer-control HOST:PORT\n"
-        "                             the secondary's --control, for blockstep checkpoint\n"
+        "                             the secondary's --control: checkpoints are those of both\n"
+        "                             sides, and each knows of the other's errors\n"
         "      --sync                 copy the disks to the secondary, while the guest runs, and take\n"
         "                             the first checkpoint (needs --peer-control)\n");
 }
@@ -97,17 +98,50 @@ static int add_peer(struct serve *serve, const struct serve_disk *disk,
                    disk->name, disk->length_bytes, disk->path, node->length_bytes, serve->peer);
 }
 
+/* Where the secondary is controlled, for the filter's options; NULL: from here it is not. */
+static int peer_control(struct serve *serve, struct json_object **ret_control, struct err *err)
+    MAY_WAIT
+{
+    struct sock_address address = {0};
+    struct json_object *control;
+    const char *tls = NULL;
+
+    *ret_control = NULL;
+    if (serve->peer_control == NULL)
+        return 0;
+    int r = sock_address_parse(serve->peer_control, "--peer-control", &address, err);
+    if (r == 0 && address.family == SOCK_FAMILY_INET)
+        r = serve_tls(serve, TLS_CLIENT, &tls, err);
+    control = r == 0 ? address_json(&address) : NULL;
+    sock_address_release(&address);
+    if (r < 0)
+        return r;
+    if (control == NULL || (tls != NULL && json_add_string(control, "tls-creds", tls) < 0)) {
+        json_object_put(control);
+        return err_no_memory(err);
+    }
+    *ret_control = control;
+    return 0;
+}
+
 static int add_filter(struct serve *serve, const struct serve_disk *disk, struct err *err) MAY_WAIT
 {
-    struct json_object *options = serve_options(disk, "replication", "-repl");
+    struct json_object *control;
     char name[NODE_NAME_BYTES];
     struct node *node;
-    int r = options == NULL ? -ENOMEM : 0;
+    int r = peer_control(serve, &control, err);
 
+    if (r < 0)
+        return r;
+    struct json_object *options = serve_options(disk, "replication", "-repl");
+    r = options == NULL ? -ENOMEM : 0;
     if (r == 0) {
         r |= json_add_string(options, "mode", "primary");
         r |= json_add_string(options, "file", serve_node_name(disk, "-peer", name));
+        if (control != NULL)
+            r |= json_add(options, "peer-control", json_object_get(control));
     }
+    json_object_put(control);
     if (r != 0) {
         json_object_put(options);
         return err_no_memory(err);
@@ -171,7 +205,8 @@ static int assemble(struct serve *serve, struct err *err) MAY_WAIT
         r = add_disk(serve, &serve->disks[i], &peer, err);
     sock_address_release(&peer);
     if (r == 0)
-        r = replication_start(serve->daemon->group, REPLICATION_PRIMARY, REPLICATION_OVERLAYS_EMPTY,
+        r = replication_start(serve->daemon->group, REPLICATION_PRIMARY,
+                              serve->sync ? REPLICATION_OVERLAYS_SYNC : REPLICATION_OVERLAYS_EMPTY,
                               err);
     if (r == 0)
         r = serve_listen_user(serve, err);

@@ -124,6 +124,29 @@ static void print_primary_link(struct json_object *disk)
            size_format(json_uint(disk, "forwarded-bytes"), forwarded, sizeof(forwarded)));
 }
 
+/* What a primary knows of its secondary. */
+static void print_peer(struct json_object *status)
+{
+    struct json_object *peer = json_member(status, "peer");
+    const char *address = json_text(peer, "address"), *reason = json_text(peer, "reason");
+    const char *broken = json_text(peer, "stream-reason");
+
+    if (peer == NULL)
+        return;
+    print_label("control");
+    printf("%s, session %" PRIu64 ", ", address != NULL ? address : "?",
+           json_uint(peer, "session"));
+    if (json_flag(peer, "connected"))
+        printf("%sconnected%s\n", cli_style(CLI_GOOD), cli_style(CLI_PLAIN));
+    else
+        printf("%slost%s: %s\n", cli_style(CLI_BAD), cli_style(CLI_PLAIN),
+               reason != NULL ? reason : "?");
+    if (broken == NULL)
+        return;
+    print_label("secondary");
+    printf("%stakes no checkpoint%s: %s\n", cli_style(CLI_BAD), cli_style(CLI_PLAIN), broken);
+}
+
 static const char *server_address(struct json_object *servers, const char *id)
 {
     for (size_t i = 0; servers != NULL && i < json_object_array_length(servers); i++) {
@@ -221,11 +244,11 @@ static const char *error_text(struct json_object *error, const char *key)
     return text != NULL ? text : "?";
 }
 
-static void print_error(struct json_object *error)
+static void print_error(struct json_object *error, const char *label)
 {
     char when[32];
 
-    print_label("error");
+    print_label(label);
     if (error == NULL) {
         printf("none\n");
         return;
@@ -245,6 +268,7 @@ static void print_status(struct json_object *status)
 {
     struct json_object *disks = json_member(status, "disks");
     size_t count = disks != NULL ? json_object_array_length(disks) : 0;
+    struct json_object *peer_error = json_member(json_member(status, "peer"), "error");
 
     print_head(status);
     if (count > 0)
@@ -258,10 +282,13 @@ static void print_status(struct json_object *status)
             print_primary_link(disk);
         print_disk(disk);
     }
+    print_peer(status);
     print_merge(json_member(status, "merge"));
     print_exports(status);
     if (count > 0)
-        print_error(json_member(status, "error"));
+        print_error(json_member(status, "error"), "error");
+    if (peer_error != NULL)
+        print_error(peer_error, "its error");
 }
 
 /* Adds the answer of a query as a member; EXIT_OK or EXIT_FAILED. */

@@ -97,7 +97,7 @@ static int copy_text(struct json_object *to, struct json_object *from, const cha
 
 struct json_object *peer_error_read(struct json_object *error)
 {
-    static const char *const texts[] = {"node", "operation", "errno", "reason"};
+    static const char *const texts[] = {"disk", "node", "operation", "errno", "reason"};
     static const char *const numbers[] = {"offset", "length", "wall-time-ns", "count"};
     const char *side = json_text(error, "side");
 

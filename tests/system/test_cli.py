@@ -18,7 +18,7 @@ MIB = 1 << 20
 class Pair:
     """A secondary and a primary with equal disks, as two people would start them."""
 
-    def __init__(self, daemons, disks=("",), secondary=(), primary=()):
+    def __init__(self, daemons, disks=("",), secondary=(), primary=(), controlled=True):
         folder = daemons.folder
         self.daemons, self.folder = daemons, folder
         port, control = free_port(), free_port()
@@ -28,7 +28,8 @@ class Pair:
             "--listen", self.peer, "--control", self.control, "--export", f"unix:{folder}/s.sock",
             *secondary]
         self.primary_words = self.disk_words("p", disks) + [
-            "--state", folder / "p-state", "--peer", self.peer, "--peer-control", self.control,
+            "--state", folder / "p-state", "--peer", self.peer,
+            *(["--peer-control", self.control] if controlled else []),
             "--export", f"unix:{folder}/p.sock", *primary]
         self.start_secondary("--fresh")
         self.start_primary()
@@ -108,8 +109,18 @@ def test_several_disks_with_names_go_together(daemons):
     assert len(pair.status("s")["disks"]) == 2
 
 
+def test_a_primary_without_peer_control_leaves_checkpoints_to_who_asks_both(daemons):
+    pair = Pair(daemons, controlled=False)
+    done = pair.cli("checkpoint", "--name", "p", check=False)
+    assert done.returncode == 2 and "--peer-control" in done.stderr
+    pair.io("p", "write -P 1 0 1M")
+    pair.cli("checkpoint", "--name", "p", "--peer-control", pair.control)
+    pair.io("s", "read -P 1 0 1M", read_only=True)
+    assert "control" not in pair.cli("status", "--name", "p").stdout
+
+
 def test_the_checkpoint_can_be_given_from_the_secondarys_host_too(daemons):
-    pair = Pair(daemons)
+    pair = Pair(daemons, controlled=False)
     before = pair.status("s")["epoch"]
     result = json.loads(pair.cli("checkpoint", "--name", "s", "-o", "json").stdout)
     assert result["epoch"] == before + 1 == pair.status("s")["epoch"]

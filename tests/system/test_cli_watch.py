@@ -63,7 +63,7 @@ def started(watcher):
 def test_events_are_readable_lines(daemons, watch):
     pair = Pair(daemons)
     events = started(watch("events", "--name", "s"))
-    pair.cli("checkpoint", "--name", "s")
+    pair.cli("checkpoint", "--name", "p")
     line = events.line()
     assert "REPLICATION_CHECKPOINT role=secondary epoch=2 held=" in line
     assert line[:2] == "20" and line[10] == " " and "\033" not in line
@@ -79,7 +79,7 @@ def test_events_are_readable_lines(daemons, watch):
 def test_events_as_json_are_one_object_a_line(daemons, watch):
     pair = Pair(daemons)
     events = started(watch("events", "--name", "s", "-o", "json"))
-    pair.cli("checkpoint", "--name", "s")
+    pair.cli("checkpoint", "--name", "p")
     event = json.loads(events.line())
     assert event["event"] == "REPLICATION_CHECKPOINT"
     assert event["data"]["epoch"] == 2 and event["timestamp"]["seconds"] > 0
@@ -88,7 +88,7 @@ def test_events_as_json_are_one_object_a_line(daemons, watch):
 def test_events_can_be_picked_by_name_and_counted(daemons, watch):
     pair = Pair(daemons)
     events = started(watch("events", "--name", "s", "--count", "2", "REPLICATION_C*", "X*"))
-    pair.cli("checkpoint", "--name", "s")
+    pair.cli("checkpoint", "--name", "p")
     pair.cli("failover", "--name", "s", "--wait")
     pair.secondary.stop()
     assert "REPLICATION_CHECKPOINT" in events.line()
@@ -134,7 +134,7 @@ def test_a_checkpoint_is_waited_for(daemons, watch):
     end = time.monotonic() + DEADLINE_S
     while waiting.process.poll() is None:
         assert time.monotonic() < end
-        pair.cli("checkpoint", "--name", "s")
+        pair.cli("checkpoint", "--name", "p")
     assert waiting.wait() == 0
     answer = json.loads(waiting.line())
     assert answer["for"] == "checkpoint" and answer["json-version"] == 1
@@ -191,7 +191,7 @@ def test_a_watched_status_shows_what_happens_at_once(daemons, watch):
     pair = Pair(daemons)
     watching = watch("status", "--name", "s", "--watch", "-o", "json")
     assert json.loads(watching.line())["epoch"] == 1
-    pair.cli("checkpoint", "--name", "s")
+    pair.cli("checkpoint", "--name", "p")
     while (status := json.loads(watching.line()))["epoch"] == 1:
         pass
     assert status["epoch"] == 2 and status["json-version"] == 1

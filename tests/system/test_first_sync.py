@@ -94,21 +94,9 @@ def test_before_the_first_checkpoint_there_is_nothing_to_fall_back_to(daemons, f
     assert json.loads(primary.line())["synchronised"]
     assert secondary.qmp.cmd("query-replication")["consistent"] is True
     with pytest.raises(QmpError, match="no first checkpoint is awaited"):
-        secondary.qmp.cmd("replication-checkpoint", first=True)
+        primary.qmp.cmd("replication-checkpoint", first=True)
     pair.io("s", "disk0", "read 0 1M")
     pair.daemons.cli("failover", "--name", "s", "--wait")
-
-
-def test_a_secondary_without_control_leaves_the_primary_serving_and_says_so(daemons, folder):
-    pair = Pair(daemons, folder)
-    pair.secondary("--sync").line()
-    pair.control = free_port()
-    primary = pair.primary("--sync")
-    primary.line()
-    while "is not synchronised" not in primary.log_text():
-        assert primary.process.poll() is None
-    pair.io("p", "disk0", "write -P 1 0 1M", "read -P 1 0 1M")
-    assert "the secondary's control" in primary.log_text()
 
 
 def test_half_a_copy_is_not_taken_for_one_after_a_restart(daemons, folder):

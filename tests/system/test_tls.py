@@ -585,14 +585,14 @@ def test_a_replicated_pair_speaks_tls_on_all_its_connections(daemons, folder, pa
     guest.connect_uri(f"nbd+unix:///disk0?socket={folder}/p.sock")
     guest.pwrite(DATA[:MIB], MIB)
     guest.flush()
-    assert "checkpoint taken" in daemons.cli("checkpoint", "--name", "p", *tls).stdout
+    assert "checkpoint taken" in daemons.cli("checkpoint", "--name", "p").stdout
     view = nbd.NBD()
     view.connect_uri(f"nbd+unix:///disk0?socket={folder}/s.sock")
     assert view.pread(MIB, MIB) == DATA[:MIB]
     view.shutdown()
     guest.shutdown()
     # Without the papers neither data nor control is to be had.
-    plain = daemons.cli("checkpoint", "--name", "p", check=False)
+    plain = daemons.cli("qmp", "--qmp", f"localhost:{control_port}", "query-replication", check=False)
     assert plain.returncode == 1 and "--tls-creds-dir" in plain.stderr
     with pytest.raises(nbd.Error):
         nbd.NBD().connect_tcp("localhost", str(listen))
