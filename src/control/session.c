@@ -278,7 +278,7 @@ static int run_hello(struct qmp_call *call, void *arg, struct err *err) MAY_WAIT
 struct report_args {
     uint64_t session;
     int side;
-    char *node, *operation, *errno_name, *reason;
+    char *disk, *node, *operation, *errno_name, *reason;
     uint64_t offset_bytes, length_bytes, wall_ns, count;
 };
 
@@ -302,6 +302,7 @@ static const struct opt error_opts[] = {
      .required = true,
      .values = sides,
      .help = "who saw it first"},
+    ERROR_TEXT("disk", disk),
     ERROR_TEXT("node", node),
     ERROR_TEXT("operation", operation),
     ERROR_NUMBER("offset", offset_bytes),

@@ -137,7 +137,7 @@ def test_a_session_begins_goes_on_and_tells(daemons, folder):
     assert "epoch 7 cannot follow 3" in refused(primary.checkpoint, epoch=7)
     assert primary.checkpoint(epoch=2) == 3
     # What the primary lacks the secondary tells as well, and believes it no more.
-    error = {"side": "primary", "node": "link0", "operation": "forward write", "offset": 4096,
+    error = {"side": "primary", "disk": "repl0", "node": "link0", "operation": "forward write", "offset": 4096,
              "length": 512, "errno": "EIO", "reason": "Input/output error",
              "wall-time-ns": 1700000000000000000, "count": 1}
     primary.qmp.cmd("replication-report", session=1, error=error)
@@ -319,7 +319,7 @@ def test_a_hello_that_is_wrong_is_refused_and_changes_nothing(daemons, folder, w
 def test_a_report_that_is_wrong_or_not_the_sessions_is_refused(daemons, folder):
     secondary = Secondary(daemons, folder)
     primary = Primary(secondary)
-    error = {"side": "primary", "node": "n", "operation": "o", "offset": 0, "length": 0,
+    error = {"side": "primary", "disk": "d", "node": "n", "operation": "o", "offset": 0, "length": 0,
              "errno": "EIO", "reason": "r", "wall-time-ns": 0, "count": 1}
     report = lambda qmp, error, session=1: refused(qmp.cmd, "replication-report", session=session,
                                                    error=error)
