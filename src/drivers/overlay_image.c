@@ -218,6 +218,14 @@ static int create_write(struct loop *loop, const char *path, const struct overla
     return ret;
 }
 
+/* The name, too: once a failover has begun, an overlay holds what nobody else has. */
+static int sync_name(struct loop *loop, const char *path, struct err *err) MAY_WAIT
+{
+    int ret = path_sync_parent(loop, path);
+
+    return ret < 0 ? err_set_errno(err, ret, "the folder of '%s' cannot be made durable", path) : 0;
+}
+
 int overlay_create(struct loop *loop, const char *path, const struct overlay_create *create,
                    bool replace, struct err *err)
 {
@@ -227,8 +235,10 @@ int overlay_create(struct loop *loop, const char *path, const struct overlay_cre
 
     if (ret < 0)
         return err_prefix(err, "cannot create overlay '%s'", path);
-    if (!replace)
-        return create_write(loop, path, &sb, err);
+    if (!replace) {
+        ret = create_write(loop, path, &sb, err);
+        return ret < 0 ? ret : sync_name(loop, path, err);
+    }
     /* Who has the old one open keeps it; nobody ever sees half a new one. */
     if (snprintf(other, sizeof(other), "%s.new-%016" PRIx64, path, loop_random(loop)) >=
         (int)sizeof(other))
@@ -242,7 +252,7 @@ int overlay_create(struct loop *loop, const char *path, const struct overlay_cre
         (void)path_unlink(loop, other);
         return err_set_errno(err, ret, "cannot replace '%s'", path);
     }
-    return 0;
+    return sync_name(loop, path, err);
 }
 
 int overlay_create_in(struct edge *file, const struct overlay_create *create, struct err *err)

@@ -3,6 +3,8 @@
 #include "loop/loop_internal.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <string.h>
 
 int file_open(struct loop *loop, const char *path, unsigned flags, enum file_aio aio,
               struct file **ret_file, struct err *err)
@@ -110,6 +112,22 @@ int path_unlink(struct loop *loop, const char *path)
 int path_sync_folder(struct loop *loop, const char *folder)
 {
     return loop->ops->path_sync_folder(loop, folder);
+}
+
+int path_sync_parent(struct loop *loop, const char *path)
+{
+    char folder[PATH_MAX];
+    size_t length = strlen(path);
+
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    while (length > 0 && path[length - 1] != '/')
+        length--;
+    if (length >= sizeof(folder))
+        return -ENAMETOOLONG;
+    memcpy(folder, path, length);
+    folder[length] = '\0';
+    return path_sync_folder(loop, length > 0 ? folder : ".");
 }
 
 int path_make_folder(struct loop *loop, const char *folder, unsigned mode)

@@ -89,6 +89,8 @@ int path_exchange(struct loop *loop, const char *one, const char *other) MAY_WAI
 int path_unlink(struct loop *loop, const char *path) MAY_WAIT;
 /* Makes what was created, renamed or unlinked in the folder durable. */
 int path_sync_folder(struct loop *loop, const char *folder) MAY_WAIT;
+/* The same of the folder that the path's last name stands in. */
+int path_sync_parent(struct loop *loop, const char *path) MAY_WAIT;
 int path_make_folder(struct loop *loop, const char *folder, unsigned mode) MAY_WAIT; /* mkdir -p */
 bool path_exists(struct loop *loop, const char *path) MAY_WAIT;
 

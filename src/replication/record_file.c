@@ -85,6 +85,10 @@ int record_file_open(struct loop *loop, const char *folder, struct record_file *
     if (ret == 0) {
         snprintf(file->folder, sizeof(file->folder), "%s", folder);
         ret = path_make_folder(loop, folder, 0700);
+        if (ret == 0) /* who loses the folder loses the record */
+            ret = path_sync_parent(loop, folder);
+        if (ret == -EACCES) /* whoever made it could look there */
+            ret = 0;
         if (ret < 0)
             err_set_errno(err, ret, "cannot make state folder '%s'", folder);
     }
