@@ -192,7 +192,7 @@ int overlay_settle(struct node *node, uint64_t live_generation, struct err *err)
                        " of the group's record: it is not the overlay that the record is about, or "
                        "the record is an old copy",
                        overlay->node->name, seen, live_generation);
-    if (overlay->sb.generation < live_generation && overlay->newest_generation == 0)
+    if (seen < live_generation)
         return empty_again(overlay, live_generation, err);
     if (overlay_is_damaged(overlay))
         return err_set(err, -EUCLEAN, "overlay '%s': %s", overlay->node->name,
