@@ -9,6 +9,19 @@
  * keep waking each other cannot starve the rest. */
 #define LOOP_READY_PER_TURN 4096u
 
+#define TIMERS_MIN 64u
+
+static bool heap_grow(struct timer_heap *heap, size_t capacity)
+{
+    struct loop_timer **items = realloc(heap->items, capacity * sizeof(heap->items[0]));
+
+    if (items == NULL)
+        return false;
+    heap->items = items;
+    heap->capacity = capacity;
+    return true;
+}
+
 int loop_init(struct loop *loop, const struct loop_ops *ops)
 {
     memset(loop, 0, sizeof(*loop));
@@ -16,7 +29,11 @@ int loop_init(struct loop *loop, const struct loop_ops *ops)
     list_init(&loop->ready);
     list_init(&loop->deferred);
     co_pool_init(&loop->coroutines);
+    if (!heap_grow(&loop->timers, TIMERS_MIN))
+        return -ENOMEM;
     loop->bufs = buf_pool_new();
+    if (loop->bufs == NULL)
+        free(loop->timers.items);
     return loop->bufs != NULL ? 0 : -ENOMEM;
 }
 
@@ -175,16 +192,13 @@ static void heap_down(struct timer_heap *heap, size_t index, struct loop_timer *
     heap_place(heap, index, timer);
 }
 
+/* Grows when it is half full, so that memory which is out for a while does no harm. */
 static void heap_reserve(struct timer_heap *heap)
 {
-    if (heap->count + 1 < heap->capacity)
+    if (heap->count + 1 < heap->capacity / 2 || heap_grow(heap, heap->capacity * 2))
         return;
-    size_t capacity = heap->capacity != 0 ? heap->capacity * 2 : 64;
-    struct loop_timer **items = realloc(heap->items, capacity * sizeof(heap->items[0]));
     /* A deadline that cannot be kept would be a hang: rather stop here, with a core to read. */
-    assert(items != NULL);
-    heap->items = items;
-    heap->capacity = capacity;
+    assert(heap->count + 1 < heap->capacity);
 }
 
 void loop_timer_cancel(struct loop_timer *timer)
