@@ -87,18 +87,20 @@ static int run_checkpoint(struct qmp_call *call, void *args, struct err *err) MA
         .epoch = checkpoint->epoch,
     };
     uint64_t epoch = 0;
+    struct json_object *number;
     int r = session_of_call(call, checkpoint->session, &cut.session, err);
 
+    /* The answer comes first: of a checkpoint that was made none says that it was not. */
+    call->result = json_object_new_object();
+    if (r == 0 && (call->result == NULL || json_add_uint(call->result, "epoch", 0) < 0))
+        r = err_no_memory(err);
     if (r == 0 && checkpoint->timeout_ms > 0)
         cut.deadline_ns = loop_now_ns(daemon->loop) + checkpoint->timeout_ms * NS_PER_MS;
     if (r == 0)
         r = replication_cut(daemon->group, &cut, &epoch, err);
-    if (r < 0)
-        return r;
-    call->result = json_object_new_object();
-    if (call->result == NULL || json_add_uint(call->result, "epoch", epoch) < 0)
-        return err_no_memory(err);
-    return 0;
+    if (r == 0 && json_object_object_get_ex(call->result, "epoch", &number))
+        json_object_set_uint64(number, epoch);
+    return r;
 }
 
 struct stop_args {
