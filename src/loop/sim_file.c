@@ -180,6 +180,8 @@ int sim_file_open(struct loop *base, const char *path, unsigned flags, enum file
     if (self == NULL)
         return err_no_memory(err);
     int result = sim_request_run(loop, &request);
+    if (result == 0 && loop->dead) /* since it was done: its handle went with the others */
+        result = -EIO;
     if (result < 0) {
         free(self);
         return err_set_errno(err, result, "cannot open '%s'%s", path,
