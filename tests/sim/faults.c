@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
-static void trouble(struct host *host)
+void host_trouble(struct host *host)
 {
     host->troubles++;
     host->world->troubles++;
@@ -16,7 +16,7 @@ static void died(struct host *host)
 {
     struct world *world = host->world;
 
-    trouble(host);
+    host_trouble(host);
     host->frozen = false;
     host->linked = false;
     world_truth(world)->linked = false;
@@ -27,7 +27,7 @@ static void died(struct host *host)
     }
 }
 
-static void kill_host(struct host *host)
+void kill_host(struct host *host)
 {
     if (host->process == NULL)
         return;
@@ -37,25 +37,23 @@ static void kill_host(struct host *host)
     host->world->stats.kills++;
 }
 
-static void power_cut(struct host *host)
+void power_cut(struct host *host)
 {
     struct world *world = host->world;
     enum cover_stage stage;
 
-    /* What its overlays hold lives in the page cache: see durability.md, levels. */
     if (host->merging && host_stage(host, &stage) && stage == COVER_S_DONE)
         host->merging = false;
-    if (host->process == NULL || host->merging)
+    if (host->process == NULL)
         return;
     visits_struck(host, COVER_POWER_CUT);
     process_forget(host);
     (void)sim_host_power_cut(world->sim, host->name);
     died(host);
-    if (host->role == ROLE_TRUTH)
+    if (host->down) {
         view_power_cut(host->view);
-    else
-        host->role = ROLE_DOWN;
-    host->down = host->role == ROLE_TRUTH;
+        host->power_lost = host->role == ROLE_STANDBY || host->merging;
+    }
     world->stats.power_cuts++;
 }
 
@@ -64,7 +62,7 @@ static void freeze(struct host *host, bool frozen)
     if (host->process == NULL || !host->process->up || host->frozen == frozen)
         return;
     host->frozen = frozen;
-    trouble(host);
+    host_trouble(host);
     if (frozen) {
         visits_struck(host, COVER_FROZEN);
         sim_process_stop(host->process->loop);
@@ -92,7 +90,7 @@ static void link_fault(struct world *world, const struct op *op)
     const struct sim_link_options cut = {.blocked = true};
     const struct sim_link_options slow = {.delay = {NS_PER_MS, 50 * NS_PER_MS}};
 
-    trouble(world_other(world));
+    host_trouble(world_other(world));
     if (op->kind == OP_LINK_BREAK) {
         visits_link_struck(world, COVER_LINK_BREAK);
         (void)sim_link_break(world->sim, world_truth(world)->name, world_other(world)->name,
@@ -146,7 +144,7 @@ static void disk_fault(struct host *host, const struct op *op)
     visits_struck(host, kind);
     host->flush_lost = host->flush_lost || (op->kind == OP_DISK_FAIL &&
                                             (fault.op == SIM_OP_ANY || fault.op == SIM_OP_SYNC));
-    trouble(host);
+    host_trouble(host);
     if (op->kind == OP_DISK_FULL)
         sim_disk_limit(sim, host->name, sim_disk_used_bytes(sim, host->name) + op->b * 4096u);
     else
@@ -214,41 +212,5 @@ void manager_heal(struct world *world)
         disks_heal(&world->hosts[i]);
         freeze(&world->hosts[i], false);
     }
-}
-
-/* --- at a given request --- */
-
-static int on_request(void *arg, const struct sim_request_info *info)
-{
-    struct world *world = arg;
-    const struct crash *crash = &world->history->crash;
-    const enum sim_moment moment = crash->after ? SIM_AFTER : SIM_BEFORE;
-
-    for (unsigned i = 0; i < WORLD_SIDES; i++) {
-        struct host *host = &world->hosts[i];
-        if (host->process == NULL || host->process->loop != info->loop)
-            continue;
-        world->disk_requests[i] += info->moment == SIM_BEFORE;
-        if (crash->at == 0 || crash->host != i || info->moment != moment ||
-            world->disk_requests[i] != crash->at || world->crashed)
-            continue;
-        world->crashed = true;
-        world_note(world, "%s dies at its request %u: %s %s", host->name, crash->at,
-                   sim_op_name(info->op), info->path);
-        if (crash->power)
-            power_cut(host);
-        else
-            kill_host(host);
-    }
-    return 0;
-}
-
-void faults_begin(struct world *world)
-{
-    sim_set_request_hook(world->sim, on_request, world);
-}
-
-void faults_end(struct world *world)
-{
-    sim_set_request_hook(world->sim, NULL, NULL);
+    strike_end(world);
 }

@@ -72,6 +72,7 @@ static const char *const op_words[OP_KIND_COUNT] = {
 static const char *const side_names[] = {"truth", "other"};
 static const char *const way_names[] = {"both ways", "truth to other", "other to truth"};
 static const char *const file_names[] = {"all", "raw", "hidden", "active"};
+static const char *const strike_names[] = {"none", "kill", "power", "error", "errors", "memory"};
 static const char *const request_names[] = {"any", "read", "write", "sync", "zero"};
 
 const char *op_name(enum op_kind kind)
@@ -168,12 +169,14 @@ void op_print(const struct op *op, char *text, size_t text_bytes)
 
 void history_print(const struct history *history, FILE *to)
 {
+    const struct strike *strike = &history->strike;
+
     fprintf(to,
             "seed %" PRIu64 " disks %u sectors %" PRIu32 " block-bytes %" PRIu32
-            " standby-runs %d slow-net %d slow-disks %d crash %" PRIu32 " %u %d %d\n",
+            " standby-runs %d slow-net %d slow-disks %d strike %s %u %" PRIu32 " %d %s-\n",
             history->seed, history->disks, history->sectors, history->block_bytes,
-            history->standby_runs, history->slow_net, history->slow_disks, history->crash.at,
-            history->crash.host, history->crash.power, history->crash.after);
+            history->standby_runs, history->slow_net, history->slow_disks,
+            strike_names[strike->kind], strike->host, strike->at, strike->after, strike->choices);
     for (unsigned i = 0; i < history->count; i++) {
         const struct op *op = &history->ops[i];
         char text[200];
@@ -204,24 +207,42 @@ static bool load_op(const char *line, struct op *op)
     return false;
 }
 
+/* NULL: nothing is said of one. */
+static bool load_strike(const char *text, struct strike *strike)
+{
+    unsigned host;
+    int after;
+    char name[16];
+
+    if (text == NULL)
+        return true;
+    if (sscanf(text, " strike %15s %u %" SCNu32 " %d %255[01]", name, &host, &strike->at, &after,
+               strike->choices) < 4 ||
+        host > 1)
+        return false;
+    strike->host = (uint8_t)host;
+    strike->after = after != 0;
+    for (size_t kind = 0; kind < ARRAY_LEN(strike_names); kind++) {
+        strike->kind = (uint8_t)kind;
+        if (strcmp(strike_names[kind], name) == 0)
+            return true;
+    }
+    return false;
+}
+
 static bool load_from(struct history *history, FILE *from)
 {
-    int standby_runs, slow_net, slow_disks, power = 0, after = 0;
-    unsigned host = 0;
-    char line[300];
+    int standby_runs, slow_net, slow_disks;
+    char line[700];
 
     if (fgets(line, sizeof(line), from) == NULL ||
         sscanf(line,
                "seed %" SCNu64 " disks %u sectors %" SCNu32 " block-bytes %" SCNu32
-               " standby-runs %d slow-net %d slow-disks %d crash %" SCNu32 " %u %d %d",
+               " standby-runs %d slow-net %d slow-disks %d",
                &history->seed, &history->disks, &history->sectors, &history->block_bytes,
-               &standby_runs, &slow_net, &slow_disks, &history->crash.at, &host, &power,
-               &after) < 7 ||
-        host > 1)
+               &standby_runs, &slow_net, &slow_disks) != 7 ||
+        !load_strike(strstr(line, " strike "), &history->strike))
         return false;
-    history->crash.host = (uint8_t)host;
-    history->crash.power = power != 0;
-    history->crash.after = after != 0;
     history->standby_runs = standby_runs != 0;
     history->slow_net = slow_net != 0;
     history->slow_disks = slow_disks != 0;
@@ -244,40 +265,6 @@ bool history_load(struct history *history, const char *path)
     bool ok = load_from(history, from);
     fclose(from);
     return ok;
-}
-
-/* --- all of them --- */
-
-static const struct op systematic_ops[] = {
-    {OP_WRITE, SIDE_TRUTH, 0, 0, 8, 8},          {OP_WRITE, SIDE_TRUTH, 0, OP_FUA, 13, 6},
-    {OP_ZERO, SIDE_TRUTH, 0, 0, 4, 16},          {OP_FLUSH, SIDE_TRUTH, 0, 0, 0, 0},
-    {OP_WRITE, SIDE_OTHER, 0, 0, 10, 9},         {OP_CHECKPOINT, SIDE_TRUTH, 0, OP_WAIT, 0, 0},
-    {OP_FAILOVER, SIDE_TRUTH, 0, OP_WAIT, 0, 0},
-};
-
-bool history_systematic(struct history *history, uint64_t index, unsigned length_max)
-{
-    uint64_t of_length = 1, rest = index;
-
-    *history = (struct history){
-        .seed = 1, .disks = 2, .sectors = 64, .block_bytes = 4096, .standby_runs = true};
-    for (unsigned length = 1; length <= length_max; length++) {
-        of_length *= ARRAY_LEN(systematic_ops);
-        if (rest >= of_length) {
-            rest -= of_length;
-            continue;
-        }
-        while (history->count < 2 * length) {
-            history->ops[history->count] = systematic_ops[rest % ARRAY_LEN(systematic_ops)];
-            /* Both disks have their part in it. */
-            history->ops[history->count].disk = history->count / 2 % 2;
-            history->ops[history->count + 1] = (struct op){.kind = OP_SETTLE};
-            history->count += 2;
-            rest /= ARRAY_LEN(systematic_ops);
-        }
-        return true;
-    }
-    return false;
 }
 
 /* --- by name --- */

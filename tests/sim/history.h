@@ -75,12 +75,25 @@ struct op {
     uint32_t a, b; /* sectors: first, count; DISK_*: file | op << 8, nth | times << 16; ... */
 };
 
-/* The nth request of a host to its disks, of those from the first operation on, is its last. */
-struct crash {
-    uint32_t at;  /* 0: none */
+#define STRIKE_CHOICES_MAX 255u
+
+/* What befalls one host, once. */
+enum strike_kind {
+    STRIKE_NONE,
+    STRIKE_KILL,   /* a request to its disks is the last of its daemon, */
+    STRIKE_POWER,  /* or of the host */
+    STRIKE_ERROR,  /* a request fails, */
+    STRIKE_ERRORS, /* and all further ones of its kind */
+    STRIKE_MEMORY, /* an allocation of its daemon fails, while a command is under way */
+};
+struct strike {
+    uint8_t kind; /* enum strike_kind */
     uint8_t host; /* 0: the one that begins as the truth */
-    bool power;   /* else its daemon is killed */
     bool after;   /* the request has taken effect */
+    uint32_t at;  /* which of its requests, or allocations, from 1 */
+    /* What became of that which was not durable, or under way: "0" or "1" for each choice, in the order
+     * in which they are asked for; behind the end of it all are "0". */
+    char choices[STRIKE_CHOICES_MAX + 1];
 };
 
 struct history {
@@ -90,7 +103,7 @@ struct history {
     uint32_t block_bytes;      /* of the overlays */
     bool standby_runs;         /* a machine runs on the secondary all the time */
     bool slow_net, slow_disks; /* of the world */
-    struct crash crash;
+    struct strike strike;
     unsigned count;
     struct op ops[HISTORY_MAX_OPS];
 };
@@ -110,9 +123,6 @@ uint64_t steer_round(void); /* so many numbers go round once */
 unsigned steer(uint64_t number, uint32_t draw, struct op *ops, bool *standby_runs);
 /* By name; false: there is none. */
 bool history_scenario(struct history *history, const char *name, uint64_t seed);
-/* All workloads of up to so many operations, one after the other; false: there are fewer. Each operation
- * is waited for. */
-bool history_systematic(struct history *history, uint64_t index, unsigned length_max);
 void history_scenarios_print(FILE *to);
 
 #endif

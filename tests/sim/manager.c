@@ -15,11 +15,6 @@ static void no_excuse(struct world *world, bool was_well, const char *what, cons
                         "%s fails though nothing is wrong: %s", what, err->text);
 }
 
-static bool host_is_up(const struct host *host)
-{
-    return host->process != NULL && host->process->up;
-}
-
 static uint32_t disks_of(const struct world *world)
 {
     return world->history->disks;
@@ -75,8 +70,7 @@ static int link_add(struct host *host, struct host *to, unsigned disk, struct er
     return r;
 }
 
-static int start(struct host *host, const char *mode, const char *overlays, struct err *err)
-    MAY_WAIT
+int manager_start(struct host *host, const char *mode, const char *overlays, struct err *err)
 {
     return qmp_command(host, NULL, err,
                        "{'execute':'replication-start','arguments':"
@@ -99,9 +93,9 @@ static int links_make(struct host *host, struct host *to, uint32_t *ret_since, s
         r = link_add(host, to, disk, err);
     *ret_since = oracle_now(world->oracle);
     if (r == 0 && !to->awaits)
-        r = start(to, "secondary", "fresh", err);
+        r = manager_start(to, "secondary", "fresh", err);
     if (r == 0)
-        r = start(host, "primary", "empty", err);
+        r = manager_start(host, "primary", "empty", err);
     if (r == 0 && to->awaits)
         r = call_send(to, COVER_FIRST, true, err);
     return r;
@@ -190,7 +184,8 @@ static void checkpoint(struct world *world) MAY_WAIT
 
 /* --- failover --- */
 
-static void taken_over(struct world *world)
+/* `certain`: it has answered. */
+static void taken_over(struct world *world, bool certain)
 {
     struct host *truth = world_truth(world), *other = world_other(world);
 
@@ -201,6 +196,7 @@ static void taken_over(struct world *world)
     truth->linked = truth->down = truth->merging = false;
     other->role = ROLE_TRUTH;
     other->merging = true;
+    other->took_over = certain;
     other->awaits = false;
     view_set_invariant(other->view, I3_FAILOVER_CONTRACT);
     world->truth = other->index;
@@ -225,11 +221,14 @@ static void failover(struct world *world, enum cover_call call) MAY_WAIT
         no_excuse(world, well, "a failover", &err);
         return;
     }
-    if (other->role != ROLE_STANDBY)
-        return; /* it lost its power, and with that what it would have taken over with */
+    if (other->power_lost) { /* and with that what it would have taken over with */
+        other->role = ROLE_DOWN;
+        other->down = other->power_lost = false;
+        return;
+    }
     if (r < 0)
         give_up(other);
-    taken_over(world);
+    taken_over(world, r == 0);
 }
 
 /* A secondary without a checkpoint is made the truth as it is: a copy that was not finished. Of one that
@@ -246,13 +245,13 @@ static void force(struct world *world) MAY_WAIT
     other->awaits = false; /* also when it was refused: its peer may be shut out already */
     if (r == 0 && other->role == ROLE_SYNC) {
         view_blind(other->view);
-        taken_over(world);
+        taken_over(world, true);
     } else if (r < 0 && r != -EREMOTEIO) {
         give_up(other);
     }
 }
 
-static bool query_stage(struct host *host, char *stage, size_t stage_bytes) MAY_WAIT
+bool manager_query_stage(struct host *host, char *stage, size_t stage_bytes)
 {
     struct json_object *result = NULL, *member = NULL;
     struct err err = ERR_INIT;
@@ -271,7 +270,7 @@ static bool merge_is_done(struct host *host) MAY_WAIT
     struct err err = ERR_INIT;
     char stage[32];
 
-    if (!query_stage(host, stage, sizeof(stage)))
+    if (!manager_query_stage(host, stage, sizeof(stage)))
         return false;
     if (strcmp(stage, "failover-failed") == 0)
         (void)qmp_command(host, NULL, &err,
@@ -280,67 +279,10 @@ static bool merge_is_done(struct host *host) MAY_WAIT
     return !host->merging;
 }
 
-static bool wait_merged(struct host *host, uint64_t patience_ns) MAY_WAIT
+bool manager_wait_merged(struct host *host, uint64_t patience_ns)
 {
     return !host->merging ||
            WORLD_WAIT(host->world, patience_ns, !host_is_up(host) || merge_is_done(host));
-}
-
-/* --- restart --- */
-
-/* What a failover that nobody answered has come to. */
-static int failover_again(struct host *host, struct err *err) MAY_WAIT
-{
-    char stage[32];
-
-    if (!query_stage(host, stage, sizeof(stage)))
-        return err_set(err, -ECONNRESET, "the stage of %s is not known", host->name);
-    if (strcmp(stage, "running") != 0)
-        return 0;
-    return qmp_command(host, NULL, err,
-                       "{'execute':'replication-stop','arguments':{'failover':true}}");
-}
-
-/* A secondary, and one that has not finished its failover, goes on as its record says. `bare`: it waits
- * for that to be told. */
-static int restart_host(struct host *host, bool bare, struct err *err) MAY_WAIT
-{
-    bool secondary = host->role == ROLE_STANDBY || host->merging;
-    int r = host->bare ? 0 : process_start(host, secondary, false, false, err);
-
-    host->bare = r == 0 && bare && !host->merging && secondary;
-    if (host->bare)
-        return 0;
-    if (r == 0 && secondary)
-        r = start(host, "secondary", "empty", err);
-    if (r == 0 && host->merging)
-        r = failover_again(host, err);
-    return r;
-}
-
-static void restart(struct world *world, struct host *host, bool bare) MAY_WAIT
-{
-    struct err err = ERR_INIT;
-    bool well = host_disks_are_well(host) && !host->frozen;
-
-    if (host->bare ? bare || !host_is_up(host) : !host->down || host->process != NULL)
-        return;
-    host->changing = true;
-    unsigned troubles = host->troubles;
-    int r = restart_host(host, bare, &err);
-    host->changing = false;
-    if (r < 0) {
-        if (well && host_disks_are_well(host) && host->process != NULL &&
-            troubles == host->troubles)
-            world_violation(world, invariant_name(I8_NOTHING_HANGS),
-                            "%s (%s) does not start again: %s", host->name, role_name(host->role),
-                            err.text);
-        process_kill(host);
-        return;
-    }
-    host->down = false;
-    view_settle(host->view);
-    world->stats.restarts++;
 }
 
 /* --- resume: the other becomes a standby again, by a copy of everything --- */
@@ -388,6 +330,7 @@ static int mirrors_start(struct host *from, struct host *to, struct err *err) MA
     bool failed = false;
     int r = 0;
 
+    from->jobs_failed = false;
     for (unsigned disk = 0; r == 0 && disk < disks_of(world); disk++)
         r = qmp_command(from, NULL, err,
                         "{'execute':'drive-mirror','arguments':{'device':'top%u','job-id':'sync%u',"
@@ -415,7 +358,7 @@ static int mirrors_end(struct host *from, bool force, struct err *err) MAY_WAIT
     }
     if (!WORLD_WAIT(world, WORLD_PATIENCE_NS, mirrors_are_gone(from)))
         return err_set(err, -ETIMEDOUT, "a mirror does not end");
-    return r;
+    return r == 0 && from->jobs_failed ? err_set(err, -EIO, "a mirror has failed at its end") : r;
 }
 
 static int hold_guest(struct host *host, struct err *err) MAY_WAIT
@@ -432,7 +375,7 @@ static int await_copy(struct host *other, struct err *err) MAY_WAIT
     int r = process_start(other, true, true, true, err);
 
     if (r == 0)
-        r = start(other, "secondary", "sync", err);
+        r = manager_start(other, "secondary", "sync", err);
     other->awaits = r == 0;
     return r;
 }
@@ -452,7 +395,6 @@ static int synchronise(struct host *truth, struct host *other, uint32_t *ret_sin
         r = hold_guest(truth, err);
     if (r == 0)
         r = mirrors_end(truth, false, err);
-    /* A mirror that fails at its very end is found by what is read later, not by its answer. */
     if (r == 0)
         r = links_make(truth, other, ret_since, err);
     return r;
@@ -468,7 +410,7 @@ static bool follows(const struct host *truth, const struct host *other)
 static void clear_away(struct host *host) MAY_WAIT
 {
     host->role = ROLE_SYNC;
-    host->down = false;
+    host->down = host->power_lost = false;
     if (host->frozen) {
         process_kill(host);
         host->frozen = false;
@@ -486,7 +428,7 @@ static void resume(struct world *world, unsigned flags) MAY_WAIT
 
     bool well = world_is_able(world);
     unsigned troubles = world->troubles;
-    if (!host_is_up(truth) || !wait_merged(truth, 10 * NS_PER_S) || !host_is_up(truth) ||
+    if (!host_is_up(truth) || !manager_wait_merged(truth, 10 * NS_PER_S) || !host_is_up(truth) ||
         ((flags & OP_IF_BROKEN) != 0 && follows(truth, other)))
         return;
     if (!other->awaits || !host_is_up(other))
@@ -503,7 +445,9 @@ static void resume(struct world *world, unsigned flags) MAY_WAIT
     } else if (done) {
         world->troubled = true;
     } else {
-        if (well && world_is_able(world) && troubles == world->troubles)
+        /* What a frozen daemon was told it may have done late. */
+        bool late = strstr(err.text, "already in use") != NULL;
+        if (well && world_is_able(world) && troubles == world->troubles && !late)
             world_violation(world, invariant_name(I8_NOTHING_HANGS),
                             "the pair does not come in sync though nothing is wrong: %s", err.text);
         struct err ignored = ERR_INIT;
@@ -651,7 +595,7 @@ static bool call_with_sense(struct host *host, enum cover_stage stage, enum cove
     bool standby = host->role == ROLE_STANDBY;
 
     if (stage == COVER_S_NONE && call == COVER_START)
-        restart(world, host, false);
+        manager_restart(world, host, false);
     else if (stage == COVER_S_AWAITING && call == COVER_FIRST)
         resume(world, 0);
     else if (stage == COVER_S_AWAITING && call == COVER_FORCE)
@@ -706,7 +650,7 @@ static void manager_do(struct world *world, const struct op *op) MAY_WAIT
         stop(world);
         break;
     case OP_RESTART:
-        restart(world, host, (op->flags & OP_BARE) != 0);
+        manager_restart(world, host, (op->flags & OP_BARE) != 0);
         break;
     default:
         check(world);
@@ -754,21 +698,41 @@ void manager_op(struct world *world, const struct op *op)
 
 /* --- begin and end --- */
 
+static int begin(struct host *truth, struct host *other, uint32_t *ret_since, struct err *err)
+    MAY_WAIT
+{
+    int r = process_start(truth, false, true, false, err);
+
+    if (r == 0)
+        r = process_start(other, true, true, true, err);
+    if (r == 0)
+        r = links_make(truth, other, ret_since, err);
+    return r;
+}
+
 void manager_begin(struct world *world)
 {
     struct host *truth = world_truth(world), *other = world_other(world);
     struct err err = ERR_INIT;
     uint32_t since = 0;
 
-    int r = process_start(truth, false, true, false, &err);
-    if (r == 0)
-        r = process_start(other, true, true, true, &err);
-    if (r == 0)
-        r = links_make(truth, other, &since, &err);
+    int r = begin(truth, other, &since, &err);
+    if (r < 0 && world->struck) {
+        world_note(world, "the first start: %s", err.text);
+        strike_end(world);
+        for (unsigned i = 0; i < WORLD_SIDES; i++) {
+            process_kill(&world->hosts[i]);
+            world->hosts[i].disk_faults = 0;
+            world->hosts[i].flush_lost = false;
+        }
+        err_clear(&err);
+        r = begin(truth, other, &since, &err);
+    }
     if (r < 0)
         world_violation(world, "the first start", "%s", err.text);
     truth->role = ROLE_TRUTH;
     in_sync(truth, other, since);
+    world->troubled = world->struck;
 }
 
 static void settle(struct world *world) MAY_WAIT
@@ -796,7 +760,7 @@ static void renew(struct world *world) MAY_WAIT
         return;
     process_quit(truth);
     truth->down = true;
-    restart(world, truth, false);
+    manager_restart(world, truth, false);
 }
 
 static void finish_merge(struct world *world) MAY_WAIT
@@ -804,7 +768,7 @@ static void finish_merge(struct world *world) MAY_WAIT
     struct host *truth = world_truth(world);
 
     renew(world);
-    if (!wait_merged(truth, WORLD_PATIENCE_NS))
+    if (!manager_wait_merged(truth, WORLD_PATIENCE_NS))
         world_violation(world, invariant_name(I8_NOTHING_HANGS), "the merge on %s does not end",
                         truth->name);
 }
@@ -818,8 +782,8 @@ static void finish_in_sync(struct world *world) MAY_WAIT
 
 static void finish_resume(struct world *world) MAY_WAIT
 {
-    if (world_truth(world)->down)
-        restart(world, world_truth(world), false);
+    for (unsigned i = 0; i < WORLD_SIDES; i++)
+        manager_restart(world, &world->hosts[i], false);
     if (!host_is_up(world_truth(world)))
         world_violation(world, invariant_name(I8_NOTHING_HANGS), "the truth is down for good");
     check(world);

@@ -114,11 +114,11 @@ static void setup_secondary(struct setup *setup, unsigned disk, bool writable)
 {
     setup_add(setup, config_add_blockdev, "file,node-name=disk%u,filename=/disk%u.raw", disk, disk);
     setup_add(setup, config_add_blockdev,
-              "overlay,node-name=hidden%u,backing=disk%u,file.driver=file,"
+              "overlay,node-name=hidden%u,backing=disk%u,on-damage=hold,file.driver=file,"
               "file.filename=/disk%u.hidden",
               disk, disk, disk);
     setup_add(setup, config_add_blockdev,
-              "overlay,node-name=active%u,backing=hidden%u,file.driver=file,"
+              "overlay,node-name=active%u,backing=hidden%u,on-damage=hold,file.driver=file,"
               "file.filename=/disk%u.active",
               disk, disk, disk);
     setup_add(setup, config_add_blockdev,
@@ -142,6 +142,7 @@ static int set_up(struct process *process, struct err *err)
     if (process->secondary) {
         process->config.state = strdup(STATE_FOLDER);
         process->config.durability = GROUP_LEVEL_PROCESS;
+        setup.result = process->config.state != NULL ? 0 : err_no_memory(err);
     }
     setup_add(&setup, config_add_nbd_server, "id=user,addr.type=inet,addr.host=,addr.port=%s",
               WORLD_USER_PORT);
@@ -199,7 +200,6 @@ static void process_told(void *arg)
 {
     struct process *process = arg;
 
-    process->killed = true;
     if (process->daemon != NULL)
         daemon_quit(process->daemon, "host-signal");
 }
@@ -215,10 +215,10 @@ static void process_free(struct process *process)
 void processes_reap(struct world *world)
 {
     LIST_FOR_EACH_SAFE(process, &world->processes, struct process, link) {
-        if (!process->ended)
+        if (!process->ended || process->starting)
             continue;
-        if (process->killed ? !sim_process_is_gone(process->loop)
-                            : loop_stats(process->loop).coroutines != 0)
+        if (sim_process_is_dead(process->loop) ? !sim_process_is_gone(process->loop)
+                                               : loop_stats(process->loop).coroutines != 0)
             continue;
         if (process->host->process == process)
             process->host->process = NULL;
@@ -250,7 +250,11 @@ int process_start(struct host *host, bool secondary, bool make_disks, bool make_
     guest_forget(&host->guest);
     if (co_spawn(process->loop, "daemon", process_main, process) < 0)
         abort();
+    world->commanding++;
+    process->starting = true;
     WORLD_WAIT(world, WORLD_PATIENCE_NS, host->process != process || process->up || process->ended);
+    process->starting = false;
+    world->commanding--;
     if (host->process != process)
         return err_set(err, -ECONNABORTED, "the daemon of %s died at its start", host->name);
     if (process->up)
@@ -276,9 +280,14 @@ void process_quit(struct host *host)
     process->quitting = true;
     if (process->daemon != NULL && !process->ended)
         daemon_quit(process->daemon, "host-signal");
-    if (!WORLD_WAIT(world, WORLD_PATIENCE_NS, host->process != process || process->ended))
+    world->commanding++;
+    bool ended = WORLD_WAIT(world, WORLD_PATIENCE_NS, host->process != process || process->ended);
+    world->commanding--;
+    if (!ended && host->disk_faults == 0)
         world_violation(world, invariant_name(I8_NOTHING_HANGS),
                         "the daemon on %s does not end when told to", host->name);
+    if (!ended)
+        process_kill(host); /* its disks stall, one request after the other */
     if (host->process == process)
         host->process = NULL;
 }

@@ -12,6 +12,7 @@ void qmp_disconnect(struct host *host)
 {
     if (host->qmp == NULL)
         return;
+    host->jobs_failed = true; /* nobody would hear of it */
     sock_close(host->qmp);
     json_reader_free(host->qmp_reader);
     host->qmp = NULL;
@@ -23,6 +24,18 @@ static int qmp_send(struct host *host, const char *text) MAY_WAIT
     struct iovec iov = {.iov_base = (void *)(uintptr_t)text, .iov_len = strlen(text)};
 
     return sock_send(host->qmp, &iov, 1);
+}
+
+/* A job that was under way has ended otherwise than it was asked to. */
+static void qmp_event(struct host *host, struct json_object *event)
+{
+    struct json_object *name = NULL, *data = NULL;
+
+    if (json_object_object_get_ex(event, "event", &name) &&
+        strncmp(json_object_get_string(name), "BLOCK_JOB_", 10) == 0 &&
+        json_object_object_get_ex(event, "data", &data) &&
+        json_object_object_get_ex(data, "error", NULL))
+        host->jobs_failed = true;
 }
 
 /* The next value that comes. */
@@ -47,6 +60,7 @@ static int qmp_receive(struct host *host, struct json_object **ret_value, struct
             continue;
         if (!json_object_object_get_ex(*ret_value, "event", NULL))
             return 0;
+        qmp_event(host, *ret_value);
         json_object_put(*ret_value);
     }
 }
@@ -168,7 +182,9 @@ int qmp_command(struct host *host, struct json_object **ret_result, struct err *
     world->stats.commands++;
     if (call_of(text, &call))
         visit_begin(&visit, host, call);
+    world->commanding++;
     int r = qmp_ask(host, text, &value, err);
+    world->commanding--;
     visit_end(&visit);
     if (r == 0)
         r = qmp_answer(host, value, ret_result, err);

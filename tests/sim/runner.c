@@ -2,6 +2,7 @@
 /* blockstep-sim: histories of a simulated pair, by seed. docs/simulator.md is its manual. */
 #include "oracle.h"
 #include "shrink.h"
+#include "systematic.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -16,10 +17,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#define WORKERS_MAX      64u
-#define REPORT_EVERY     1000u
+#define WORKERS_MAX            64u
+#define REPORT_EVERY           1000u
+#define REPORT_EVERY_WORKLOADS 50u
 /* Round the coverage table, before an empty cell counts. */
-#define COVER_ROUNDS_MIN 3u
+#define COVER_ROUNDS_MIN       3u
 
 struct worker {
     pid_t pid;
@@ -35,9 +37,11 @@ struct run {
     unsigned systematic; /* most operations of its workloads; 0: histories by seed */
     bool hashes;
     struct worker all[WORKERS_MAX];
+    struct history *histories; /* that the workers are at; shared with them */
     uint64_t done;
     struct coverage *coverage; /* of each worker, in memory that all share; NULL: not wanted */
     bool wants_coverage, json, covers_all;
+    struct tally tally;
 };
 
 static void print_help(void)
@@ -115,7 +119,7 @@ static int run_one(struct history *history, bool trace, bool shrinks)
     struct verdict *verdict;
 
     if (trace) {
-        printf("%" PRIx64 "\n", run_here(history, stdout, STDOUT_FILENO));
+        printf("%" PRIx64 "\n", run_here(history, stdout, STDOUT_FILENO, NULL));
         return EXIT_SUCCESS;
     }
     verdict = malloc(sizeof(*verdict));
@@ -129,7 +133,7 @@ static int run_one(struct history *history, bool trace, bool shrinks)
         return EXIT_FAILURE;
     }
     printf("seed %" PRIu64 ": %" PRIx64 "\n", history->seed,
-           run_here(history, NULL, STDOUT_FILENO));
+           run_here(history, NULL, STDOUT_FILENO, NULL));
     return EXIT_SUCCESS;
 }
 
@@ -137,79 +141,39 @@ static int run_one(struct history *history, bool trace, bool shrinks)
 
 struct done {
     uint64_t seed, hash;
+    struct tally tally; /* systematic */
 };
 
-/* A crash of either host at each of its requests, before and after it takes effect. False from `try`:
- * that is enough. */
-static bool each_crash(struct history *history, bool (*try)(struct history *history))
+static uint64_t run_quietly(const struct history *history, struct world_facts *ret_facts)
 {
-    uint32_t requests[2];
-
-    history->crash = (struct crash){.at = 0};
-    if (!try(history))
-        return false;
-    memcpy(requests, run_disk_requests, sizeof(requests));
-    for (unsigned kind = 0; kind < 8; kind++) {
-        history->crash = (struct crash){
-            .host = kind & 1, .after = (kind & 2) != 0, .power = (kind & 4) != 0};
-        for (uint32_t at = 1; at <= requests[kind & 1]; at++) {
-            history->crash.at = at;
-            if (!try(history))
-                return false;
-        }
-    }
-    return true;
+    return run_here(history, NULL, STDERR_FILENO, ret_facts);
 }
 
-static uint64_t crash_hash;
-
-static bool try_here(struct history *history)
+static struct done work_one(const struct run *run, uint64_t seed, struct history *history)
 {
-    crash_hash = crash_hash * 31 + run_here(history, NULL, STDERR_FILENO);
-    return true;
-}
+    struct done done = {.seed = seed};
 
-static bool try_apart(struct history *history)
-{
-    static struct verdict verdict;
-
-    if (history->crash.at == 0)
-        run_here(history, NULL, STDERR_FILENO); /* for its number of requests */
-    run_apart(history, &verdict);
-    return verdict.ok;
-}
-
-/* The workload's crash that fails stays in `history`. */
-static void get_failed(const struct run *run, uint64_t seed, struct history *history)
-{
-    if (run->systematic == 0)
-        history_from_seed(history, seed);
-    else if (history_systematic(history, seed, run->systematic))
-        (void)each_crash(history, try_apart);
-}
-
-static uint64_t work_one(const struct run *run, uint64_t seed, struct history *history)
-{
     if (run->systematic == 0) {
         history_from_seed(history, seed);
-        return run_here(history, NULL, STDERR_FILENO);
+        done.hash = run_quietly(history, NULL);
+        return done;
     }
-    if (!history_systematic(history, seed, run->systematic))
+    if (!systematic_workload(history, seed, run->systematic))
         exit(0);
-    crash_hash = 0;
-    (void)each_crash(history, try_here);
-    return crash_hash;
+    systematic_run(history, &done.tally, run_quietly);
+    done.hash = done.tally.hash;
+    return done;
 }
 
 static void work(const struct run *run, unsigned index, int fd)
 {
-    static struct history history;
+    struct history *history = &run->histories[index];
 
     run_coverage = run->coverage != NULL ? &run->coverage[index] : NULL;
     for (uint64_t seed = run->first + index; seed <= run->last; seed += run->workers) {
         if (run->until != 0 && time(NULL) >= run->until)
             break;
-        struct done done = {.seed = seed, .hash = work_one(run, seed, &history)};
+        struct done done = work_one(run, seed, history);
         if (write(fd, &done, sizeof(done)) != (ssize_t)sizeof(done))
             _exit(2);
     }
@@ -268,6 +232,8 @@ static void tell_progress(struct run *run)
     printf("%" PRIu64 "%s since %" PRIu64 ", %.0f s, %.0f a minute\n", run->done,
            run->systematic > 0 ? " workloads" : " seeds", run->first, seconds,
            seconds > 0 ? (double)run->done * 60 / seconds : 0);
+    if (run->systematic > 0)
+        tally_print(&run->tally, stdout);
     fflush(stdout);
     state_save(run);
 }
@@ -282,7 +248,9 @@ static bool worker_read(struct run *run, struct worker *worker)
     if (run->hashes)
         printf("%" PRIu64 " %" PRIx64 "\n", done.seed, done.hash), fflush(stdout);
     worker->next = done.seed + run->workers;
-    if (++run->done % REPORT_EVERY == 0 && !run->hashes && !run->json)
+    tally_add(&run->tally, &done.tally);
+    if (++run->done % (run->systematic > 0 ? REPORT_EVERY_WORKLOADS : REPORT_EVERY) == 0 &&
+        !run->hashes && !run->json)
         tell_progress(run);
     return true;
 }
@@ -338,9 +306,12 @@ static int tell_coverage(const struct run *run)
 
 static int run_many(struct run *run, bool shrinks)
 {
-    static struct history history;
     unsigned left = run->workers;
 
+    run->histories = mmap(NULL, run->workers * sizeof(struct history), PROT_READ | PROT_WRITE,
+                          MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (run->histories == MAP_FAILED)
+        abort();
     state_load(run);
     if (run->wants_coverage)
         coverage_share(run);
@@ -361,8 +332,7 @@ static int run_many(struct run *run, bool shrinks)
                 continue;
             workers_stop(run);
             state_save(run);
-            get_failed(run, worker->next, &history);
-            report(&history, shrinks);
+            report(&run->histories[i], shrinks);
             return EXIT_FAILURE;
         }
     }

@@ -3,7 +3,7 @@
 #ifndef BLOCKSTEP_SIM_SHRINK_H
 #define BLOCKSTEP_SIM_SHRINK_H
 
-#include "history.h"
+#include "world.h"
 
 #define VERDICT_TEXT_BYTES 4096u
 /* Of real time; longer is an endless loop. Times BLOCKSTEP_TEST_SLOW. */
@@ -17,10 +17,10 @@ struct verdict {
     unsigned op;
 };
 
-/* In this process: the end of it when something is violated, told on the descriptor. */
-uint64_t run_here(const struct history *history, FILE *trace, int tell_fd);
-/* How many requests to its disks each host made in the last run here. */
-extern uint32_t run_disk_requests[2];
+/* In this process: the end of it when something is violated, told on the descriptor. ret_facts may be
+ * NULL. */
+uint64_t run_here(const struct history *history, FILE *trace, int tell_fd,
+                  struct world_facts *ret_facts);
 /* Where runs here count what they visit; NULL: nowhere. */
 extern struct coverage *run_coverage;
 /* In one of its own. */

@@ -56,20 +56,25 @@ void world_note(struct world *world, const char *fmt, ...)
     fprintf(world->trace, "%12" PRIu64 " us  %s\n", sim_now_ns(world->sim) / NS_PER_US, text);
 }
 
-bool host_disks_are_well(const struct host *host)
+bool host_is_up(const struct host *host)
 {
-    return host->disk_faults == 0 && !host->flush_lost;
+    return host->process != NULL && host->process->up;
+}
+
+bool host_is_sound(const struct host *host)
+{
+    return host->disk_faults == 0 && !host->flush_lost && !host->memory_faulty;
 }
 
 bool host_is_well(const struct host *host)
 {
-    return host->process != NULL && host->process->up && !host->frozen && host_disks_are_well(host);
+    return host->process != NULL && host->process->up && !host->frozen && host_is_sound(host);
 }
 
 bool world_is_able(const struct world *world)
 {
     for (unsigned i = 0; i < WORLD_SIDES; i++) {
-        if (world->hosts[i].frozen || !host_disks_are_well(&world->hosts[i]))
+        if (world->hosts[i].frozen || !host_is_sound(&world->hosts[i]))
             return false;
     }
     return world->link_faults == 0;
@@ -131,8 +136,9 @@ static void history_main(void *arg)
 {
     struct world *world = arg;
 
+    strike_begin(world);
     manager_begin(world);
-    faults_begin(world);
+    strike_begun(world);
     for (world->op = 0; world->op < world->history->count; world->op++) {
         const struct op *op = &world->history->ops[world->op];
         char text[160];
@@ -140,7 +146,7 @@ static void history_main(void *arg)
         world_note(world, "--- %u: %s", world->op, text);
         do_op(world, op);
     }
-    faults_end(world);
+    strike_end(world);
     manager_finish(world);
     world->over = true;
 }
@@ -229,6 +235,7 @@ static void world_free(struct world *world)
     loop_free(world->manager);
     oracle_free(world->oracle);
     sim_free(world->sim);
+    strike_release(world);
 }
 
 void world_run(struct world *world, const struct history *history, struct co_stacks *stacks,

@@ -48,7 +48,7 @@ struct process {
     struct config config;
     struct daemon *daemon;
     bool secondary, make_disks, make_overlays, merge;
-    bool up, failed, ended, killed, quitting;
+    bool starting, up, failed, ended, quitting;
     struct err err;
 };
 
@@ -70,10 +70,13 @@ struct host {
     const char *name, *guest_host; /* hosts */
     unsigned index;
     enum role role;
-    bool down;    /* ROLE_TRUTH, ROLE_STANDBY: its daemon died, and may be started again */
-    bool merging; /* ROLE_TRUTH: the merge of its failover has not been seen to end */
-    bool linked;  /* ROLE_TRUTH: forwards to the other */
+    bool down;      /* ROLE_TRUTH, ROLE_STANDBY: its daemon died, and may be started again */
+    bool merging;   /* ROLE_TRUTH: the merge of its failover has not been seen to end */
+    bool took_over; /* ROLE_TRUTH, merging: it said so */
+    bool linked;    /* ROLE_TRUTH: forwards to the other */
     bool frozen;
+    bool power_lost; /* ROLE_STANDBY, and ROLE_TRUTH while merging: it has not started since */
+    bool memory_faulty;
     unsigned disk_faults; /* bits of enum cover_fault */
     bool flush_lost;      /* one may have failed: none succeeds before the next process */
     struct process *process;
@@ -84,6 +87,7 @@ struct host {
     struct json_reader *qmp_reader;
     char qmp_bytes[2048]; /* received, not yet read */
     size_t qmp_at, qmp_length;
+    bool jobs_failed;    /* for all that the manager knows */
     unsigned troubles;   /* counts what excuses requests and commands */
     bool changing;       /* a failover or a start is under way: requests may fail */
     bool bare;           /* ROLE_STANDBY: its daemon was started, replication not yet */
@@ -94,8 +98,18 @@ struct host {
 
 struct world_stats {
     uint64_t requests, commands, checkpoints, failovers, stops, resumes, kills, power_cuts,
-        restarts;
+        restarts, inconsistent;
     uint64_t skipped;
+};
+
+/* What a run tells of itself. */
+struct world_facts {
+    uint32_t requests[WORLD_SIDES];    /* of each host to its disks, until the last operation */
+    uint32_t allocations[WORLD_SIDES]; /* of each daemon in commands, likewise */
+    /* Of these, before the first operation. */
+    uint32_t requests_begun[WORLD_SIDES], allocations_begun[WORLD_SIDES];
+    char choices[STRIKE_CHOICES_MAX + 1];
+    bool many_choices; /* there were more */
 };
 
 struct world {
@@ -108,7 +122,8 @@ struct world {
     struct list processes; /* struct process */
     bool over;
     unsigned link_faults; /* bits of enum cover_fault */
-    bool crashed;         /* as the history wants it */
+    bool struck;          /* as the history wants it */
+    unsigned commanding;  /* commands, starts and ends of daemons that are under way */
     bool troubled;        /* a fault has happened since the two were last in sync */
     unsigned troubles;
     bool managing; /* the manager's lane is busy */
@@ -116,10 +131,12 @@ struct world {
     FILE *trace;
     struct world_stats stats;
     uint64_t hash;
-    uint32_t disk_requests[WORLD_SIDES]; /* of the hosts, from the first operation to the last */
-    struct list visits;                  /* struct visit: calls under way */
-    struct coverage *coverage;           /* where they are counted; may be NULL */
-    struct op ambush;                    /* a fault that waits for its call */
+    struct world_facts facts;
+    enum sim_op strike_op;
+    struct strike_choices *choices;
+    struct list visits;        /* struct visit: calls under way */
+    struct coverage *coverage; /* where they are counted; may be NULL */
+    struct op ambush;          /* a fault that waits for its call */
     bool lies_in_wait;
 };
 
@@ -141,7 +158,9 @@ bool world_is_well(const struct world *world);
 /* Nothing is wrong now that would keep the two from coming in sync. */
 bool world_is_able(const struct world *world);
 bool host_is_well(const struct host *host);
-bool host_disks_are_well(const struct host *host);
+/* Its daemon is, as far as anybody knows. */
+bool host_is_up(const struct host *host);
+bool host_is_sound(const struct host *host);
 /* A secondary that shows its user nothing: replication is not started, or awaits a synchronisation. */
 bool host_is_closed(const struct host *host);
 struct host *world_truth(struct world *world);
@@ -190,6 +209,15 @@ void manager_op(struct world *world, const struct op *op) MAY_WAIT;
 void manager_settle(struct world *world) MAY_WAIT;
 /* All faults end, and everything must heal. */
 void manager_finish(struct world *world) MAY_WAIT;
+int manager_start(struct host *host, const char *mode, const char *overlays, struct err *err)
+    MAY_WAIT;
+/* True: its merge has ended, or its daemon has. */
+bool manager_wait_merged(struct host *host, uint64_t patience_ns) MAY_WAIT;
+bool manager_query_stage(struct host *host, char *stage, size_t stage_bytes) MAY_WAIT;
+
+/* restart.c */
+/* Does nothing for who is not down. `bare`: its daemon, not yet its replication. */
+void manager_restart(struct world *world, struct host *host, bool bare) MAY_WAIT;
 
 /* calls.c */
 int call_send(struct host *host, enum cover_call call, bool secondary, struct err *err) MAY_WAIT;
@@ -218,8 +246,17 @@ void visits_link_struck(struct world *world, enum cover_fault fault);
 void manager_fault(struct world *world, const struct op *op);
 void host_fault(struct host *host, const struct op *op);
 void manager_heal(struct world *world);
-/* While the history runs: counts requests to disks, and makes the one that it names the last. */
-void faults_begin(struct world *world);
-void faults_end(struct world *world);
+void kill_host(struct host *host);
+void power_cut(struct host *host);
+/* It has an excuse. */
+void host_trouble(struct host *host);
+
+/* strike.c: what the history wants to befall a host at a given request or allocation */
+void strike_begin(struct world *world);
+/* The pair is there: what is counted so far is the same in all histories. */
+void strike_begun(struct world *world);
+/* Nothing more of it. */
+void strike_end(struct world *world);
+void strike_release(struct world *world);
 
 #endif

@@ -17,13 +17,14 @@ extern void __libc_free(void *memory);
 /* Volatile: compilers know malloc() as a function that looks at no variable of ours. */
 static volatile long fail_after = -1; /* allocations until the first failure; negative: never */
 static volatile bool fail_once;       /* the next allocation succeeds again */
-static volatile long failures, live;
+static volatile long failures, live, asked;
 static bool (*fail_applies)(void);
 
 static bool fails_now(void)
 {
     if (fail_after < 0 || (fail_applies != NULL && !fail_applies()))
         return false;
+    asked++;
     if (fail_after > 0) {
         fail_after--;
         return false;
@@ -60,6 +61,14 @@ void *realloc(void *old, size_t size)
     return __libc_realloc(old, size);
 }
 
+void *aligned_alloc(size_t alignment, size_t size)
+{
+    void *memory = fails_now() ? NULL : __libc_memalign(alignment, size);
+
+    live += memory != NULL;
+    return memory;
+}
+
 int posix_memalign(void **ret_memory, size_t alignment, size_t size)
 {
     void *memory = fails_now() ? NULL : __libc_memalign(alignment, size);
@@ -93,7 +102,7 @@ bool fail_alloc_possible(void)
 
 void fail_alloc_begin(long after, bool once, bool (*applies)(void))
 {
-    failures = 0;
+    failures = asked = 0;
     fail_once = once;
     fail_applies = applies;
     fail_after = after;
@@ -105,6 +114,11 @@ long fail_alloc_end(void)
     fail_once = false;
     fail_applies = NULL;
     return failures;
+}
+
+long fail_alloc_asked(void)
+{
+    return asked;
 }
 
 long fail_alloc_live(void)
@@ -124,6 +138,11 @@ void fail_alloc_begin(long after UNUSED, bool once UNUSED, bool (*applies)(void)
 }
 
 long fail_alloc_end(void)
+{
+    return 0;
+}
+
+long fail_alloc_asked(void)
 {
     return 0;
 }

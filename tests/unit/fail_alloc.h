@@ -16,6 +16,8 @@ bool fail_alloc_possible(void);
 void fail_alloc_begin(long after, bool once, bool (*applies)(void));
 /* Ends that; returns how many have failed. */
 long fail_alloc_end(void);
+/* How many it applied to since then. */
+long fail_alloc_asked(void);
 /* Allocations that have not been freed; a number to compare with itself. */
 long fail_alloc_live(void);
 
