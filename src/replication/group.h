@@ -91,34 +91,56 @@ enum replication_overlays {
  */
 int replication_start(struct replication_group *group, enum replication_mode mode,
                       enum replication_overlays overlays, struct err *err) MAY_WAIT;
-/* S, while it is inconsistent or its stream is broken: the primary's word that the disks are equal now,
- * and a checkpoint of that. P with a session: has it take one. */
-int replication_first_checkpoint(struct replication_group *group, uint64_t deadline_ns,
-                                 uint64_t *ret_epoch, struct err *err) MAY_WAIT;
 
-/* P: everything written before the call has been acknowledged by the peer; with a session
- * (`peer-control`) the peer has begun a new epoch behind it. S: a new epoch. On success
- * *ret_epoch (may be NULL) is the epoch that is live now. `deadline_ns`: of waiting for the peer, or for
- * requests in flight; DEADLINE_NEVER: REPLICATION_CHECKPOINT_DEADLINE_NS from now. */
-int replication_checkpoint(struct replication_group *group, uint64_t deadline_ns,
-                           uint64_t *ret_epoch, struct err *err) MAY_WAIT;
-#define REPLICATION_CHECKPOINT_DEADLINE_NS (60 * NS_PER_S)
-
-/* Either of these two, with all that a primary may ask for. */
+/*
+ * A checkpoint. P: everything written before the call has been acknowledged by the peer; with a session
+ * (`peer-control`) the peer has begun a new epoch behind it. S: a new epoch. On success *ret_epoch (may
+ * be NULL) is the epoch that is live now.
+ * `first`: of S, while it is inconsistent or its stream is broken: the primary's word that the disks are
+ * equal now, and a checkpoint of that. Of P with a session: has S take one.
+ */
 struct replication_cut {
-    uint64_t deadline_ns;
     bool first;
-    uint64_t session; /* S: of the caller; 0: he has none, and is refused while somebody has */
-    uint64_t epoch;   /* S: that shall be reached. When it is, nothing is done. 0: the next */
+    /* Of waiting for the peer, or for requests in flight; DEADLINE_NEVER:
+     * REPLICATION_CHECKPOINT_DEADLINE_NS from now. */
+    uint64_t deadline_ns;
+    /* S: whose session asks; 0: nobody's, who is refused while one is connected. */
+    uint64_t session;
+    /* S: which epoch shall be reached: the next; when it has been, nothing is done. 0: the next. */
+    uint64_t epoch;
 };
+#define REPLICATION_CHECKPOINT_DEADLINE_NS (60 * NS_PER_S)
 int replication_cut(struct replication_group *group, const struct replication_cut *cut,
                     uint64_t *ret_epoch, struct err *err) MAY_WAIT;
+
+static inline int replication_checkpoint(struct replication_group *group, uint64_t deadline_ns,
+                                         uint64_t *ret_epoch, struct err *err) MAY_WAIT;
+static inline int replication_checkpoint(struct replication_group *group, uint64_t deadline_ns,
+                                         uint64_t *ret_epoch, struct err *err)
+{
+    const struct replication_cut cut = {.deadline_ns = deadline_ns};
+
+    return replication_cut(group, &cut, ret_epoch, err);
+}
+
+static inline int replication_first_checkpoint(struct replication_group *group,
+                                               uint64_t deadline_ns, uint64_t *ret_epoch,
+                                               struct err *err) MAY_WAIT;
+static inline int replication_first_checkpoint(struct replication_group *group,
+                                               uint64_t deadline_ns, uint64_t *ret_epoch,
+                                               struct err *err)
+{
+    const struct replication_cut cut = {.deadline_ns = deadline_ns, .first = true};
+
+    return replication_cut(group, &cut, ret_epoch, err);
+}
 
 /* `failover` on S returns when the group serves from the checkpoint; the merge goes on in jobs. */
 int replication_stop(struct replication_group *group, bool failover, struct err *err) MAY_WAIT;
 /* As a stop with failover; of an inconsistent group too: its disks become the truth as they are, or what
  * is left of an interrupted failover is merged. */
 int replication_force_failover(struct replication_group *group, struct err *err) MAY_WAIT;
+
 /*
  * The stream of a primary's writes (README.md). Whoever takes requests asks before the first change of
  * each connection to an export, and again after `renew`; 0, or the errno that the change gets. It may

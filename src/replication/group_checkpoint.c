@@ -283,17 +283,3 @@ int replication_cut(struct replication_group *group, const struct replication_cu
     group_end(group, &members);
     return MIN(ret, 0);
 }
-
-int replication_checkpoint(struct replication_group *group, uint64_t deadline_ns,
-                           uint64_t *ret_epoch, struct err *err)
-{
-    const struct replication_cut cut = {.deadline_ns = deadline_ns};
-    return replication_cut(group, &cut, ret_epoch, err);
-}
-
-int replication_first_checkpoint(struct replication_group *group, uint64_t deadline_ns,
-                                 uint64_t *ret_epoch, struct err *err)
-{
-    const struct replication_cut cut = {.deadline_ns = deadline_ns, .first = true};
-    return replication_cut(group, &cut, ret_epoch, err);
-}
