@@ -196,7 +196,8 @@ int group_session_check(const struct replication_group *group, uint64_t session,
 {
     const struct replication_session *now = &group->session.now;
 
-    if (session == 0 && now->connected)
+    /* Who has taken over, or was stopped, is nobody's secondary, whether its primary has left or not. */
+    if (session == 0 && now->connected && replication_takes_primary(group))
         return err_set(err, -EBUSY,
                        "the primary's session %" PRIu64 " takes the checkpoints: ask the primary",
                        now->number);

@@ -413,6 +413,19 @@ TEST_LOOP(a_session_has_the_disks_for_itself_while_it_is_connected)
     end(&stage);
 }
 
+TEST_LOOP(a_session_that_hangs_on_says_nothing_to_who_has_taken_over)
+{
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    begin_session(&stage, FIRST, false);
+    fix_ok(replication_stop(stage.fix.s.group, true, &err));
+    fix_ok(replication_checkpoint(stage.fix.s.group, DEADLINE_NEVER, NULL, &err));
+    fix_wait_stage(&stage.fix.s, REPLICATION_DONE);
+    assert_true(replication_session(stage.fix.s.group).connected);
+    fix_ok(replication_checkpoint(stage.fix.s.group, DEADLINE_NEVER, NULL, &err));
+    end(&stage);
+}
+
 TEST_LOOP(a_checkpoint_that_is_asked_for_again_is_taken_once)
 {
     struct stage stage;
@@ -536,6 +549,7 @@ int main(void)
         cmocka_unit_test(a_mended_stream_breaks_again),
         cmocka_unit_test(a_write_whose_meaning_cannot_be_recorded_is_refused),
         cmocka_unit_test(a_session_has_the_disks_for_itself_while_it_is_connected),
+        cmocka_unit_test(a_session_that_hangs_on_says_nothing_to_who_has_taken_over),
         cmocka_unit_test(a_checkpoint_that_is_asked_for_again_is_taken_once),
         cmocka_unit_test(only_the_first_primary_is_believed_without_a_synchronisation),
         cmocka_unit_test(a_session_goes_on_for_the_same_instance_alone),
