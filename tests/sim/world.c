@@ -137,7 +137,7 @@ static void history_main(void *arg)
     struct world *world = arg;
 
     strike_begin(world);
-    manager_begin(world);
+    pair_begin(world);
     strike_begun(world);
     for (world->op = 0; world->op < world->history->count; world->op++) {
         const struct op *op = &world->history->ops[world->op];

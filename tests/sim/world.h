@@ -204,7 +204,6 @@ int qmp_command(struct host *host, struct json_object **ret_result, struct err *
 void qmp_disconnect(struct host *host);
 
 /* manager.c */
-void manager_begin(struct world *world) MAY_WAIT; /* a pair in sync */
 void manager_op(struct world *world, const struct op *op) MAY_WAIT;
 void manager_settle(struct world *world) MAY_WAIT;
 /* All faults end, and everything must heal. */
@@ -214,6 +213,15 @@ int manager_start(struct host *host, const char *mode, const char *overlays, str
 /* True: its merge has ended, or its daemon has. */
 bool manager_wait_merged(struct host *host, uint64_t patience_ns) MAY_WAIT;
 bool manager_query_stage(struct host *host, char *stage, size_t stage_bytes) MAY_WAIT;
+
+/* pair.c */
+void pair_begin(struct world *world) MAY_WAIT; /* a pair in sync */
+/* The other becomes a standby again, by a copy of everything: `flags` of the operation. */
+void pair_resume(struct world *world, unsigned flags) MAY_WAIT;
+/* Takes the links of a truth away. -EBUSY: some are still there. */
+int pair_unlink(struct host *host, struct err *err) MAY_WAIT;
+/* From then on requests wait; those under way have ended. */
+int pair_hold_guest(struct host *host, struct err *err) MAY_WAIT;
 
 /* restart.c */
 /* Does nothing for who is not down. `bare`: its daemon, not yet its replication. */
