@@ -134,7 +134,8 @@ static void print_plain(const struct op *op, char *text, size_t text_bytes)
                  (op->flags & OP_WAIT) != 0 ? "" : ", and go on meanwhile");
         break;
     case OP_RESUME:
-        snprintf(text, text_bytes, "%s%s%s%s", op_names[op->kind],
+        snprintf(text, text_bytes, "%s%s%s%s%s", op_names[op->kind],
+                 (op->flags & OP_KEEP) != 0 ? " as it runs" : "",
                  (op->flags & OP_BARE) != 0 ? ", but do not begin to" : "",
                  (op->flags & OP_IF_BROKEN) != 0 ? " if it is not" : "",
                  (op->flags & OP_WAIT) != 0 ? "" : ", and go on meanwhile");
@@ -173,9 +174,10 @@ void history_print(const struct history *history, FILE *to)
 
     fprintf(to,
             "seed %" PRIu64 " disks %u sectors %" PRIu32 " block-bytes %" PRIu32
-            " standby-runs %d slow-net %d slow-disks %d strike %s %u %" PRIu32 " %d %s-\n",
+            " standby-runs %d slow-net %d slow-disks %d peer-control %d strike %s %u %" PRIu32
+            " %d %s-\n",
             history->seed, history->disks, history->sectors, history->block_bytes,
-            history->standby_runs, history->slow_net, history->slow_disks,
+            history->standby_runs, history->slow_net, history->slow_disks, history->peer_control,
             strike_names[strike->kind], strike->host, strike->at, strike->after, strike->choices);
     for (unsigned i = 0; i < history->count; i++) {
         const struct op *op = &history->ops[i];
@@ -246,6 +248,7 @@ static bool load_from(struct history *history, FILE *from)
     history->standby_runs = standby_runs != 0;
     history->slow_net = slow_net != 0;
     history->slow_disks = slow_disks != 0;
+    history->peer_control = strstr(line, " peer-control 1") != NULL;
     while (fgets(line, sizeof(line), from) != NULL && history->count < HISTORY_MAX_OPS) {
         if (line[0] == '#' || line[0] == '\n')
             continue;

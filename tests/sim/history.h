@@ -58,6 +58,7 @@ enum op_flags {
     OP_BARE =
         4, /* restart: replication is not started; resume: the other awaits its copy, no more */
     OP_IF_BROKEN = 8, /* resume: only when the other does not follow */
+    OP_KEEP = 32,     /* resume: of the daemon that is there, if it is a standby and peer_control */
     /* A fault that waits for a call in a stage (below), and strikes when it next begins: the host that
      * is called (SIDE_TRUTH), or the other one. */
     OP_AMBUSH = 16,
@@ -103,6 +104,7 @@ struct history {
     uint32_t block_bytes;      /* of the overlays */
     bool standby_runs;         /* a machine runs on the secondary all the time */
     bool slow_net, slow_disks; /* of the world */
+    bool peer_control;         /* the primary asks its secondary itself */
     struct strike strike;
     unsigned count;
     struct op ops[HISTORY_MAX_OPS];
@@ -116,11 +118,11 @@ void history_print(const struct history *history, FILE *to);
 bool history_load(struct history *history, const char *path);
 void history_from_seed(struct history *history, uint64_t seed);
 /* Operations that lead into a cell of the coverage table: the numbers go round all that can be visited.
- * `draw` is for what else is to be chosen. Returns how many; sets *standby_runs where it takes that. */
+ * `draw` is for what else is to be chosen. Returns how many; sets what the history must be for that. */
 #define STEER_OPS_MAX 40u
 #define STEER_VISITS  2u    /* of each seed's history */
 uint64_t steer_round(void); /* so many numbers go round once */
-unsigned steer(uint64_t number, uint32_t draw, struct op *ops, bool *standby_runs);
+unsigned steer(uint64_t number, uint32_t draw, struct op *ops, struct history *history);
 /* By name; false: there is none. */
 bool history_scenario(struct history *history, const char *name, uint64_t seed);
 void history_scenarios_print(FILE *to);

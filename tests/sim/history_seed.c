@@ -178,6 +178,8 @@ static void draw_op(struct maker *maker)
         op->flags = chance(maker, 40) ? OP_WAIT : 0;
         if (op->kind == OP_RESUME || op->kind == OP_RESTART)
             op->flags |= chance(maker, 15) ? OP_BARE : 0;
+        if (op->kind == OP_RESUME)
+            op->flags |= chance(maker, 40) ? OP_KEEP : 0;
         break;
     case OP_CALL:
         op->a = below(maker, COVER_READ);
@@ -198,7 +200,7 @@ static void draw_visit(struct maker *maker, uint64_t number)
 {
     struct history *history = maker->history;
     struct op ops[STEER_OPS_MAX];
-    unsigned count = steer(number, below(maker, UINT32_MAX), ops, &history->standby_runs);
+    unsigned count = steer(number, below(maker, UINT32_MAX), ops, history);
 
     for (unsigned i = 0; i < count; i++)
         *push(maker, ops[i].kind) = ops[i];
@@ -219,6 +221,7 @@ void history_from_seed(struct history *history, uint64_t seed)
     history->standby_runs = chance(&maker, 60);
     history->slow_net = chance(&maker, 20);
     history->slow_disks = chance(&maker, 30);
+    history->peer_control = chance(&maker, 50);
     weigh(&maker, below(&maker, THEME_COUNT));
     unsigned wanted = OPS_TYPICAL / 2 + below(&maker, OPS_TYPICAL - STEER_VISITS * STEER_OPS_MAX);
     for (unsigned visit = 0; visit <= STEER_VISITS; visit++) {

@@ -7,6 +7,9 @@
 #include <inttypes.h>
 #include <string.h>
 
+/* Longer than anything travels while nothing is wrong. */
+#define LATE_NS (2 * NS_PER_S)
+
 /* A command whose answer is an error, while nothing has been wrong since the pair was in sync. */
 static void no_excuse(struct world *world, bool was_well, const char *what, const struct err *err)
 {
@@ -38,7 +41,7 @@ static bool truth_is_broken(struct host *truth) MAY_WAIT
 }
 
 /* Who does not answer might do so much later, when nobody expects it. */
-static void give_up(struct host *host)
+void manager_give_up(struct host *host)
 {
     if (host->process == NULL)
         return;
@@ -51,6 +54,36 @@ static void give_up(struct host *host)
     world_truth(host->world)->linked = false;
 }
 
+bool manager_outcome_unknown(const struct err *err)
+{
+    return strstr(err->text, "it is not known whether the secondary has taken") != NULL;
+}
+
+/* The primary asks the secondary itself, and nothing follows before it has answered, or when it is not
+ * known what it has done. */
+static void checkpoint_by_session(struct world *world) MAY_WAIT
+{
+    struct host *truth = world_truth(world), *other = world_other(world);
+    bool well = world_is_well(world), able = world_is_able(world);
+    uint32_t marked = oracle_now(world->oracle);
+    struct err err = ERR_INIT;
+
+    view_checkpoint_begin(other->view, other->stream, marked);
+    int r = call_send(truth, COVER_CHECKPOINT, false, &err);
+    if (r == -EREMOTEIO && !manager_outcome_unknown(&err)) {
+        view_checkpoint_failed(other->view);
+        no_excuse(world, well, "a checkpoint", &err);
+        return;
+    }
+    /* What is still on its way to the secondary arrives. */
+    if (r < 0)
+        co_sleep(LATE_NS);
+    view_checkpoint(other->view, other->stream, marked, r == 0);
+    if (r < 0 && !(able && world_is_able(world)))
+        view_blind(other->view);
+    world->stats.checkpoints += r == 0;
+}
+
 static void checkpoint(struct world *world) MAY_WAIT
 {
     struct host *truth = world_truth(world), *other = world_other(world);
@@ -59,6 +92,10 @@ static void checkpoint(struct world *world) MAY_WAIT
 
     if (!host_is_up(truth) || !truth->linked || !host_is_up(other) || other->role != ROLE_STANDBY)
         return;
+    if (world->history->peer_control) {
+        checkpoint_by_session(world);
+        return;
+    }
     uint32_t marked = oracle_now(world->oracle);
     if (qmp_command(truth, NULL, &err, "{'execute':'replication-checkpoint'}") < 0) {
         no_excuse(world, well, "a checkpoint of the primary", &err);
@@ -80,7 +117,7 @@ static void checkpoint(struct world *world) MAY_WAIT
     if (broken && disks_of(world) > 1)
         view_blind(other->view);
     if (r < 0)
-        give_up(other);
+        manager_give_up(other);
     world->stats.checkpoints += r == 0;
 }
 
@@ -129,7 +166,7 @@ static void failover(struct world *world, enum cover_call call) MAY_WAIT
         return;
     }
     if (r < 0)
-        give_up(other);
+        manager_give_up(other);
     taken_over(world, r == 0);
 }
 
@@ -149,7 +186,7 @@ static void force(struct world *world) MAY_WAIT
         view_blind(other->view);
         taken_over(world, true);
     } else if (r < 0 && r != -EREMOTEIO) {
-        give_up(other);
+        manager_give_up(other);
     }
 }
 
@@ -282,7 +319,7 @@ static void stop_primary(struct host *truth, enum cover_call call) MAY_WAIT
     truth->world->troubled = true;
     int r = call_send(truth, call, false, &err);
     if (r < 0 && r != -EREMOTEIO)
-        give_up(truth);
+        manager_give_up(truth);
     else if (r < 0 && well && host_is_well(truth) && troubles == truth->troubles)
         world_violation(truth->world, invariant_name(I8_NOTHING_HANGS),
                         "a primary does not stop: %s", err.text);
@@ -311,7 +348,7 @@ static void checkpoint_alone(struct world *world, enum cover_call call) MAY_WAIT
     world_truth(world)->linked = false;
     world->troubled = true;
     if (r < 0)
-        give_up(other);
+        manager_give_up(other);
 }
 
 /* What means something to the oracle. False: it means nothing. */
@@ -331,7 +368,8 @@ static bool call_with_sense(struct host *host, enum cover_stage stage, enum cove
         checkpoint(world);
     else if (stage == COVER_P_RUNNING && host->linked && call >= COVER_STOP)
         stop_primary(host, call);
-    else if (stage == COVER_S_RUNNING && call == COVER_CHECKPOINT && world_truth(world)->linked)
+    else if (stage == COVER_S_RUNNING && call == COVER_CHECKPOINT && world_truth(world)->linked &&
+             !world->history->peer_control)
         checkpoint(world);
     else if (stage == COVER_S_RUNNING && call <= COVER_FIRST && call != COVER_START && standby)
         checkpoint_alone(world, call);
@@ -350,8 +388,11 @@ static void call_any(struct host *host, enum cover_call call) MAY_WAIT
 
     if (!host_stage(host, &stage) || call_with_sense(host, stage, call))
         return;
+    /* With a session this would be its secondary's. */
+    if (stage == COVER_P_RUNNING && call == COVER_FIRST && host->world->history->peer_control)
+        return;
     if (!call_plain(host, call))
-        give_up(host);
+        manager_give_up(host);
 }
 
 /* --- the lane --- */
@@ -480,7 +521,7 @@ static void finish_resume(struct world *world) MAY_WAIT
     finish_merge(world);
     check(world);
     view_forget_doubts(world_truth(world)->view);
-    pair_resume(world, 0);
+    pair_resume(world, world->history->seed / 2 % 2 == 0 ? OP_KEEP : 0);
     if (world_other(world)->role != ROLE_STANDBY)
         world_violation(world, invariant_name(I8_NOTHING_HANGS),
                         "the faults are over, and the pair does not come in sync");

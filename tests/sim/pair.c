@@ -47,11 +47,17 @@ int pair_unlink(struct host *host, struct err *err)
 
 static int link_add(struct host *host, struct host *to, unsigned disk, struct err *err) MAY_WAIT
 {
+    char control[100] = "";
+
+    if (host->world->history->peer_control)
+        snprintf(control, sizeof(control),
+                 ",'peer-control':{'type':'inet','host':'%s','port':'%s'}", to->name,
+                 WORLD_CONTROL_PORT);
     int r = qmp_command(host, NULL, err,
                         "{'execute':'blockdev-add','arguments':{'driver':'replication',"
                         "'mode':'primary','node-name':'link%u-%u','file':{'driver':'nbd',"
-                        "'export':'disk%u','server':{'type':'inet','host':'%s','port':'%s'}}}}",
-                        disk, host->links_made, disk, to->name, WORLD_PEER_PORT);
+                        "'export':'disk%u','server':{'type':'inet','host':'%s','port':'%s'}}%s}}",
+                        disk, host->links_made, disk, to->name, WORLD_PEER_PORT, control);
 
     if (r == 0)
         r = qmp_command(host, NULL, err,
@@ -69,6 +75,17 @@ int manager_start(struct host *host, const char *mode, const char *overlays, str
                        mode, overlays);
 }
 
+static int links_add(struct host *host, struct host *to, struct err *err) MAY_WAIT
+{
+    int r = 0;
+
+    host->links_made++;
+    host->has_links = true;
+    for (unsigned disk = 0; r == 0 && disk < disks_of(host->world); disk++)
+        r = link_add(host, to, disk, err);
+    return r;
+}
+
 /* The disks are equal: from now on what one is told the other gets. A secondary that awaits its
  * synchronisation is told so by its first checkpoint, another one by its start; neither happens before
  * *ret_since. */
@@ -76,19 +93,16 @@ static int links_make(struct host *host, struct host *to, uint32_t *ret_since, s
     MAY_WAIT
 {
     struct world *world = host->world;
-    int r = 0;
+    bool session = world->history->peer_control;
+    int r = links_add(host, to, err);
 
-    host->links_made++;
-    host->has_links = true;
-    for (unsigned disk = 0; r == 0 && disk < disks_of(world); disk++)
-        r = link_add(host, to, disk, err);
     *ret_since = oracle_now(world->oracle);
     if (r == 0 && !to->awaits)
         r = manager_start(to, "secondary", "fresh", err);
     if (r == 0)
-        r = manager_start(host, "primary", "empty", err);
+        r = manager_start(host, "primary", session && to->awaits ? "sync" : "empty", err);
     if (r == 0 && to->awaits)
-        r = call_send(to, COVER_FIRST, true, err);
+        r = call_send(session ? host : to, COVER_FIRST, !session, err);
     return r;
 }
 
@@ -224,6 +238,32 @@ static int synchronise(struct host *truth, struct host *other, uint32_t *ret_sin
     return r;
 }
 
+/* Onto a standby that goes on: its view stays what it was until the first checkpoint after the copy.
+ * *ret_since: it has not been before, if not 0. */
+static int synchronise_running(struct host *truth, struct host *other, uint32_t *ret_since,
+                               struct err *err) MAY_WAIT
+{
+    int r = pair_unlink(truth, err);
+
+    if (r == 0 && !mirrors_are_gone(truth))
+        (void)mirrors_end(truth, true, err);
+    if (r == 0)
+        r = links_add(truth, other, err);
+    if (r == 0)
+        r = manager_start(truth, "primary", "sync", err);
+    if (r == 0)
+        r = mirrors_start(truth, other, err);
+    if (r == 0)
+        r = pair_hold_guest(truth, err);
+    if (r == 0)
+        r = mirrors_end(truth, false, err);
+    if (r < 0)
+        return r;
+    *ret_since = oracle_now(truth->world->oracle);
+    view_checkpoint_begin(other->view, NULL, *ret_since);
+    return call_send(truth, COVER_FIRST, false, err);
+}
+
 static bool follows(const struct host *truth, const struct host *other)
 {
     return truth->linked && host_is_up(other) && other->role == ROLE_STANDBY &&
@@ -243,44 +283,114 @@ static void clear_away(struct host *host) MAY_WAIT
     host->merging = host->awaits = false;
 }
 
-void pair_resume(struct world *world, unsigned flags)
+static bool standby_runs(const struct host *host)
 {
-    struct host *truth = world_truth(world), *other = world_other(world);
+    enum cover_stage stage;
+
+    return host->role == ROLE_STANDBY && !host->frozen && host_stage(host, &stage) &&
+           stage == COVER_S_RUNNING;
+}
+
+/* Nothing was wrong, and nothing is. */
+static void no_excuse(const struct world *world, bool well, unsigned troubles,
+                      const struct err *err)
+{
+    /* What a frozen daemon was told it may have done late. */
+    bool late = strstr(err->text, "already in use") != NULL;
+
+    if (well && world_is_able(world) && troubles == world->troubles && !late)
+        world_violation((struct world *)(uintptr_t)world, invariant_name(I8_NOTHING_HANGS),
+                        "the pair does not come in sync though nothing is wrong: %s", err->text);
+}
+
+static void synchronised(struct host *truth, struct host *other, uint32_t since, unsigned troubles)
+{
+    struct world *world = truth->world;
+
+    in_sync(truth, other, since);
+    world->troubled = troubles != world->troubles || !world_is_able(world);
+    world->stats.resumes++;
+}
+
+static void give_up_sync(struct host *truth) MAY_WAIT
+{
+    struct err ignored = ERR_INIT;
+
+    (void)mirrors_end(truth, true, &ignored);
+    (void)pair_unlink(truth, &ignored);
+    truth->world->troubled = true;
+}
+
+/* Its first checkpoint may have been or not; that it is still to come is excluded by its death. */
+static void first_unknown(struct host *truth, struct host *other, uint32_t since)
+{
+    view_copy(other->stream, truth->view);
+    view_checkpoint(other->view, other->stream, since, false);
+    manager_give_up(other);
+}
+
+static void resume_running(struct host *truth, struct host *other) MAY_WAIT
+{
+    struct world *world = truth->world;
+    unsigned troubles = world->troubles;
+    bool well = world_is_able(world);
     struct err err = ERR_INIT;
     uint32_t since = 0;
-    bool done = false;
 
-    bool well = world_is_able(world);
-    unsigned troubles = world->troubles;
-    if (!host_is_up(truth) || !manager_wait_merged(truth, 10 * NS_PER_S) || !host_is_up(truth) ||
-        ((flags & OP_IF_BROKEN) != 0 && follows(truth, other)))
+    truth->linked = false;
+    world->troubled = true;
+    int r = synchronise_running(truth, other, &since, &err);
+    if (r == 0) {
+        synchronised(truth, other, since, troubles);
         return;
+    }
+    if (since != 0 && r == -EREMOTEIO && !manager_outcome_unknown(&err))
+        view_checkpoint_failed(other->view);
+    else if (since != 0)
+        first_unknown(truth, other, since);
+    no_excuse(world, well, troubles, &err);
+    give_up_sync(truth);
+}
+
+static void resume_anew(struct host *truth, struct host *other, bool bare) MAY_WAIT
+{
+    struct world *world = truth->world;
+    unsigned troubles = world->troubles;
+    bool well = world_is_able(world), done;
+    struct err err = ERR_INIT;
+    uint32_t since = 0;
+
     if (!other->awaits || !host_is_up(other))
         clear_away(other);
-    if ((flags & OP_BARE) != 0)
+    if (bare)
         done = pair_unlink(truth, &err) == 0 && (other->awaits || await_copy(other, &err) == 0);
     else
         done = synchronise(truth, other, &since, &err) == 0;
     done = done && host_is_up(truth) && host_is_up(other);
-    if (done && (flags & OP_BARE) == 0) {
-        in_sync(truth, other, since);
-        world->troubled = troubles != world->troubles || !world_is_able(world);
-        world->stats.resumes++;
-    } else if (done) {
+    if (done && bare) {
         world->troubled = true;
+    } else if (done) {
+        synchronised(truth, other, since, troubles);
     } else {
-        /* What a frozen daemon was told it may have done late. */
-        bool late = strstr(err.text, "already in use") != NULL;
-        if (well && world_is_able(world) && troubles == world->troubles && !late)
-            world_violation(world, invariant_name(I8_NOTHING_HANGS),
-                            "the pair does not come in sync though nothing is wrong: %s", err.text);
-        struct err ignored = ERR_INIT;
-        (void)mirrors_end(truth, true, &ignored);
+        no_excuse(world, well, troubles, &err);
         other->role = ROLE_DOWN;
         other->awaits = false;
         process_kill(other);
-        (void)pair_unlink(truth, &ignored);
+        give_up_sync(truth);
     }
+}
+
+void pair_resume(struct world *world, unsigned flags)
+{
+    struct host *truth = world_truth(world), *other = world_other(world);
+
+    if (!host_is_up(truth) || !manager_wait_merged(truth, 10 * NS_PER_S) || !host_is_up(truth) ||
+        ((flags & OP_IF_BROKEN) != 0 && follows(truth, other)))
+        return;
+    if ((flags & OP_KEEP) != 0 && world->history->peer_control && standby_runs(other))
+        resume_running(truth, other);
+    else
+        resume_anew(truth, other, (flags & OP_BARE) != 0);
     truth->guest.held = false;
 }
 

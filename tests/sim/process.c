@@ -160,6 +160,8 @@ static int set_up(struct process *process, struct err *err)
                       disk, disk);
     }
     setup_add(&setup, config_add_qmp, "inet::%s", WORLD_QMP_PORT);
+    if (process->secondary)
+        setup_add(&setup, config_add_qmp, "inet::%s,role=peer", WORLD_CONTROL_PORT);
     return setup.result;
 }
 

@@ -178,7 +178,7 @@ uint64_t steer_round(void)
     return cells_possible(cells);
 }
 
-unsigned steer(uint64_t number, uint32_t draw, struct op *ops, bool *standby_runs)
+unsigned steer(uint64_t number, uint32_t draw, struct op *ops, struct history *history)
 {
     uint16_t cells[CELLS_MAX];
     uint16_t cell = cells[number % cells_possible(cells)];
@@ -191,6 +191,8 @@ unsigned steer(uint64_t number, uint32_t draw, struct op *ops, bool *standby_run
     add_call(&way, side, call);
     ADD(&way, .kind = OP_DELAY, .a = 3000);
     add_heal(&way);
-    *standby_runs = *standby_runs || wants_user(stage, call);
+    history->standby_runs = history->standby_runs || wants_user(stage, call);
+    /* With it the primary makes its secondary's first checkpoint. */
+    history->peer_control = history->peer_control && call != COVER_FIRST;
     return way.count;
 }

@@ -22,6 +22,7 @@
 #define WORLD_USER_PORT     "10809"
 #define WORLD_PEER_PORT     "10810"
 #define WORLD_QMP_PORT      "4444"
+#define WORLD_CONTROL_PORT  "4445" /* of the secondary, for its primary */
 #define WORLD_TIME_LIMIT_NS (20000 * NS_PER_S)
 /* What a request or a command may take while nothing is wrong. */
 /* Who waits looks again after ever longer steps. */
@@ -212,6 +213,10 @@ int manager_start(struct host *host, const char *mode, const char *overlays, str
     MAY_WAIT;
 /* True: its merge has ended, or its daemon has. */
 bool manager_wait_merged(struct host *host, uint64_t patience_ns) MAY_WAIT;
+/* Of a host that does not answer, and might do so much later: its daemon dies. */
+void manager_give_up(struct host *host);
+/* A primary does not know whether its secondary has taken a checkpoint. */
+bool manager_outcome_unknown(const struct err *err);
 bool manager_query_stage(struct host *host, char *stage, size_t stage_bytes) MAY_WAIT;
 
 /* pair.c */
