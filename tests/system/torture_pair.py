@@ -539,9 +539,10 @@ class Run:
         self.synchronise(None)
 
     def restart(self, side):
-        """In good order."""
+        """In good order. A primary that starts anew is not believed before a synchronisation."""
         if side == "p" and not self.faulty:
             self.stop(self.primary)
+            self.faulty = True
             self.start_primary()
         elif side == "s":
             self.stop(self.secondary)
