@@ -123,7 +123,7 @@ def test_killed_in_a_checkpoint_it_has_one_epoch_or_the_other(daemons, folder):
         client = connect(folder, "p")
         client.pwrite(bytes([byte]) * (16 * BLOCK), 0)
         client.shutdown()
-        qmp = pair.secondary.qmp
+        qmp = pair.primary.qmp
         reached = 0
         for _ in range(dice.randrange(1, 30)):
             qmp.send({"execute": "replication-checkpoint"})
