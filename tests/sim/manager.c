@@ -157,6 +157,7 @@ static void failover(struct world *world, enum cover_call call) MAY_WAIT
     other->changing = false;
     other->troubles++;
     if (r == -EREMOTEIO) {
+        other->fenced = true;
         no_excuse(world, well, "a failover", &err);
         return;
     }

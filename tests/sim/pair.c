@@ -287,8 +287,8 @@ static bool standby_runs(const struct host *host)
 {
     enum cover_stage stage;
 
-    return host->role == ROLE_STANDBY && !host->frozen && host_stage(host, &stage) &&
-           stage == COVER_S_RUNNING;
+    return host->role == ROLE_STANDBY && !host->frozen && !host->fenced &&
+           host_stage(host, &stage) && stage == COVER_S_RUNNING;
 }
 
 /* Nothing was wrong, and nothing is. */

@@ -237,7 +237,7 @@ int process_start(struct host *host, bool secondary, bool make_disks, bool make_
     assert(host->process == NULL);
     assert(process != NULL);
     qmp_disconnect(host);
-    host->has_links = host->bare = false;
+    host->has_links = host->bare = host->fenced = false;
     host->flush_lost = host->flush_lost && host->disk_faults != 0; /* the fault may strike again */
     process->host = host;
     process->secondary = secondary;

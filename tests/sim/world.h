@@ -93,6 +93,7 @@ struct host {
     bool changing;       /* a failover or a start is under way: requests may fail */
     bool bare;           /* ROLE_STANDBY: its daemon was started, replication not yet */
     bool awaits;         /* ROLE_SYNC: its first synchronisation */
+    bool fenced;         /* a failover was refused, and may have shut its peer out */
     unsigned links_made; /* names are never used again */
     bool has_links;
 };
