@@ -47,9 +47,9 @@ OVERLAYS_BYTES = 64 << 20
 STEPS = 12
 MAX_REQUEST_SECTORS = 256
 
-# When the last writes of a killed primary arrive. "after", when a new one has synchronised the pair,
-# joins them once a secondary closes a former session's connections.
-LATE = ["never", "before"]
+# When the last writes of a killed primary arrive: never, or before or after a new one has synchronised the
+# pair.
+LATE = ["never", "before", "after"]
 
 # How often each is drawn.
 WEIGHTS = {"load": 10, "own_writes": 8, "checkpoint": 22, "kill_in_checkpoint": 6, "pause": 6,
