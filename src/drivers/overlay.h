@@ -62,6 +62,7 @@ struct overlay_identity {
     uint64_t held_bytes;
     bool in_memory; /* its file is gone when the host is */
     bool damaged;   /* opened with on-damage=hold: nothing can be read until it is emptied */
+    bool tail_only; /* the damage may be what a loss of power leaves of what no flush has covered */
     char damage[ERR_TEXT_BYTES];
 };
 /* False: there is no overlay. */
@@ -78,6 +79,15 @@ void overlay_set_recorded(struct node *node, bool recorded);
  * refused (-EUCLEAN). 0: whichever it has. -ENOTSUP: no overlay.
  */
 int overlay_settle(struct node *node, uint64_t live_generation, struct err *err) MAY_WAIT;
+
+/*
+ * For who knows that the host has lost power: the first bad record ends the log, and what stands behind it
+ * is voided. With it goes only what no flush has covered. -EUCLEAN: the damage is another one.
+ */
+int overlay_forget_tail(struct node *node, struct err *err) MAY_WAIT;
+/* The file names what is live before any record that comes: whoever flushes now, and appends then, has
+ * after a loss of power an image whose tail, at worst, is damaged. Nothing for what is no overlay. */
+int overlay_begin_log(struct node *node) MAY_WAIT;
 
 /* The stretches that the image itself holds, in order, from `from_bytes` (which may lie within one)
  * on: false at the end. */

@@ -43,6 +43,7 @@ static void drop(struct overlay *overlay)
     overlay->log_blocks = 0;
     overlay->newest_generation = 0;
     err_clear(&overlay->damage);
+    overlay->tail_only = false;
     loop_timer_arm(loop, &overlay->reaper, loop_now_ns(loop) + OVERLAY_REAP_PAUSE_NS);
     overlay_worker_wake(overlay, overlay->sb_stale ? OVERLAY_SUPERBLOCK_DUE_NS : OVERLAY_KEEP_NS);
 }
@@ -136,6 +137,7 @@ bool overlay_identity(struct node *node, struct overlay_identity *ret_identity)
         .held_bytes = overlay_stats(overlay->node).held_bytes,
         .in_memory = overlay->file->child->limits.in_memory,
         .damaged = overlay_is_damaged(overlay),
+        .tail_only = overlay_is_damaged(overlay) && overlay->tail_only,
     };
     memcpy(identity.image_id, overlay->sb.image_id, OVERLAY_ID_BYTES);
     if (identity.damaged)
@@ -197,5 +199,56 @@ int overlay_settle(struct node *node, uint64_t live_generation, struct err *err)
     if (overlay_is_damaged(overlay))
         return err_set(err, -EUCLEAN, "overlay '%s': %s", overlay->node->name,
                        overlay->damage.text);
+    return 0;
+}
+
+int overlay_begin_log(struct node *node)
+{
+    struct overlay *overlay = overlay_below(node);
+
+    return overlay != NULL ? overlay_superblock_refresh(overlay) : 0;
+}
+
+/* --- after a loss of power --- */
+
+/* Nothing that stands there counts as a record any more. */
+static int void_units(struct overlay *overlay, uint64_t unit, uint64_t end) MAY_WAIT
+{
+    uint64_t unit_bytes = overlay->sb.unit_bytes;
+    uint64_t begin_bytes = unit * unit_bytes;
+    uint64_t end_bytes = MIN(end * unit_bytes, overlay->file->child->length_bytes);
+    struct io io = {.offset_bytes = begin_bytes, .flags = IO_MAY_UNMAP};
+
+    if (begin_bytes >= end_bytes)
+        return 0;
+    io.length_bytes = end_bytes - begin_bytes;
+    return io_zero(overlay->file, &io);
+}
+
+int overlay_forget_tail(struct node *node, struct err *err)
+{
+    struct overlay *overlay = overlay_below(node);
+
+    if (overlay == NULL || !overlay_is_damaged(overlay) || !overlay->tail_only)
+        return err_set(err, -EUCLEAN, "node '%s' is no overlay that lacks a tail", node->name);
+    const struct overlay_superblock *sb = &overlay->sb;
+    uint64_t segment = overlay_segment_of(sb, overlay->end_unit);
+    uint64_t file_bytes = overlay->file->child->length_bytes;
+    int ret = void_units(overlay, overlay->end_unit, overlay_segment_begin(sb, segment + 1));
+    for (segment = 0; ret == 0 && overlay_segment_begin(sb, segment) * sb->unit_bytes < file_bytes;
+         segment++) {
+        if (!bitmap_test(overlay->space.used, segment))
+            ret = void_units(overlay, overlay_segment_begin(sb, segment),
+                             overlay_segment_begin(sb, segment + 1));
+    }
+    if (ret == 0)
+        ret = io_flush(overlay->file);
+    if (ret < 0)
+        return err_set_errno(err, ret, "overlay '%s': what its log lost cannot be voided",
+                             overlay->node->name);
+    log_warning("overlay", "'%s' has lost what was not flushed with the power: %s",
+                overlay->node->name, overlay->damage.text);
+    err_clear(&overlay->damage);
+    overlay->tail_only = false;
     return 0;
 }

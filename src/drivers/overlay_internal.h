@@ -87,6 +87,7 @@ struct overlay {
 
     uint64_t newest_generation; /* of any record that was seen; 0: none newer than the image */
     struct err damage;          /* set: nothing can be read until the image is emptied */
+    bool tail_only;             /* the damage: no record says that what is bad had been flushed */
     bool recorded;              /* the superblock follows a record */
     struct overlay_superblock before_empty; /* between empty_prepare and its end */
     bool empty_prepared;
@@ -190,7 +191,7 @@ int overlay_superblock_store(struct overlay *overlay, const struct overlay_super
 int overlay_superblock_refresh(struct overlay *overlay) MAY_WAIT;
 
 /* overlay_scan.c: fills the map, end_unit, sequence and epoch from the log. -EUCLEAN: damaged, and what
- * was filled in is of no use. */
+ * was filled in is of no use, unless `tail_only` is set. */
 int overlay_scan(struct overlay *overlay, struct err *err) MAY_WAIT;
 
 #endif

@@ -19,6 +19,7 @@ struct scan {
     size_t length_bytes;
     size_t window_bytes; /* how much is read at once */
     uint64_t file_bytes;
+    uint64_t behind_sequence, behind_unit; /* a later record than the bad one; 0: none */
 };
 
 /* The bytes at the offset, as many as there are up to `length_bytes` (at most a window). */
@@ -181,6 +182,18 @@ static int scan_next(struct scan *scan, bool *ret_good, struct err *err) MAY_WAI
 
 /* --- what lies behind the end --- */
 
+static int error_behind(const struct scan *scan, struct err *err)
+{
+    const struct overlay *overlay = scan->overlay;
+    uint32_t unit_bytes = overlay->sb.unit_bytes;
+
+    return err_set(err, -EUCLEAN,
+                   "it is damaged: record %" PRIu64 " at byte %" PRIu64
+                   " is bad, and record %" PRIu64 " at byte %" PRIu64 " follows",
+                   overlay->sequence + 1, overlay->end_unit * unit_bytes, scan->behind_sequence,
+                   scan->behind_unit * unit_bytes);
+}
+
 /* A record that is newer than the last good one, of this image and at its place. *ret_length 0: the
  * file ends before. */
 static int check_behind(struct scan *scan, uint64_t unit, size_t *ret_length, struct err *err)
@@ -199,14 +212,12 @@ static int check_behind(struct scan *scan, uint64_t unit, size_t *ret_length, st
         return 0;
     if (record.generation > overlay->sb.generation)
         return newer_generation(overlay, &record, err);
-    if (record.generation == overlay->sb.generation && record.sequence > overlay->sequence &&
-        unit != overlay->end_unit)
-        return err_set(err, -EUCLEAN,
-                       "it is damaged: record %" PRIu64 " at byte %" PRIu64
-                       " is bad, and record %" PRIu64 " at byte %" PRIu64 " follows",
-                       overlay->sequence + 1, overlay->end_unit * unit_bytes, record.sequence,
-                       unit * unit_bytes);
-    return 0;
+    if (record.generation != overlay->sb.generation || record.sequence <= overlay->sequence ||
+        unit == overlay->end_unit)
+        return 0;
+    scan->behind_sequence = record.sequence;
+    scan->behind_unit = unit;
+    return record.flushed_sequence > overlay->sequence ? error_behind(scan, err) : 0;
 }
 
 /* Is there a later record of this generation? It would lie in the same segment, or at the begin of
@@ -231,14 +242,18 @@ static int scan_behind(struct scan *scan, struct err *err) MAY_WAIT
 
 static int scan_end(struct scan *scan, struct err *err) MAY_WAIT
 {
-    const struct overlay *overlay = scan->overlay;
+    struct overlay *overlay = scan->overlay;
     const struct overlay_superblock *sb = &overlay->sb;
     size_t length;
 
     if ((sb->flags & OVERLAY_CLEAN) == 0) {
         int ret = scan_behind(scan, err);
-        if (ret < 0 || overlay->sequence >= sb->flushed_sequence)
+        if (ret < 0)
             return ret;
+        if (overlay->sequence >= sb->flushed_sequence) {
+            overlay->tail_only = scan->behind_sequence != 0;
+            return overlay->tail_only ? error_behind(scan, err) : 0;
+        }
         return err_set(err, -EUCLEAN,
                        "it is damaged or truncated: of %" PRIu64
                        " records that were durable %" PRIu64 " are good, up to byte %" PRIu64,

@@ -207,7 +207,12 @@ static int disk_settle(const struct group_disk *disk, const struct group_record_
                      memcmp(identity.image_id, overlays[i]->image, sizeof(identity.image_id)) == 0;
         if (forced && (!known || identity.generation >= overlays[i]->generation))
             continue;
-        int ret = overlay_settle(disk->layers[i], overlays[i]->generation, err);
+        int ret = 0;
+        if (known && i == 0 && identity.tail_only && !forced &&
+            identity.generation == overlays[i]->generation && group_lost_power(disk->group))
+            ret = overlay_forget_tail(disk->layers[i], err);
+        if (ret == 0)
+            ret = overlay_settle(disk->layers[i], overlays[i]->generation, err);
         if (ret < 0)
             return ret;
     }

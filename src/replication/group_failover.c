@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "block/io.h"
+#include "drivers/overlay.h"
 #include "jobs/commit.h"
 
 #include <errno.h>
@@ -65,7 +66,9 @@ static void merge_begin(void *arg) MAY_WAIT
 {
     struct group_disk *disk = arg;
     replication_plain_writes_end(disk->node);
-    int ret = io_flush(node_child(disk->node, "file"));
+    int ret = overlay_begin_log(disk->active);
+    if (ret == 0)
+        ret = io_flush(node_child(disk->node, "file"));
     if (ret == 0)
         ret = io_flush(node_child(disk->active, "backing"));
     if (ret < 0) {

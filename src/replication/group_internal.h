@@ -173,6 +173,9 @@ enum group_verdict {
     VERDICT_DONE,         /* the disks alone are the truth */
     VERDICT_INCONSISTENT, /* what the last checkpoint needs is lost: `reason` */
 };
+/* During a failover whose overlays had been made durable: only what its user wrote since, and did not
+ * flush, may be missing in an active disk. */
+bool group_lost_power(const struct replication_group *group);
 /* Negative: the record is of another group or of a role that this start does not fit. */
 int group_verdict(struct replication_group *group, struct group_disk *const *disks, size_t count,
                   enum group_verdict *ret_verdict, char reason[GROUP_RECORD_REASON_BYTES],

@@ -89,8 +89,17 @@ static bool host_kept(const struct replication_group *group, char *reason)
     return true;
 }
 
+bool group_lost_power(const struct replication_group *group)
+{
+    const struct group_record *record = group->record;
+
+    return record->stage == GROUP_FAILOVER && record->undo_durable &&
+           strcmp(record->boot_id, group->boot_id) != 0;
+}
+
+/* `tail`: what was not flushed may be missing. */
 static bool overlay_kept(struct node *layer, const char *what, const struct group_record_disk *disk,
-                         const struct group_record_overlay *overlay, char *reason)
+                         const struct group_record_overlay *overlay, bool tail, char *reason)
 {
     struct overlay_identity identity;
 
@@ -105,7 +114,8 @@ static bool overlay_kept(struct node *layer, const char *what, const struct grou
              "disk '%s': the overlay of its %s disk has generation %" PRIu64
              ", newer than the record's %" PRIu64 ": the record is an old copy",
              disk->name, what, identity.generation, overlay->generation);
-    if (identity.damaged && identity.generation == overlay->generation)
+    if (identity.damaged && identity.generation == overlay->generation &&
+        !(tail && identity.tail_only))
         LOST(reason, "disk '%s': the overlay of its %s disk is damaged: %.120s", disk->name, what,
              identity.damage);
     return true;
@@ -117,8 +127,9 @@ static bool overlays_kept(struct replication_group *group, struct group_disk *co
     for (size_t i = 0; i < count; i++) {
         const struct group_record_disk *disk = record_find_disk(group->record, disks[i]->node);
         if (!disk->merged &&
-            (!overlay_kept(disks[i]->layers[0], "active", disk, &disk->active, reason) ||
-             !overlay_kept(disks[i]->layers[1], "hidden", disk, &disk->hidden, reason)))
+            (!overlay_kept(disks[i]->layers[0], "active", disk, &disk->active,
+                           group_lost_power(group), reason) ||
+             !overlay_kept(disks[i]->layers[1], "hidden", disk, &disk->hidden, false, reason)))
             return false;
     }
     return true;

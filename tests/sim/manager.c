@@ -136,6 +136,7 @@ static void taken_over(struct world *world, bool certain)
     other->role = ROLE_TRUTH;
     other->merging = true;
     other->took_over = certain;
+    other->took_over_at = oracle_now(world->oracle);
     other->awaits = false;
     view_set_invariant(other->view, I3_FAILOVER_CONTRACT);
     world->truth = other->index;

@@ -481,6 +481,15 @@ void view_flushed_disk(struct view *view, unsigned disk, uint32_t begun)
     view->flushed[disk] = MAX(view->flushed[disk], begun);
 }
 
+bool view_was_flushed(const struct view *view, uint32_t since)
+{
+    for (unsigned disk = 0; disk < view->oracle->disks; disk++) {
+        if (view->flushed[disk] > since)
+            return true;
+    }
+    return false;
+}
+
 void view_settle(struct view *view)
 {
     struct oracle *oracle = view->oracle;

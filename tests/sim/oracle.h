@@ -94,6 +94,9 @@ void change_fill(const struct oracle *oracle, uint32_t change, void *bytes);
 /* What had ended before `begun` is durable on this disk. */
 void view_flushed_disk(struct view *view, unsigned disk, uint32_t begun);
 
+/* Whether any flush of what had ended after this moment has succeeded. */
+bool view_was_flushed(const struct view *view, uint32_t since);
+
 /* Between begin and end of a read, what it may see is kept. */
 struct view_read {
     struct list_link link;

@@ -18,10 +18,10 @@ static int failover_again(struct host *host, struct err *err) MAY_WAIT
                        "{'execute':'replication-stop','arguments':{'failover':true}}");
 }
 
-/* Whether it says that it waits for a synchronisation. */
-static bool query_awaits(struct host *host) MAY_WAIT
+/* Whether it says that it waits for a synchronisation; and why. */
+static bool query_awaits(struct host *host, char *reason, size_t reason_bytes) MAY_WAIT
 {
-    struct json_object *result = NULL, *consistent = NULL, *stage = NULL;
+    struct json_object *result = NULL, *consistent = NULL, *stage = NULL, *why = NULL;
     struct err err = ERR_INIT;
 
     if (qmp_command(host, &result, &err, "{'execute':'query-replication'}") < 0)
@@ -30,6 +30,8 @@ static bool query_awaits(struct host *host) MAY_WAIT
                   !json_object_get_boolean(consistent) &&
                   json_object_object_get_ex(result, "stage", &stage) &&
                   strcmp(json_object_get_string(stage), "done") != 0;
+    json_object_object_get_ex(result, "inconsistent-reason", &why);
+    snprintf(reason, reason_bytes, "%s", why != NULL ? json_object_get_string(why) : "");
     json_object_put(result);
     return awaits;
 }
@@ -65,9 +67,10 @@ static void look_after_power(struct host *host) MAY_WAIT
 {
     struct world *world = host->world;
     struct err err = ERR_INIT;
+    char reason[400];
 
     host->power_lost = false;
-    if (!query_awaits(host))
+    if (!query_awaits(host, reason, sizeof(reason)))
         return;
     world->stats.inconsistent++;
     if (qmp_command(host, NULL, &err,
@@ -78,6 +81,15 @@ static void look_after_power(struct host *host) MAY_WAIT
         host->role = ROLE_SYNC;
         host->awaits = host_is_up(host);
     } else {
+        /* Only for as long as what it took over with has not been made durable. */
+        if (host->took_over && strstr(reason, "level") == NULL)
+            world_violation(world, invariant_name(I3_FAILOVER_CONTRACT),
+                            "%s had taken over, and a loss of power has made it inconsistent: %s",
+                            host->name, reason);
+        if (host->took_over && view_was_flushed(host->view, host->took_over_at))
+            world_violation(world, invariant_name(I1_ACKNOWLEDGED_IS_READ),
+                            "%s had taken over, and what was flushed since is lost: %s", host->name,
+                            reason);
         take_what_is_left(host);
     }
 }
@@ -113,7 +125,7 @@ static void restart_failed(struct host *host, int code, bool excused, const stru
         world->stats.inconsistent++;
         return;
     }
-    if (code == -EREMOTEIO && host->power_lost && host->merging) {
+    if (code == -EREMOTEIO && host->power_lost && host->merging && !host->took_over) {
         take_the_disk(host); /* it had died before it could make that durable */
         return;
     }

@@ -71,8 +71,9 @@ struct host {
     const char *name, *guest_host; /* hosts */
     unsigned index;
     enum role role;
-    bool down;      /* ROLE_TRUTH, ROLE_STANDBY: its daemon died, and may be started again */
-    bool merging;   /* ROLE_TRUTH: the merge of its failover has not been seen to end */
+    bool down;    /* ROLE_TRUTH, ROLE_STANDBY: its daemon died, and may be started again */
+    bool merging; /* ROLE_TRUTH: the merge of its failover has not been seen to end */
+    uint32_t took_over_at;
     bool took_over; /* ROLE_TRUTH, merging: it said so */
     bool linked;    /* ROLE_TRUTH: forwards to the other */
     bool frozen;

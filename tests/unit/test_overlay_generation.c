@@ -239,6 +239,63 @@ TEST_LOOP(a_lost_superblock_is_never_taken_for_an_older_generation)
     test_folder_remove();
 }
 
+/* Three blocks, each a record of its own, of which the second's is overwritten; `flushed`: before the
+ * third. */
+static struct node *open_torn(struct graph *graph, bool flushed) MAY_WAIT
+{
+    struct overlay_fixture f = open_new();
+    size_t length[2];
+
+    assert_int_equal(blocks_write(f.edge, 0, 4096, 1, 0), 0);
+    free(overlay_snapshot(test_path("a"), &length[0]));
+    assert_int_equal(blocks_write(f.edge, 4096, 4096, 2, 0), 0);
+    if (flushed)
+        assert_int_equal(io_flush(f.edge), 0);
+    assert_int_equal(blocks_write(f.edge, 8192, 4096, 3, 0), 0);
+    uint8_t *bytes = overlay_snapshot(test_path("a"), &length[1]);
+    overlay_shut(&f);
+    memset(bytes + length[0], 0, 512);
+    overlay_put_file(test_path("a"), bytes, length[1]);
+    free(bytes);
+    return open_held(graph);
+}
+
+TEST_LOOP(after_a_loss_of_power_what_was_not_flushed_can_be_forgotten)
+{
+    struct graph *graph = blocks_graph();
+    struct node *node = open_torn(graph, false);
+    struct err err = ERR_INIT;
+
+    assert_true(identity_of(node).damaged);
+    assert_true(identity_of(node).tail_only);
+    assert_int_equal(overlay_forget_tail(node, &err), 0);
+    assert_false(identity_of(node).damaged);
+    assert_int_equal(identity_of(node).held_bytes, 4096);
+    assert_int_equal(overlay_forget_tail(node, &err), -EUCLEAN);
+    graph_free(graph);
+
+    graph = blocks_graph(); /* and nothing of it comes back */
+    node = open_held(graph);
+    assert_false(identity_of(node).damaged);
+    assert_int_equal(identity_of(node).held_bytes, 4096);
+    graph_free(graph);
+    test_folder_remove();
+}
+
+TEST_LOOP(a_record_that_was_flushed_is_never_forgotten)
+{
+    struct graph *graph = blocks_graph();
+    struct node *node = open_torn(graph, true);
+    struct err err = ERR_INIT;
+
+    assert_true(identity_of(node).damaged);
+    assert_false(identity_of(node).tail_only);
+    assert_int_equal(overlay_forget_tail(node, &err), -EUCLEAN);
+    assert_true(identity_of(node).damaged);
+    graph_free(graph);
+    test_folder_remove();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -248,6 +305,8 @@ int main(void)
         cmocka_unit_test(an_overlay_newer_than_its_record_is_refused),
         cmocka_unit_test(a_damaged_overlay_can_be_held_and_emptied_but_never_read),
         cmocka_unit_test(a_lost_superblock_is_never_taken_for_an_older_generation),
+        cmocka_unit_test(after_a_loss_of_power_what_was_not_flushed_can_be_forgotten),
+        cmocka_unit_test(a_record_that_was_flushed_is_never_forgotten),
     };
 
     return cmocka_run_group_tests_name("overlay generation", tests, NULL, NULL);
