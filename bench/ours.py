@@ -147,6 +147,10 @@ class Pair:
         """How long the secondary held requests at its last checkpoint, as it says itself."""
         return self.secondary_qmp.cmd("query-replication")["last-checkpoint"]["held-ns"] / 1e6
 
+    def primary_held_ms(self):
+        """The same of the primary: from the cut until its guests' writes behind it went on."""
+        return self.primary_qmp.cmd("query-replication")["last-checkpoint"]["held-ns"] / 1e6
+
     def overlay_bytes(self):
         disks = self.secondary_qmp.cmd("query-replication")["disks"]
         return sum(disk["active-bytes"] + disk["hidden-bytes"] for disk in disks)
