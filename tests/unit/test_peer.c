@@ -544,6 +544,11 @@ TEST_LOOP(an_error_of_the_secondary_is_known_here_at_once)
     fake_cut(&rig.fake);
     test_wait_until(rig.fake.hellos == 2 && is_connected(&rig));
     expect_error_of_secondary(&rig);
+    /* Nobody is held for a checkpoint that cannot be. */
+    struct err err = ERR_INIT;
+    assert_true(checkpoint(&rig, 5 * NS_PER_S, NULL, &err) < 0);
+    assert_non_null(strstr(err.text, "copy-before-write failed on node 'hid'"));
+    assert_int_equal(rig.fake.checkpoints, 0);
     rig_end(&rig);
 }
 
