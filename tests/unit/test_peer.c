@@ -382,21 +382,29 @@ TEST_LOOP(guests_are_held_from_the_cut_until_the_secondary_has_answered)
     struct rig rig;
     struct err err = ERR_INIT;
     struct blocks_task task;
+    struct waiter waiter = {.rig = &rig};
     rig_begin(&rig);
     start_well(&rig);
-    rig.fake.fault = (struct fake_fault){
-        .kind = FAKE_BEFORE, .command = "replication-checkpoint", .times = 1};
-    uint64_t begun_ns = loop_now_ns(loop_current());
-    unsigned flushes = mem_stats(rig.world.node)->flushes;
-    /* Sends its write when the flush before the cut has gone out. */
+    struct mem_stats *disk = mem_stats(rig.world.node);
     assert_int_equal(blocks_write(rig.forward, 0, 4096, 1, 0), 0);
-    checkpoint_well(&rig, 41);
-    assert_int_equal(mem_stats(rig.world.node)->flushes, flushes + 1);
-    assert_true(loop_now_ns(loop_current()) - begun_ns >= 100 * NS_PER_MS); /* a back-off */
-    struct json_object *event = last_event(&rig, "REPLICATION_CHECKPOINT");
-    assert_true(json_uint(event, "held-ns") >= 90 * NS_PER_MS);
+    rig.fake.fault = (struct fake_fault){
+        .kind = FAKE_SILENT, .command = "replication-checkpoint", .times = 1};
+    assert_int_equal(co_spawn(loop_current(), "waiter", waiter_run, &waiter), 0);
+    test_wait_until(rig.fake.fault.seen);
+    assert_int_equal(disk->flushes, 1);
+    unsigned writes = disk->writes;
     blocks_start_write(&task, rig.forward, 4096, 4096, 2);
+    co_sleep(20 * NS_PER_MS);
+    assert_false(task.done);
+    assert_int_equal(disk->writes, writes);
+    fake_cut(&rig.fake); /* it is asked again, and answers */
     test_wait_until(task.done);
+    assert_int_equal(task.result, 0);
+    assert_true(waiter.done);
+    assert_int_equal(waiter.result, 0);
+    assert_int_equal(rig.fake.checkpoints, 1);
+    struct json_object *event = last_event(&rig, "REPLICATION_CHECKPOINT");
+    assert_true(json_uint(event, "held-ns") >= 100 * NS_PER_MS); /* a back-off */
     assert_int_equal(replication_get_error(rig.group, &err), 0);
     rig_end(&rig);
 }
@@ -535,10 +543,10 @@ TEST_LOOP(an_error_of_the_secondary_is_known_here_at_once)
     struct rig rig;
     rig_begin(&rig);
     start_well(&rig);
+    fake_says(&rig.fake, "{\"event\":\"REPLICATION_ERROR\",\"data\":{\"side\":\"primary\"}}");
     fake_says(&rig.fake, "{\"event\":\"REPLICATION_ERROR\",\"data\":" ERROR_OF_S "}");
     test_wait_until(count_events(&rig, "REPLICATION_ERROR") == 1);
     fake_says(&rig.fake, "{\"event\":\"REPLICATION_ERROR\",\"data\":" ERROR_OF_S "}");
-    fake_says(&rig.fake, "{\"event\":\"REPLICATION_ERROR\",\"data\":{\"side\":\"primary\"}}");
     fake_says(&rig.fake, "{\"event\":\"REPLICATION_ERROR\",\"data\":[1]}");
     fake_says(&rig.fake, "{\"event\":\"REPLICATION_ERROR\"}");
     fake_cut(&rig.fake);
@@ -591,6 +599,8 @@ TEST_LOOP(an_error_here_is_reported_once_also_when_the_secondary_is_away_just_th
     struct rig rig;
     struct err err = ERR_INIT;
     rig_begin(&rig);
+    add_primary(&rig, "link2", "repl2", rig.fake.address.path);
+    struct edge *second = blocks_root(rig.world.graph, graph_find(rig.world.graph, "repl2"), "two");
     start_well(&rig);
     rig.fake.fault = (struct fake_fault){
         .kind = FAKE_BEFORE, .command = "replication-report", .times = 1};
@@ -604,11 +614,15 @@ TEST_LOOP(an_error_here_is_reported_once_also_when_the_secondary_is_away_just_th
     assert_string_equal(json_text(error, "operation"), "forward write");
     assert_int_equal(json_uint(error, "offset"), 512);
     assert_string_equal(json_text(error, "errno"), "ECONNRESET");
+    nbd_client_shutdown(nbd_client_of(graph_find(rig.world.graph, "link2")), -ECONNRESET);
+    assert_int_equal(blocks_write(second, 0, 4096, 1, 0), 0);
     assert_true(checkpoint(&rig, NS_PER_S, NULL, &err) < 0);
     fake_cut(&rig.fake);
     test_wait_until(rig.fake.hellos == 3 && is_connected(&rig));
+    co_sleep(20 * NS_PER_MS); /* for a second one, which shall not come */
     assert_int_equal(rig.fake.reports, 1);
     assert_int_equal(rig.fake.checkpoints, 0);
+    graph_detach(second);
     rig_end(&rig);
 }
 

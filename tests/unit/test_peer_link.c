@@ -274,8 +274,10 @@ TEST_LOOP(tls_is_spoken_when_there_are_credentials_and_asked_for_when_there_are_
     peer_link_close(link);
     assert_true(open_link(&fake, &owner, other, &link, &err) < 0);
     assert_non_null(strstr(err.text, "peer.qmp"));
+    uint64_t then_ns = loop_now_ns(loop_current());
     assert_true(open_link(&fake, &owner, NULL, &link, &err) < 0);
     assert_non_null(strstr(err.text, "may want TLS"));
+    assert_true(loop_now_ns(loop_current()) - then_ns < PEER_LINK_OPEN_NS / 2);
     tls_creds_unref(good);
     tls_creds_unref(other);
     tls_creds_unref(fake.tls);
