@@ -18,7 +18,8 @@ static bool closed_above(struct node *node, unsigned mark)
         return false;
     node->mark = mark;
     LIST_FOR_EACH(edge, &node->parents, struct edge, in_child) {
-        if (edge->gate.closed > 0 || (edge->parent != NULL && closed_above(edge->parent, mark)))
+        if (edge->gate.closed > 0 || edge->hurried ||
+            (edge->parent != NULL && closed_above(edge->parent, mark)))
             return true;
     }
     return false;
@@ -38,6 +39,13 @@ static void drain_below(struct node *node, unsigned mark)
         node->driver->drain(node);
     LIST_FOR_EACH(edge, &node->children, struct edge, in_parent)
         drain_below(edge->child, mark);
+}
+
+void graph_hurry(struct edge *root, bool hurried)
+{
+    root->hurried = hurried;
+    if (hurried)
+        drain_below(root->child, ++root->graph->mark);
 }
 
 void edge_close(struct edge *edge)

@@ -110,6 +110,13 @@ void graph_drain_end(struct graph_drain *drain);
 /* Drains `node` and all that lies below it: what users of these parts have under way ends too. */
 int graph_drain_begin_subtree(struct node *node, struct graph_drain *drain) MAY_WAIT;
 
+/*
+ * For a user of whom no new requests come (his connections are cut) and whose last ones are waited for:
+ * what drivers below hold back on purpose (a throttle) goes on at once, until it is taken back or the
+ * edge goes. Closes nothing.
+ */
+void graph_hurry(struct edge *root, bool hurried);
+
 /* How long edges were closed, by changes of the graph and by drains; requests that came meanwhile
  * waited at most so long. A hold counts when it has ended. */
 #define GRAPH_LONG_HOLD_NS (10 * NS_PER_MS)

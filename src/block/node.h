@@ -112,6 +112,7 @@ struct edge {
     unsigned next_need, next_share; /* while a change is tried */
     unsigned refs;
     bool detaching;
+    bool hurried; /* graph_hurry() */
     struct co_gate gate;
     uint64_t closed_ns;                   /* when the gate was closed */
     const struct edge_user_ops *user_ops; /* roots */
@@ -137,7 +138,8 @@ int node_usage(struct node *node, uint64_t *ret_bytes);
 void node_set_length(struct node *node, uint64_t length_bytes);
 /* A driver's way to elsewhere has ended: tells the parents. */
 void node_link_lost(struct node *node, int reason);
-/* An edge above the node is closed, and who closed it may be waiting for the requests inside. */
+/* An edge above the node is closed or hurried, and who did that may be waiting for the requests
+ * inside. */
 bool node_is_draining(struct node *node);
 /* "export 'disk0'" or "node 'top' (its child 'file')", into `text`, which is returned: who sits at the
  * upper end of the edge. */

@@ -321,9 +321,24 @@ static void export_event_deleted(struct nbd_export *export)
     graph_event(export->service->graph, "BLOCK_EXPORT_DELETED", data);
 }
 
-static void export_cut(struct nbd_export *export)
+/* No new requests come, and its last ones are waited for. */
+static void export_revoke(struct nbd_export *export)
 {
     export->revoked = true;
+    if (export->edge != NULL)
+        graph_hurry(export->edge, true);
+}
+
+/* They have ended. */
+static void export_is_idle(struct nbd_export *export)
+{
+    if (export->edge != NULL)
+        graph_hurry(export->edge, false);
+}
+
+static void export_cut(struct nbd_export *export)
+{
+    export_revoke(export);
     LIST_FOR_EACH_SAFE(connection, &export->server->connections, struct nbd_connection, link) {
         if (connection->context_export == export)
             connection->context_export = NULL;
@@ -337,6 +352,7 @@ static void export_wait_requests(struct nbd_export *export) MAY_WAIT
     export->pins++;
     while (export->requests > 0)
         co_queue_wait(&export->idle);
+    export_is_idle(export);
     if (--export->pins == 0)
         co_queue_wake_all(&export->idle);
 }
@@ -382,11 +398,13 @@ static void server_fence(struct nbd_server *server) MAY_WAIT
         if (server->listeners[i].sock != NULL)
             sock_shutdown(server->listeners[i].sock, 0);
     LIST_FOR_EACH(export, &server->exports, struct nbd_export, link)
-        export->revoked = true;
+        export_revoke(export);
     LIST_FOR_EACH_SAFE(connection, &server->connections, struct nbd_connection, link)
         nbd_connection_cut(connection, 0);
     while (server->listeners_running > 0 || server->connection_count > 0)
         co_queue_wait(&service->changed);
+    LIST_FOR_EACH(export, &server->exports, struct nbd_export, link)
+        export_is_idle(export);
     for (size_t i = 0; i < server->listener_count; i++)
         sock_close(TAKE_PTR(server->listeners[i].sock));
 }

@@ -4,6 +4,7 @@
 import os
 import signal
 
+import nbd
 import pytest
 
 from blockstep import QmpError, free_port, make_file, run
@@ -15,8 +16,8 @@ MIB = 1 << 20
 class Managed:
     """Two daemons, assembled and driven over the control protocol alone."""
 
-    def __init__(self, daemons, folder):
-        self.daemons, self.folder = daemons, folder
+    def __init__(self, daemons, folder, throttle=None):
+        self.daemons, self.folder, self.throttle = daemons, folder, throttle
         self.port = free_port()
         for side in "ps":
             make_file(folder / f"{side}.raw", SIZE)
@@ -33,7 +34,10 @@ class Managed:
             if not path.exists():
                 self.daemons.cli("image", "create", "-f", "overlay", path, str(SIZE))
         qmp = self.secondary.qmp
-        qmp.cmd("blockdev-add", driver="file", node_name="disk0", filename=f"{self.folder}/s.raw")
+        disk = {"driver": "file", "filename": f"{self.folder}/s.raw"}
+        if self.throttle:
+            disk = {"driver": "throttle", "limits": self.throttle, "file": disk}
+        qmp.cmd("blockdev-add", {**disk, "node-name": "disk0"})
         # As in QEMU's guide: the chain inline, the user's view a quorum of one.
         qmp.cmd("blockdev-add", {
             "driver": "quorum", "node-name": "colo-disk0", "vote-threshold": 1,
@@ -112,6 +116,20 @@ def test_checkpoints_then_the_primary_dies_and_the_heartbeat_is_lost(pair):
     pair.io("s", "read -P 3 0 1M", "read -P 0 1M 1M", "write -P 4 512k 1M")
     pair.secondary.qmp.event("REPLICATION_STAGE_CHANGE", stage="done")
     pair.io("s", "read -P 3 0 512k", "read -P 4 512k 1M")
+
+
+def test_a_failover_does_not_wait_for_the_peers_throttled_writes(daemons, folder):
+    pair = Managed(daemons, folder, throttle={"iops-write": 1})
+    pair.start_secondary()
+    client = nbd.NBD()
+    client.connect_uri(f"nbd://127.0.0.1:{pair.port}/disk0")
+    buffer = nbd.Buffer.from_bytearray(bytearray(4096))
+    for number in range(100):
+        client.aio_pwrite(buffer, number << 16)
+    while client.aio_in_flight() == 100:
+        client.poll(1000)
+    pair.secondary.qmp.cmd("xen-set-replication", enable=False, primary=False, failover=True)
+    pair.secondary.qmp.event("REPLICATION_STAGE_CHANGE", stage="failover")
 
 
 @pytest.mark.commands("x-query-nbd-servers")

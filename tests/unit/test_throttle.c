@@ -397,6 +397,31 @@ TEST_LOOP(changes_of_the_graph_do_not_wait_for_the_throttled)
     tear_down(&f);
 }
 
+/* Half a minute too. Afterwards the limit is as it was. */
+TEST_LOOP(an_edge_that_is_hurried_lets_them_go_until_it_is_not)
+{
+    struct fixture f = set_up(",'limits':{'iops-total':10}");
+    struct task tasks[200], late[3];
+    uint64_t began_ns = turn_ns();
+
+    for (unsigned i = 0; i < ARRAY_LEN(tasks); i++)
+        start(&tasks[i], f.edge, WRITE, 512, NULL);
+    graph_hurry(f.edge, true);
+    start(&late[0], f.edge, WRITE, 512, NULL);
+    for (unsigned i = 0; i < ARRAY_LEN(tasks); i++)
+        test_wait_until(tasks[i].done);
+    test_wait_until(late[0].done);
+    assert_true(now_ns() - began_ns < 2 * NS_PER_S);
+    graph_hurry(f.edge, false);
+    start(&late[1], f.edge, WRITE, 512, NULL);
+    start(&late[2], f.edge, WRITE, 512, NULL);
+    co_sleep(50 * NS_PER_MS);
+    assert_false(late[2].done);
+    graph_hurry(f.edge, true);
+    test_wait_until(late[1].done && late[2].done);
+    tear_down(&f);
+}
+
 /* Only whom the drain waits for: the other node of the group stays within what is left. */
 TEST_LOOP(a_drain_of_one_node_lifts_no_limit_of_another)
 {
@@ -543,6 +568,7 @@ int main(void)
         cmocka_unit_test(nodes_of_a_group_share_its_limits_and_take_turns),
         cmocka_unit_test(a_group_that_is_used_stays),
         cmocka_unit_test(a_drain_lets_them_all_go),
+        cmocka_unit_test(an_edge_that_is_hurried_lets_them_go_until_it_is_not),
         cmocka_unit_test(changes_of_the_graph_do_not_wait_for_the_throttled),
         cmocka_unit_test(a_drain_of_one_node_lifts_no_limit_of_another),
         cmocka_unit_test(errors_of_the_child_come_back),
