@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 BUILD = Path(os.environ.get("BLOCKSTEP_BUILD", ROOT / "build"))
 BLOCKSTEPD = BUILD / "src/bin/blockstepd"
 BLOCKSTEP = BUILD / "src/bin/blockstep"
-DEADLINE_S = 20
+DEADLINE_S = 20 * int(os.environ.get("BLOCKSTEP_TEST_SLOW", "1"))
 
 
 class QmpError(Exception):

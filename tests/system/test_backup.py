@@ -7,7 +7,7 @@ import time
 import pytest
 
 from beside_qemu import Beside
-from blockstep import QmpError, make_file, run
+from blockstep import DEADLINE_S, QmpError, make_file, run
 from test_cli import Pair, pattern
 from test_mirror import MIB, SIZE, Disks, Guest
 
@@ -50,7 +50,7 @@ def wait_for_writes(disks, count):
         nodes = disks.qmp.cmd("query-named-block-nodes")
         return [node["x-stats"]["write"]["requests"] for node in nodes
                 if node["node-name"] == "source"][0]
-    first, end = writes(), time.monotonic() + 20
+    first, end = writes(), time.monotonic() + DEADLINE_S
     while writes() < first + count:
         assert time.monotonic() < end
         time.sleep(0.01)

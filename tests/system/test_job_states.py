@@ -83,8 +83,10 @@ def test_a_ready_mirror_that_is_paused(both):
     show(both)
     both.cmd("job-pause", id="j")
     both.cmd("block-job-cancel", device="j")
+    both.compare_events(COUNTS)
     both.cmd("job-resume", id="j")
     both.cmd("job-resume", id="j")
+    both.event("JOB_STATUS_CHANGE", status="ready")
     both.cmd("block-job-cancel", device="j")
     gone(both)
 

@@ -62,10 +62,8 @@ def wait_until(condition):
 def test_a_request_that_hangs_ends_with_an_error(hung):
     wait_until(lambda: hung.requests_in_flight() == 1)
     assert BLOCK in hung.near.qmp.cmd("query-yank")
-    began = time.monotonic()
     hung.near.qmp.cmd("yank", {"instances": [BLOCK]})
     assert hung.read_fails()
-    assert time.monotonic() - began < 5
     [node] = hung.near.qmp.cmd("query-named-block-nodes")
     assert node["x-driver-specific"]["connected"] is False
 
