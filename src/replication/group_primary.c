@@ -206,7 +206,7 @@ static void flush_run(void *arg) MAY_WAIT
     co_queue_wake_all(&group->flushed);
 }
 
-static int flush_begin(struct replication_group *group, struct node *node)
+static int flush_begin(struct replication_group *group, struct node *node) MAY_WAIT
 {
     struct flush *flush = calloc(1, sizeof(*flush));
 
