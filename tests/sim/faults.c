@@ -88,7 +88,8 @@ static void link_fault(struct world *world, const struct op *op)
 {
     static const enum sim_side sides[] = {SIM_SIDE_BOTH, SIM_SIDE_FROM, SIM_SIDE_TO};
     const struct sim_link_options cut = {.blocked = true};
-    const struct sim_link_options slow = {.delay = {NS_PER_MS, 50 * NS_PER_MS}};
+    const struct sim_link_options slow = {
+        .delay = {NS_PER_MS, op->a >= LINK_VERY_SLOW ? 3 * NS_PER_S : 50 * NS_PER_MS}};
 
     host_trouble(world_other(world));
     if (op->kind == OP_LINK_BREAK) {

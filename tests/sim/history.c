@@ -118,7 +118,9 @@ static void print_plain(const struct op *op, char *text, size_t text_bytes)
     case OP_LINK_CUT:
     case OP_LINK_SLOW:
     case OP_LINK_BREAK:
-        snprintf(text, text_bytes, "%s (%s)", op_names[op->kind], way_names[op->a % 3]);
+        snprintf(text, text_bytes, "%s%s (%s)", op_names[op->kind],
+                 op->kind == OP_LINK_SLOW && op->a >= LINK_VERY_SLOW ? " very much" : "",
+                 way_names[op->a % 3]);
         break;
     case OP_DISK_FAIL:
     case OP_DISK_STALL:

@@ -66,7 +66,12 @@ enum op_flags {
 #define OP_AMBUSH_AT(stage, call) (OP_AMBUSH | (stage) << 8 | (call) << 12)
 #define OP_STAGE(op)              ((enum cover_stage)((op)->flags >> 8 & 15))
 #define OP_CALL_OF(op)            ((enum cover_call)((op)->flags >> 12))
-enum link_way { LINK_BOTH, LINK_TO_OTHER, LINK_TO_TRUTH };
+enum link_way {
+    LINK_BOTH,
+    LINK_TO_OTHER,
+    LINK_TO_TRUTH,
+    LINK_VERY_SLOW, /* added to one of them */
+};
 /* Which file of a disk a fault strikes. */
 enum disk_file { DISK_FILE_ANY, DISK_FILE_RAW, DISK_FILE_HIDDEN, DISK_FILE_ACTIVE };
 

@@ -189,11 +189,35 @@ static void draw_op(struct maker *maker)
         break;
     default:
         op->side = (uint8_t)below(maker, 2);
-        op->a = below(maker, 3);
+        op->a = below(maker, 3) + (chance(maker, 25) ? LINK_VERY_SLOW : 0);
         if (op->kind == OP_DISK_FAIL || op->kind == OP_DISK_STALL || op->kind == OP_DISK_FULL)
             draw_fault(maker, op);
         break;
     }
+}
+
+/* A primary dies while much of what it has sent is still on its way, and another one follows that is
+ * synchronised onto the same secondary before it arrives. */
+static void draw_replacement(struct maker *maker)
+{
+    push(maker, OP_LINK_HEAL);
+    *push(maker, OP_RESTART) = (struct op){.kind = OP_RESTART, .flags = OP_WAIT};
+    *push(maker, OP_RESUME) = (struct op){.kind = OP_RESUME, .flags = OP_WAIT | OP_IF_BROKEN};
+    *push(maker, OP_LINK_SLOW) = (struct op){.kind = OP_LINK_SLOW,
+                                             .a = LINK_TO_OTHER + LINK_VERY_SLOW};
+    for (unsigned i = 0; i < 6; i++) {
+        struct op *op = push(maker, chance(maker, 80) ? OP_WRITE : OP_ZERO);
+        op->disk = (uint8_t)below(maker, maker->history->disks);
+        draw_range(maker, op);
+    }
+    *push(maker, OP_DELAY) = (struct op){.kind = OP_DELAY, .a = 300 + below(maker, 2000)};
+    push(maker, OP_KILL);
+    push(maker, OP_LINK_HEAL);
+    *push(maker, OP_RESTART) = (struct op){.kind = OP_RESTART, .flags = OP_WAIT};
+    *push(maker, OP_RESUME) = (struct op){.kind = OP_RESUME, .flags = OP_WAIT | OP_KEEP};
+    *push(maker, OP_DELAY) = (struct op){.kind = OP_DELAY, .a = below(maker, 2000000)};
+    *push(maker, OP_CHECKPOINT) = (struct op){.kind = OP_CHECKPOINT, .flags = OP_WAIT};
+    *push(maker, OP_CHECK) = (struct op){.kind = OP_CHECK, .flags = OP_WAIT};
 }
 
 static void draw_visit(struct maker *maker, uint64_t number)
@@ -227,6 +251,8 @@ void history_from_seed(struct history *history, uint64_t seed)
     for (unsigned visit = 0; visit <= STEER_VISITS; visit++) {
         for (unsigned i = 0; i < wanted / (STEER_VISITS + 1); i++)
             draw_op(&maker);
+        if (visit == 0 && history->peer_control && chance(&maker, 25))
+            draw_replacement(&maker);
         if (visit < STEER_VISITS)
             draw_visit(&maker, seed * STEER_VISITS + visit);
     }

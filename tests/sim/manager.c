@@ -524,7 +524,9 @@ static void finish_resume(struct world *world) MAY_WAIT
     check(world);
     view_forget_doubts(world_truth(world)->view);
     pair_resume(world, world->history->seed / 2 % 2 == 0 ? OP_KEEP : 0);
-    if (world_other(world)->role != ROLE_STANDBY)
+    if (!world_truth(world)->linked)
+        pair_resume(world, 0); /* the other's daemon may be beyond help */
+    if (world_other(world)->role != ROLE_STANDBY || !world_truth(world)->linked)
         world_violation(world, invariant_name(I8_NOTHING_HANGS),
                         "the faults are over, and the pair does not come in sync");
     finish_in_sync(world);

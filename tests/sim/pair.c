@@ -287,7 +287,7 @@ static bool standby_runs(const struct host *host)
 {
     enum cover_stage stage;
 
-    return host->role == ROLE_STANDBY && !host->frozen && !host->fenced &&
+    return host->role == ROLE_STANDBY && host_is_well(host) && !host->fenced &&
            host_stage(host, &stage) && stage == COVER_S_RUNNING;
 }
 
