@@ -361,34 +361,34 @@ int peer_await(struct peer *peer, uint64_t deadline_ns, struct err *err)
     return err_prefix(err, peer->is_over ? "the session is over" : "a link is lost, and also");
 }
 
-static struct json_object *checkpoint_arguments(const struct peer *peer, bool first,
-                                                uint64_t target)
+static struct json_object *checkpoint_arguments(const struct peer *peer, bool first)
 {
     CLEANUP(json_putp) struct json_object *arguments = json_object_new_object();
 
     if (arguments == NULL || json_add_uint(arguments, "session", peer->session) < 0 ||
-        json_add_uint(arguments, "epoch", target) < 0 ||
+        json_add_uint(arguments, "epoch", peer->epoch + 1) < 0 ||
         json_add_bool(arguments, "first", first) < 0)
         return NULL;
     return TAKE_PTR(arguments);
 }
 
 /* An answer that says nothing costs the link, as one that does not come. */
-static int ask_checkpoint(struct peer *peer, struct json_object *arguments, uint64_t target,
-                          uint64_t deadline_ns, struct err *err) MAY_WAIT
+static int ask_checkpoint(struct peer *peer, struct json_object *arguments, uint64_t deadline_ns,
+                          struct err *err) MAY_WAIT
 {
     CLEANUP(json_putp) struct json_object *answer = NULL;
     struct peer_link *link = peer->link;
-    uint64_t epoch = 0;
+    uint64_t before = peer->epoch, epoch = 0;
     int ret = peer_link_run(link, "replication-checkpoint", arguments, deadline_ns, &answer, err);
 
     if (ret < 0)
         return ret;
     ret = peer_epoch_read(answer, &epoch, err);
-    if (ret == 0 && epoch < target)
+    if (ret == 0 && epoch <= before)
         ret = err_set(err, -EPROTO,
-                      "it has taken a checkpoint, and is at epoch %" PRIu64 ", not %" PRIu64, epoch,
-                      target);
+                      "it says that it has taken a checkpoint, and is at epoch %" PRIu64
+                      " as before %" PRIu64,
+                      epoch, before);
     if (ret == 0)
         peer->epoch = epoch;
     else if (peer->link == link && peer->connected)
@@ -406,28 +406,27 @@ static void checkpoint_taken(struct peer *peer, bool first)
     peer->state = (struct peer_state){.intact = true};
 }
 
+/* One whose answer is lost is asked for again, though it may have been taken: its epoch alone would not tell
+ * it from somebody else's, who came while there was no connection. One more at the same place harms nobody. */
 int peer_checkpoint(struct peer *peer, bool first, uint64_t deadline_ns, bool *ret_unknown,
                     struct err *err)
 {
-    uint64_t target = 0; /* 0: it has not been asked yet */
+    bool asked = false;
 
     *ret_unknown = false;
     for (;;) {
         struct err lost = ERR_INIT;
-        int ret = peer_await(peer, deadline_ns, &lost);
-        if (ret < 0) {
-            if (target == 0)
+        if (peer_await(peer, deadline_ns, &lost) < 0) {
+            if (!asked)
                 *err = lost;
             return err->code;
         }
-        if (target == 0)
-            target = peer->epoch + 1;
-        if (peer->epoch < target) {
-            struct json_object *arguments = checkpoint_arguments(peer, first, target);
-            if (arguments == NULL)
-                return err_no_memory(err);
-            ret = ask_checkpoint(peer, arguments, target, deadline_ns, err);
-        }
+        bool mended = asked && peer->state.intact;
+        struct json_object *arguments = checkpoint_arguments(peer, first && !mended);
+        if (arguments == NULL)
+            return err_no_memory(err);
+        asked = true;
+        int ret = ask_checkpoint(peer, arguments, deadline_ns, err);
         *ret_unknown = ret < 0 && ret != -EREMOTEIO;
         if (ret == 0)
             checkpoint_taken(peer, first);

@@ -42,7 +42,8 @@ uint64_t peer_epoch(const struct peer *peer); /* live on the secondary, as last 
 /* Until there is a connection, or the deadline. */
 int peer_await(struct peer *peer, uint64_t deadline_ns, struct err *err) MAY_WAIT;
 /*
- * Has the secondary take a checkpoint, and tries again until the deadline when the answer is lost.
+ * Has the secondary take a checkpoint, and asks again until the deadline when the answer is lost: it may take
+ * more than one, all at the same place, since nothing is forwarded meanwhile.
  * *ret_unknown after a failure: it has been asked for one, and whether it has taken it, or will, is not
  * known. `first`: the disks are equal now.
  */

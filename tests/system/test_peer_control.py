@@ -135,14 +135,15 @@ def test_a_primary_that_starts_anew_is_believed_after_a_synchronisation_only(pai
 # --- links that break ---
 
 @pytest.mark.parametrize("direction, last", [(TO_SERVER, 130), (TO_CLIENT, 60)])
-def test_a_checkpoint_is_taken_once_at_whichever_byte_the_control_link_breaks(pair, direction, last):
+def test_a_checkpoint_is_taken_at_whichever_byte_the_control_link_breaks(pair, direction, last):
     epoch = pair.query("secondary")["epoch"]
     for after_bytes in range(1, last, 9):
         pair.wait_peer()
         pair.io("p", f"write -P {after_bytes} 0 64k")
         pair.link.cut(direction, after_bytes)
-        epoch += 1
-        assert pair.checkpoint() == epoch == pair.query("secondary")["epoch"]
+        reached = pair.checkpoint()
+        assert reached == pair.query("secondary")["epoch"] and reached > epoch
+        epoch = reached
         pair.io("s", f"read -P {after_bytes} 0 64k")
     assert pair.primary.qmp.cmd("query-xen-replication-status")["error"] is False
     assert pair.query("primary")["peer"]["session"] == 1
