@@ -166,6 +166,20 @@ TEST_LOOP(a_backup_is_the_source_as_of_its_start_whatever_the_guest_writes)
     world_close(&world);
 }
 
+TEST_LOOP(a_backup_keeps_to_its_speed)
+{
+    struct world world;
+    world_open(&world);
+    struct backup_options options = options_of(&world);
+    options.speed_bytes = UINT64_C(2) * SIZE_BYTES;
+    uint64_t begun_ns = loop_now_ns(loop_current());
+    struct job *job = start(&world, &options);
+    assert_int_equal(finish(job), 0);
+    assert_true(loop_now_ns(loop_current()) - begun_ns >= 250 * NS_PER_MS);
+    expect_copy(&world, world.before, 0, SIZE_BYTES);
+    world_close(&world);
+}
+
 TEST_LOOP(without_a_first_copy_only_what_changes_is_saved)
 {
     struct world world;
@@ -377,6 +391,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_backup_is_the_source_as_of_its_start_whatever_the_guest_writes),
+        cmocka_unit_test(a_backup_keeps_to_its_speed),
         cmocka_unit_test(without_a_first_copy_only_what_changes_is_saved),
         cmocka_unit_test(a_bitmap_tells_what_is_copied_and_then_what_came_after_it),
         cmocka_unit_test(a_bitmap_ends_as_its_mode_says),

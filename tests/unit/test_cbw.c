@@ -521,6 +521,16 @@ TEST_LOOP(a_target_that_cannot_tell_what_it_holds_may_be_any_disk_of_the_same_le
     graph_free(graph);
 }
 
+static bool says_broken(struct node *filter)
+{
+    CLEANUP(json_putp) struct json_object *object = json_object_new_object();
+    struct json_object *broken = NULL;
+
+    assert_int_equal(filter->driver->describe(filter, object), 0);
+    json_object_object_get_ex(object, "snapshot-broken", &broken);
+    return json_object_get_boolean(broken);
+}
+
 TEST_LOOP(a_snapshot_that_breaks_leaves_the_guest_alone)
 {
     const struct blkdebug_rule rule = {.kinds = BLKDEBUG_WRITE, .error = -EIO};
@@ -543,6 +553,7 @@ TEST_LOOP(a_snapshot_that_breaks_leaves_the_guest_alone)
     assert_int_equal(blocks_write(edge, 0, 512, 1, 0), 0);
     assert_int_equal(blocks_read_bytes(reader, 0, &byte, 1, 0), 0);
     assert_int_equal(byte, 0);
+    assert_false(says_broken(filter));
     assert_int_equal(blkdebug_inject(copy, &rule, NULL), 0);
     /* The copy of zeroes goes another way. */
     memset(mem_bytes(filter->file->child), 7, 262144);
@@ -551,6 +562,7 @@ TEST_LOOP(a_snapshot_that_breaks_leaves_the_guest_alone)
     assert_int_equal(cbw_broken(filter, &broken), -EIO);
     assert_int_equal(broken.offset_bytes, 65536);
     assert_false(broken.reading);
+    assert_true(says_broken(filter));
     assert_int_equal(blocks_read_bytes(reader, 0, &byte, 1, 0), -EACCES);
     graph_detach(reader);
     graph_detach(edge);

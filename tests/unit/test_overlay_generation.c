@@ -86,6 +86,29 @@ TEST_LOOP(an_emptying_that_a_record_decides_writes_nothing_until_the_next_save)
     done(&f);
 }
 
+#define WITH_ID                                             \
+    "{'driver':'overlay','node-name':'%s','image-id':'%s'," \
+    "'read-only':true,'file':{'driver':'file','filename':'%s'}}"
+
+TEST_LOOP(an_image_is_known_by_its_id)
+{
+    struct overlay_fixture f = open_new();
+    struct overlay_identity identity = identity_of(f.node);
+    struct graph *graph = blocks_graph();
+    char id[2 * sizeof(identity.image_id) + 1];
+
+    overlay_shut(&f);
+    for (size_t i = 0; i < sizeof(identity.image_id); i++)
+        snprintf(id + 2 * i, 3, "%02x", identity.image_id[i]);
+    char wrong[400];
+    blocks_add(graph, WITH_ID, "right", id, test_path("a"));
+    id[0] = id[0] == '0' ? '1' : '0';
+    snprintf(wrong, sizeof(wrong), WITH_ID, "wrong", id, test_path("a"));
+    assert_int_equal(blocks_add_fails(graph, "it is the overlay of another disk", wrong), -EINVAL);
+    graph_free(graph);
+    test_folder_remove();
+}
+
 TEST_LOOP(no_save_counts_while_the_superblock_cannot_follow)
 {
     struct overlay_fixture f = open_new(), killed;
@@ -300,6 +323,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_emptying_that_a_record_decides_writes_nothing_until_the_next_save),
+        cmocka_unit_test(an_image_is_known_by_its_id),
         cmocka_unit_test(no_save_counts_while_the_superblock_cannot_follow),
         cmocka_unit_test(closing_writes_the_superblock_that_is_due),
         cmocka_unit_test(an_overlay_newer_than_its_record_is_refused),
