@@ -195,11 +195,12 @@ const char *sim_op_name(enum sim_op op);
 struct sim_fault {
     const char *path; /* as the request has it; "/a/b*": all that begin so; NULL: all */
     enum sim_op op;
-    unsigned nth;         /* 1 (or 0): the next */
-    unsigned times;       /* UINT_MAX (or 0): all from then on */
-    unsigned per_million; /* 0: each */
-    int error;            /* what it fails with, negative errno, without effect; 0: it does not */
-    uint64_t stall_ns;    /* before that, it is not answered for so long, or until cleared */
+    unsigned nth;                        /* 1 (or 0): the next */
+    unsigned times;                      /* UINT_MAX (or 0): all from then on */
+    unsigned per_million;                /* 0: each */
+    uint64_t offset_bytes, length_bytes; /* requests that touch this range; length 0: all */
+    int error;         /* what it fails with, negative errno, without effect; 0: it does not */
+    uint64_t stall_ns; /* before that, it is not answered for so long, or until cleared */
 };
 /* 0 or -ENOMEM, or -ENOENT for an unknown host. Faults are asked in the order of their making; the
  * first that strikes decides. */
@@ -210,6 +211,8 @@ void sim_fault_clear(struct sim *sim, const char *host);
  * range is rounded to whole units. -ENOENT, -ENOMEM. */
 int sim_bad_sectors(struct sim *sim, const char *host, const char *path, uint64_t offset_bytes,
                     uint64_t length_bytes);
+/* All sectors of the file can be read again. -ENOENT. */
+int sim_mend_sectors(struct sim *sim, const char *host, const char *path);
 /* Changes what the files of a host may take, even to less than they do; 0: no limit. */
 void sim_disk_limit(struct sim *sim, const char *host, uint64_t bytes);
 uint64_t sim_disk_used_bytes(struct sim *sim, const char *host);

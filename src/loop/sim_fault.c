@@ -65,11 +65,17 @@ void sim_fault_clear(struct sim *sim, const char *host_name)
     sim_requests_unstall(host);
 }
 
-static bool sim_fault_fits(const struct sim_fault_rule *rule, const char *path, enum sim_op op)
+static bool sim_fault_fits(const struct sim_fault_rule *rule, const struct sim_request *request)
 {
+    const struct sim_fault *fault = &rule->fault;
+    const char *path = request->path;
     size_t length = strlen(rule->path);
 
-    if (rule->fault.op != SIM_OP_ANY && rule->fault.op != op)
+    if (fault->op != SIM_OP_ANY && fault->op != request->op)
+        return false;
+    if (fault->length_bytes > 0 &&
+        (request->offset_bytes >= fault->offset_bytes + fault->length_bytes ||
+         fault->offset_bytes >= request->offset_bytes + request->length_bytes))
         return false;
     if (length > 0 && rule->path[length - 1] == '*')
         return strncmp(rule->path, path, length - 1) == 0;
@@ -85,12 +91,14 @@ static bool sim_fault_strikes(struct sim *sim, struct sim_fault_rule *rule)
     return rule->fault.per_million == 0 || sim_below(sim, 1000000) < rule->fault.per_million;
 }
 
-int sim_fault_check(struct sim_host *host, const char *path, enum sim_op op, uint64_t *ret_stall_ns)
+int sim_fault_check(const struct sim_request *request, uint64_t *ret_stall_ns)
 {
+    struct sim_host *host = request->host;
+
     *ret_stall_ns = 0;
     LIST_FOR_EACH(rule, &host->faults, struct sim_fault_rule, link) {
         struct sim_fault *fault = &rule->fault;
-        if (!sim_fault_fits(rule, path, op) || !sim_fault_strikes(host->sim, rule))
+        if (!sim_fault_fits(rule, request) || !sim_fault_strikes(host->sim, rule))
             continue;
         int error = fault->error;
         *ret_stall_ns = fault->stall_ns;
@@ -115,6 +123,17 @@ int sim_bad_sectors(struct sim *sim, const char *host_name, const char *path, ui
     sim_tell(sim, host, NULL, "bad sectors in %s %llu+%llu", path, (unsigned long long)offset_bytes,
              (unsigned long long)length_bytes);
     return sim_pages_spoil(&inode->pages, offset_bytes, length_bytes);
+}
+
+int sim_mend_sectors(struct sim *sim, const char *host_name, const char *path)
+{
+    struct sim_host *host = sim_host_find(sim, host_name);
+    struct sim_inode *inode;
+
+    int result = host != NULL ? sim_fs_find(host, path, &inode) : -ENOENT;
+    if (result == 0)
+        sim_pages_mend(&inode->pages);
+    return result;
 }
 
 void sim_set_request_hook(struct sim *sim, sim_request_hook *hook, void *arg)

@@ -262,8 +262,7 @@ void sim_requests_unstall(struct sim_host *host);
 /* sim_fault.c */
 void sim_faults_drop(struct sim_host *host);
 /* The error that a fault asks for, or 0; and how long it stalls before. */
-int sim_fault_check(struct sim_host *host, const char *path, enum sim_op op,
-                    uint64_t *ret_stall_ns);
+int sim_fault_check(const struct sim_request *request, uint64_t *ret_stall_ns);
 
 /* --- what a killed process leaves for a while: sim_process.c --- */
 

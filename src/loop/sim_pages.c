@@ -596,3 +596,17 @@ int sim_pages_spoil(struct sim_pages *pages, uint64_t offset_bytes, uint64_t len
     }
     return 0;
 }
+
+void sim_pages_mend(struct sim_pages *pages)
+{
+    uint64_t number = 0, end = (SIM_FILE_MAX_BYTES / SIM_PAGE_BYTES), missing_end;
+
+    while (number < end) {
+        struct sim_page **slot = slot_find(pages, number, &missing_end);
+        if (slot != NULL && *slot != NULL) {
+            (*slot)->bad = 0;
+            page_free_if_hole(pages, *slot);
+        }
+        number = slot != NULL ? number + 1 : missing_end;
+    }
+}

@@ -58,6 +58,8 @@ int sim_pages_zero(struct sim_pages *pages, uint64_t offset_bytes, uint64_t leng
 uint64_t sim_pages_next(struct sim_pages *pages, uint64_t page, uint64_t end, bool data);
 /* Units of this range cannot be read until they are written as a whole. 0 or -ENOMEM. */
 int sim_pages_spoil(struct sim_pages *pages, uint64_t offset_bytes, uint64_t length_bytes);
+/* All can be read again. */
+void sim_pages_mend(struct sim_pages *pages);
 
 /* What is dirty becomes durable, */
 void sim_pages_sync(struct sim_pages *pages);

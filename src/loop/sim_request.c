@@ -220,7 +220,7 @@ static bool sim_request_stalls(struct sim_request *request)
     struct sim *sim = request->host->sim;
     uint64_t stall_ns;
 
-    request->result = sim_fault_check(request->host, request->path, request->op, &stall_ns);
+    request->result = sim_fault_check(request, &stall_ns);
     if (stall_ns == 0)
         return false;
     request->phase = SIM_STALLED;

@@ -30,7 +30,8 @@ static const char *const op_names[OP_KIND_COUNT] = {
     [OP_LINK_CUT] = "cut the link",
     [OP_LINK_SLOW] = "slow the link",
     [OP_LINK_BREAK] = "break the connections",
-    [OP_LINK_HEAL] = "heal the link",
+    [OP_LINK_LOSE] = "break the connection that carries more",
+    [OP_LINK_HEAL] = "heal the links",
     [OP_DISK_FAIL] = "disk fails",
     [OP_DISK_STALL] = "disk stalls",
     [OP_DISK_FULL] = "disks are full",
@@ -61,6 +62,7 @@ static const char *const op_words[OP_KIND_COUNT] = {
     [OP_LINK_CUT] = "link-cut",
     [OP_LINK_SLOW] = "link-slow",
     [OP_LINK_BREAK] = "link-break",
+    [OP_LINK_LOSE] = "link-lose",
     [OP_LINK_HEAL] = "link-heal",
     [OP_DISK_FAIL] = "disk-fail",
     [OP_DISK_STALL] = "disk-stall",
@@ -78,6 +80,20 @@ static const char *const request_names[] = {"any", "read", "write", "sync", "zer
 const char *op_name(enum op_kind kind)
 {
     return op_names[kind];
+}
+
+static void print_link_fault(const struct op *op, char *text, size_t text_bytes)
+{
+    static const char *const pairs[] = {"", "guest and daemon of ", "manager and daemon of "};
+
+    unsigned of = op->b % 4 % LINK_OF_COUNT;
+
+    snprintf(text, text_bytes, "%s%s%s%s%s (%s)", op_names[op->kind],
+             op->kind == OP_LINK_SLOW && op->a >= LINK_VERY_SLOW ? " very much" : "",
+             of == LINK_OF_PAIR ? "" : " of ", pairs[of],
+             of == LINK_OF_PAIR ? "" : side_names[op->side], way_names[op->a % 3]);
+    if (op->kind == OP_LINK_LOSE)
+        snprintf(text + strlen(text), text_bytes - strlen(text), ": %" PRIu32 " bytes", op->b >> 2);
 }
 
 static void print_disk_fault(const struct op *op, char *text, size_t text_bytes)
@@ -115,12 +131,17 @@ static void print_plain(const struct op *op, char *text, size_t text_bytes)
     case OP_DELAY:
         snprintf(text, text_bytes, "let %" PRIu32 " us pass", op->a);
         break;
+    case OP_DISK_BAD:
+        snprintf(text, text_bytes, "%s of %s: disk %u, %s, sectors %" PRIu32 " to %" PRIu32 "%s",
+                 op_names[op->kind], side_names[op->side], op->disk, file_names[op->a % 4],
+                 op->b & 0xffff, (op->b & 0xffff) + (op->b >> 16) - 1,
+                 op->a >> 8 != 0 ? ", for writes too" : "");
+        break;
     case OP_LINK_CUT:
     case OP_LINK_SLOW:
     case OP_LINK_BREAK:
-        snprintf(text, text_bytes, "%s%s (%s)", op_names[op->kind],
-                 op->kind == OP_LINK_SLOW && op->a >= LINK_VERY_SLOW ? " very much" : "",
-                 way_names[op->a % 3]);
+    case OP_LINK_LOSE:
+        print_link_fault(op, text, text_bytes);
         break;
     case OP_DISK_FAIL:
     case OP_DISK_STALL:

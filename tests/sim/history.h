@@ -42,6 +42,7 @@ enum op_kind {
     OP_LINK_CUT,
     OP_LINK_SLOW,
     OP_LINK_BREAK,
+    OP_LINK_LOSE,
     OP_LINK_HEAL,
     OP_DISK_FAIL,
     OP_DISK_STALL,
@@ -72,13 +73,17 @@ enum link_way {
     LINK_TO_TRUTH,
     LINK_VERY_SLOW, /* added to one of them */
 };
+/* Of the two daemons, or of one with its guest or with the manager: there "other" is the daemon. */
+enum link_of { LINK_OF_PAIR, LINK_OF_GUEST, LINK_OF_MANAGER, LINK_OF_COUNT };
 /* Which file of a disk a fault strikes. */
 enum disk_file { DISK_FILE_ANY, DISK_FILE_RAW, DISK_FILE_HIDDEN, DISK_FILE_ACTIVE };
 
 struct op {
     uint8_t kind, side, disk;
     uint16_t flags;
-    uint32_t a, b; /* sectors: first, count; DISK_*: file | op << 8, nth | times << 16; ... */
+    uint32_t a, b; /* sectors: first, count; DISK_*: file | op << 8, nth | times << 16;
+                      DISK_BAD: file | 256 when writes fail too, first | count << 16; LINK_*: way,
+                      enum link_of | bytes << 2 */
 };
 
 #define STRIKE_CHOICES_MAX 255u

@@ -71,10 +71,12 @@ static void weigh(struct maker *maker, enum theme theme)
         {OP_LINK_CUT, {0, 0, 0, 0, 15, 0, 2, 4}},
         {OP_LINK_SLOW, {0, 5, 0, 0, 15, 0, 2, 4}},
         {OP_LINK_BREAK, {0, 0, 0, 0, 12, 0, 2, 4}},
+        {OP_LINK_LOSE, {0, 0, 0, 0, 12, 0, 2, 4}},
         {OP_LINK_HEAL, {0, 5, 0, 0, 30, 0, 6, 8}},
         {OP_DISK_FAIL, {0, 0, 0, 0, 0, 25, 4, 6}},
         {OP_DISK_STALL, {0, 3, 2, 0, 0, 15, 4, 6}},
         {OP_DISK_FULL, {0, 0, 0, 0, 0, 8, 2, 3}},
+        {OP_DISK_BAD, {0, 0, 2, 2, 0, 12, 4, 4}},
         {OP_DISK_HEAL, {0, 6, 4, 0, 0, 30, 8, 10}},
     };
 
@@ -141,6 +143,24 @@ static void draw_fault(struct maker *maker, struct op *op)
         op->b = below(maker, 20);
 }
 
+/* Some sectors, mostly where others are written too. */
+static void draw_bad_sectors(struct maker *maker, struct op *op)
+{
+    struct op range;
+
+    draw_range(maker, &range);
+    op->a = (1 + below(maker, 3)) | (chance(maker, 30) ? 1 << 8 : 0);
+    op->b = range.a | MIN(range.b, 16) << 16;
+}
+
+/* Mostly the link of the pair. */
+static void draw_link(struct maker *maker, struct op *op)
+{
+    op->b = chance(maker, 70) ? LINK_OF_PAIR : LINK_OF_GUEST + below(maker, 2);
+    if (op->kind == OP_LINK_LOSE)
+        op->b |= below(maker, chance(maker, 50) ? 300 : 30000) << 2;
+}
+
 static struct op *push(struct maker *maker, enum op_kind kind)
 {
     struct history *history = maker->history;
@@ -192,6 +212,10 @@ static void draw_op(struct maker *maker)
         op->a = below(maker, 3) + (chance(maker, 25) ? LINK_VERY_SLOW : 0);
         if (op->kind == OP_DISK_FAIL || op->kind == OP_DISK_STALL || op->kind == OP_DISK_FULL)
             draw_fault(maker, op);
+        else if (op->kind == OP_DISK_BAD)
+            draw_bad_sectors(maker, op);
+        else if (op->kind >= OP_LINK_CUT && op->kind <= OP_LINK_LOSE)
+            draw_link(maker, op);
         break;
     }
 }

@@ -137,6 +137,7 @@ static void taken_over(struct world *world, bool certain)
     other->merging = true;
     other->took_over = certain;
     other->took_over_at = oracle_now(world->oracle);
+    other->took_over_troubles = other->troubles;
     other->awaits = false;
     view_set_invariant(other->view, I3_FAILOVER_CONTRACT);
     world->truth = other->index;
@@ -536,6 +537,7 @@ void manager_finish(struct world *world)
 {
     lane_wait(world);
     manager_heal(world);
+    co_sleep(2 * NS_PER_S); /* all have heard of what was broken */
     settle(world);
     renew(world);
     if (world_is_well(world))

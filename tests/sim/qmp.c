@@ -156,6 +156,14 @@ static int qmp_ask(struct host *host, const char *text, struct json_object **ret
         return r;
     sock_deadline(host->qmp, loop_now_ns(world->manager) + WORLD_PATIENCE_NS);
     r = qmp_send(host, text);
+    if (r == -ECONNRESET || r == -EPIPE) { /* it had been broken: nobody has got the whole of it */
+        qmp_disconnect(host);
+        r = qmp_connect(host, err);
+        if (r < 0)
+            return r;
+        sock_deadline(host->qmp, loop_now_ns(world->manager) + WORLD_PATIENCE_NS);
+        r = qmp_send(host, text);
+    }
     if (r == 0)
         r = qmp_receive(host, ret_value, err);
     if (r == 0) {

@@ -191,11 +191,15 @@ void strike_begin(struct world *world)
 
 void strike_begun(struct world *world)
 {
+    memcpy(world->facts.requests_begun, world->facts.requests, sizeof(world->facts.requests_begun));
+}
+
+void strike_last(struct world *world)
+{
     const struct strike *strike = &world->history->strike;
 
-    memcpy(world->facts.requests_begun, world->facts.requests, sizeof(world->facts.requests_begun));
     if (strike->kind == STRIKE_MEMORY)
-        world->facts.allocations_begun[strike->host] = (uint32_t)fail_alloc_asked();
+        world->facts.allocations_before[strike->host] = (uint32_t)fail_alloc_asked();
 }
 
 void strike_end(struct world *world)

@@ -154,7 +154,7 @@ static void each_allocation(struct course *course, uint8_t host)
         return;
     course->history->strike = (struct strike){.kind = STRIKE_MEMORY, .host = host};
     run_once(course); /* counts them */
-    uint32_t first = course->history->count > 0 ? course->facts.allocations_begun[host] + 1 : 1;
+    uint32_t first = course->facts.allocations_before[host] + 1;
     uint32_t last = course->facts.allocations[host];
     for (uint32_t at = first; at <= last; at++) {
         course->history->strike.at = at;

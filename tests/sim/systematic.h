@@ -5,7 +5,8 @@
 
 #include "world.h"
 
-#define SYSTEMATIC_LENGTH_MAX   6u
+/* An operation, the wait for it, and the restarts of who has died in it. */
+#define SYSTEMATIC_STEP_OPS     4u
 /* Outcomes of one death that are gone through; of those that have more, so many more are drawn. */
 #define SYSTEMATIC_OUTCOMES_MAX 256u
 #define SYSTEMATIC_DRAWN        64u

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "world.h"
+#include "systematic.h"
 
 #include "base/log.h"
 
@@ -63,7 +63,8 @@ bool host_is_up(const struct host *host)
 
 bool host_is_sound(const struct host *host)
 {
-    return host->disk_faults == 0 && !host->flush_lost && !host->memory_faulty;
+    return host->disk_faults == 0 && !host->flush_lost && !host->memory_faulty &&
+           host->cut_off_until_ns <= sim_now_ns(host->world->sim);
 }
 
 bool host_is_well(const struct host *host)
@@ -141,6 +142,8 @@ static void history_main(void *arg)
     strike_begun(world);
     for (world->op = 0; world->op < world->history->count; world->op++) {
         const struct op *op = &world->history->ops[world->op];
+        if (world->op + SYSTEMATIC_STEP_OPS == world->history->count)
+            strike_last(world);
         char text[160];
         op_print(op, text, sizeof(text));
         world_note(world, "--- %u: %s", world->op, text);

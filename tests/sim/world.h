@@ -73,14 +73,15 @@ struct host {
     enum role role;
     bool down;    /* ROLE_TRUTH, ROLE_STANDBY: its daemon died, and may be started again */
     bool merging; /* ROLE_TRUTH: the merge of its failover has not been seen to end */
-    uint32_t took_over_at;
+    uint32_t took_over_at, took_over_troubles;
     bool took_over; /* ROLE_TRUTH, merging: it said so */
     bool linked;    /* ROLE_TRUTH: forwards to the other */
     bool frozen;
     bool power_lost; /* ROLE_STANDBY, and ROLE_TRUTH while merging: it has not started since */
     bool memory_faulty;
-    unsigned disk_faults; /* bits of enum cover_fault */
-    bool flush_lost;      /* one may have failed: none succeeds before the next process */
+    uint64_t cut_off_until_ns; /* from its guest or its manager, more or less */
+    unsigned disk_faults;      /* bits of enum cover_fault */
+    bool flush_lost;           /* one may have failed: none succeeds before the next process */
     struct process *process;
     struct guest guest;
     struct view *view;   /* what its guest may see */
@@ -107,10 +108,10 @@ struct world_stats {
 
 /* What a run tells of itself. */
 struct world_facts {
-    uint32_t requests[WORLD_SIDES];    /* of each host to its disks, until the last operation */
-    uint32_t allocations[WORLD_SIDES]; /* of each daemon in commands, likewise */
-    /* Of these, before the first operation. */
-    uint32_t requests_begun[WORLD_SIDES], allocations_begun[WORLD_SIDES];
+    uint32_t requests[WORLD_SIDES];       /* of each host to its disks, until the last operation */
+    uint32_t allocations[WORLD_SIDES];    /* of each daemon in commands, likewise */
+    uint32_t requests_begun[WORLD_SIDES]; /* of these, before the first operation, */
+    uint32_t allocations_before[WORLD_SIDES]; /* and before the last workload's step */
     char choices[STRIKE_CHOICES_MAX + 1];
     bool many_choices; /* there were more */
 };
@@ -270,6 +271,8 @@ void host_trouble(struct host *host);
 void strike_begin(struct world *world);
 /* The pair is there: what is counted so far is the same in all histories. */
 void strike_begun(struct world *world);
+/* What a shorter workload has gone through already has happened. */
+void strike_last(struct world *world);
 /* Nothing more of it. */
 void strike_end(struct world *world);
 void strike_release(struct world *world);

@@ -533,8 +533,46 @@ static void read_bad_sectors(void *arg)
     assert_int_equal(file_read(file, bytes, 1, 3 * SIM_UNIT_BYTES), 1);
     assert_int_equal(file_zero(file, 4 * SIM_UNIT_BYTES, SIM_UNIT_BYTES, false), 0);
     assert_int_equal(file_read(file, bytes, sizeof(bytes), 0), sizeof(bytes));
+    assert_int_equal(sim_bad_sectors(sim, "a", "/disk", 0, SIM_UNIT_BYTES), 0);
+    assert_int_equal(file_read(file, bytes, 1, 0), -EIO);
+    assert_int_equal(sim_mend_sectors(sim, "a", "/none"), -ENOENT);
+    assert_int_equal(sim_mend_sectors(sim, "a", "/disk"), 0);
+    assert_int_equal(file_read(file, bytes, 1, 0), 1);
+    assert_int_equal(bytes[0], 1);
     file_close(file);
     loop_stop(loop_current());
+}
+
+static void write_bad_sectors(void *arg) MAY_WAIT;
+static void write_bad_sectors(void *arg)
+{
+    struct sim *sim = arg;
+    struct file *file = open_file("/disk");
+    uint8_t bytes[UNITS * SIM_UNIT_BYTES] = {0};
+    const struct sim_fault fault = {.path = "/disk",
+                                    .op = SIM_OP_WRITE,
+                                    .offset_bytes = 3 * SIM_UNIT_BYTES,
+                                    .length_bytes = 2 * SIM_UNIT_BYTES,
+                                    .error = -EIO};
+
+    assert_int_equal(sim_fault_add(sim, "a", &fault), 0);
+    assert_int_equal(file_write(file, bytes, 3 * SIM_UNIT_BYTES, 0), 0);
+    assert_int_equal(file_write(file, bytes, 3 * SIM_UNIT_BYTES + 1, 0), -EIO);
+    assert_int_equal(file_write(file, bytes, 1, 5 * SIM_UNIT_BYTES - 1), -EIO);
+    assert_int_equal(file_write(file, bytes, 1, 5 * SIM_UNIT_BYTES), 0);
+    assert_int_equal(file_write(file, bytes, sizeof(bytes), 0), -EIO);
+    file_close(file);
+    loop_stop(loop_current());
+}
+
+static void a_fault_can_be_of_some_sectors_only(void **state UNUSED)
+{
+    struct sim *sim = new_plain_world(2);
+    struct loop *loop = new_host(sim, "a");
+
+    run_on(loop, "bad", write_bad_sectors, sim);
+    loop_free(loop);
+    sim_free(sim);
 }
 
 static void bad_sectors_fail_to_be_read_until_they_are_written(void **state UNUSED)
@@ -612,6 +650,7 @@ int main(void)
         cmocka_unit_test(what_nobody_reads_is_not_asked_about),
         cmocka_unit_test(a_write_under_way_may_have_been_done_in_any_part),
         cmocka_unit_test(bad_sectors_fail_to_be_read_until_they_are_written),
+        cmocka_unit_test(a_fault_can_be_of_some_sectors_only),
         cmocka_unit_test(faults_stall_and_strike_by_chance),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
