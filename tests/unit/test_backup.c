@@ -1,70 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/*
- * The backup job: guest -> source (blkdebug) -> smem, and target (blkdebug) -> tmem.
- */
-#include "overlay_fixture.h"
+/* The backup job, in the world of job_fixture.h. */
+#include "job_fixture.h"
 
 #include "jobs/backup.h"
 
-#define SIZE_BYTES (UINT64_C(4) * 1024 * 1024 + 512)
-#define BLOCK      65536u
-#define GUESTS     3u
-#define ROUNDS     60u
+#define BLOCK  65536u
+#define GUESTS 3u
+#define ROUNDS 60u
 
-struct world {
-    struct graph *graph;
-    struct node *source, *target, *smem, *tmem;
-    struct edge *guest;
-    struct job_list jobs;
-    uint8_t *before; /* the source as of the job's start */
-    unsigned errors, guests;
-    uint64_t seed;
-    bool guests_end;
-};
-
-static void world_event(void *arg, const char *name, struct json_object *data)
+static void close_world(struct world *world) MAY_WAIT
 {
-    struct world *world = arg;
-    if (strcmp(name, "BLOCK_JOB_ERROR") == 0)
-        world->errors++;
-    json_object_put(data);
-}
-
-static struct node *add_mem(struct world *world, const char *name, unsigned yields) MAY_WAIT
-{
-    return blocks_add(world->graph,
-                      "{'node-name':'%s','driver':'mem','size':%" PRIu64
-                      ",'yields':%u,'align':512}",
-                      name, SIZE_BYTES, yields);
-}
-
-static void world_open(struct world *world) MAY_WAIT
-{
-    *world = (struct world){.graph = blocks_graph()};
-    graph_set_events(world->graph, world_event, world);
-    job_list_init(&world->jobs, world->graph);
-    world->smem = add_mem(world, "smem", 2);
-    world->tmem = add_mem(world, "tmem", 1);
-    world->source = blocks_add(world->graph,
-                               "{'node-name':'source','driver':'blkdebug','file':'smem'}");
-    world->target = blocks_add(world->graph,
-                               "{'node-name':'target','driver':'blkdebug','file':'tmem'}");
-    for (uint64_t i = 0; i < SIZE_BYTES; i++)
-        mem_bytes(world->smem)[i] = overlay_backing_byte(i);
-    memset(mem_bytes(world->tmem), 0xee, SIZE_BYTES);
-    world->guest = blocks_root(world->graph, world->source, "guest");
-    world->before = malloc(SIZE_BYTES);
-    assert_non_null(world->before);
-    memcpy(world->before, mem_bytes(world->smem), SIZE_BYTES);
-}
-
-static void world_close(struct world *world) MAY_WAIT
-{
-    job_list_end(&world->jobs);
     assert_ptr_equal(world->guest->child, world->source); /* the filter is gone */
-    graph_detach(world->guest);
-    graph_free(world->graph);
-    free(world->before);
+    world_close(world);
 }
 
 static struct backup_options options_of(struct world *world)
@@ -79,23 +26,7 @@ static struct job *start(struct world *world, const struct backup_options *optio
     struct job *job;
     if (backup_new(&world->jobs, options, &job, &err) < 0)
         fail_msg("%s", err.text);
-    job_ref(job);
-    assert_int_equal(job_start(job, &err), 0);
-    return job;
-}
-
-static int finish(struct job *job) MAY_WAIT
-{
-    int ret = job_wait(job);
-    job_unref(job);
-    return ret;
-}
-
-static int cancel(struct job *job) MAY_WAIT
-{
-    struct err err = ERR_INIT;
-    assert_int_equal(job_cancel(job, true, &err), 0);
-    return finish(job);
+    return start_made(job);
 }
 
 static void expect_copy(const struct world *world, const uint8_t *wanted, uint64_t offset,
@@ -114,13 +45,21 @@ static void expect_untouched(const struct world *world, uint64_t offset, uint64_
         assert_int_equal(mem_bytes(world->tmem)[i], 0xee);
 }
 
+struct guests {
+    struct world *world;
+    uint64_t seed;
+    unsigned running;
+    bool end;
+};
+
 /* Writes, zeroes and discards at random, all over the disk. */
 static void guest_main(void *arg) MAY_WAIT
 {
-    struct world *world = arg;
-    for (unsigned round = 0; !world->guests_end || round < ROUNDS; round++) {
-        uint64_t offset = test_random(&world->seed) % SIZE_BYTES;
-        uint64_t wanted = 1 + test_random(&world->seed) % 90000;
+    struct guests *guests = arg;
+    struct world *world = guests->world;
+    for (unsigned round = 0; !guests->end || round < ROUNDS; round++) {
+        uint64_t offset = test_random(&guests->seed) % SIZE_BYTES;
+        uint64_t wanted = 1 + test_random(&guests->seed) % 90000;
         uint64_t length = MIN(wanted, SIZE_BYTES - offset);
         int ret;
         if (round % 5 == 4)
@@ -131,22 +70,22 @@ static void guest_main(void *arg) MAY_WAIT
             ret = blocks_write(world->guest, offset, length, (uint8_t)(0x80 + round), 0);
         assert_int_equal(ret, 0);
     }
-    world->guests--;
+    guests->running--;
 }
 
-static void start_guests(struct world *world)
+static void start_guests(struct guests *guests, struct world *world)
 {
-    world->seed = test_seed("guests");
+    *guests = (struct guests){.world = world, .seed = test_seed("guests")};
     for (unsigned i = 0; i < GUESTS; i++) {
-        world->guests++;
-        assert_int_equal(co_spawn(loop_current(), "guest", guest_main, world), 0);
+        guests->running++;
+        assert_int_equal(co_spawn(loop_current(), "guest", guest_main, guests), 0);
     }
 }
 
-static void end_guests(struct world *world) MAY_WAIT
+static void end_guests(struct guests *guests) MAY_WAIT
 {
-    world->guests_end = true;
-    test_wait_until(world->guests == 0);
+    guests->end = true;
+    test_wait_until(guests->running == 0);
 }
 
 TEST_LOOP(a_backup_is_the_source_as_of_its_start_whatever_the_guest_writes)
@@ -156,14 +95,15 @@ TEST_LOOP(a_backup_is_the_source_as_of_its_start_whatever_the_guest_writes)
     struct backup_options options = options_of(&world);
     options.speed_bytes = 100u * 1024 * 1024;
     struct job *job = start(&world, &options);
-    start_guests(&world);
+    struct guests guests;
+    start_guests(&guests, &world);
     test_wait_until(job->status == JOB_CONCLUDED || job->status == JOB_NULL);
     assert_int_equal(job->done_bytes, job->total_bytes);
     assert_true(job->done_bytes >= SIZE_BYTES);
     assert_int_equal(finish(job), 0);
-    end_guests(&world);
+    end_guests(&guests);
     expect_copy(&world, world.before, 0, SIZE_BYTES);
-    world_close(&world);
+    close_world(&world);
 }
 
 TEST_LOOP(a_backup_keeps_to_its_speed)
@@ -196,8 +136,8 @@ TEST_LOOP(without_a_first_copy_only_what_changes_is_saved)
     json_object_put(job_query(job));
     assert_int_equal(job->done_bytes, BLOCK);
     assert_int_equal(job->total_bytes, SIZE_BYTES);
-    assert_int_equal(cancel(job), -ECANCELED);
-    world_close(&world);
+    assert_int_equal(cancel(job, true), -ECANCELED);
+    close_world(&world);
 }
 
 static struct dirty_bitmap *add_bitmap(struct world *world) MAY_WAIT
@@ -238,7 +178,7 @@ TEST_LOOP(a_bitmap_tells_what_is_copied_and_then_what_came_after_it)
     expect_untouched(&world, 30 * BLOCK, BLOCK);
     assert_false(bitmap->busy);
     assert_int_equal(marked_bytes(bitmap), 2 * 4096);
-    world_close(&world);
+    close_world(&world);
 }
 
 TEST_LOOP(a_bitmap_ends_as_its_mode_says)
@@ -265,7 +205,7 @@ TEST_LOOP(a_bitmap_ends_as_its_mode_says)
         assert_int_equal(finish(start(&world, &options)), cases[i].fails ? -EIO : 0);
         assert_int_equal(marked_bytes(options.bitmap), cases[i].regions * 4096);
         assert_false(options.bitmap->busy);
-        world_close(&world);
+        close_world(&world);
     }
 }
 
@@ -280,12 +220,12 @@ TEST_LOOP(errors_are_reported_ignored_or_waited_for_as_told)
 
     assert_int_equal(blkdebug_inject(world.source, &read, NULL), 0);
     assert_int_equal(finish(start(&world, &options)), -EIO);
-    assert_int_equal(world.errors, 1);
+    assert_int_equal(count_events(&world, "BLOCK_JOB_ERROR"), 1);
 
     options.on_target_error = JOB_ON_ERROR_IGNORE;
     assert_int_equal(blkdebug_inject(world.target, &twice, NULL), 0);
     assert_int_equal(finish(start(&world, &options)), 0);
-    assert_int_equal(world.errors, 3);
+    assert_int_equal(count_events(&world, "BLOCK_JOB_ERROR"), 3);
     expect_copy(&world, world.before, 0, SIZE_BYTES);
 
     memset(mem_bytes(world.tmem), 0xee, SIZE_BYTES);
@@ -297,7 +237,7 @@ TEST_LOOP(errors_are_reported_ignored_or_waited_for_as_told)
     assert_int_equal(job_resume(job, &err), 0);
     assert_int_equal(finish(job), 0);
     expect_copy(&world, world.before, 0, SIZE_BYTES);
-    world_close(&world);
+    close_world(&world);
 }
 
 TEST_LOOP(a_target_that_fails_never_fails_the_guest)
@@ -312,8 +252,8 @@ TEST_LOOP(a_target_that_fails_never_fails_the_guest)
     assert_int_equal(blocks_write(world.guest, 0, 512, 7, 0), 0);
     blocks_expect(world.guest, 0, 512, 7);
     assert_int_equal(finish(job), -EIO);
-    assert_int_equal(world.errors, 1);
-    world_close(&world);
+    assert_int_equal(count_events(&world, "BLOCK_JOB_ERROR"), 1);
+    close_world(&world);
 }
 
 TEST_LOOP(two_backups_of_a_disk_end_in_either_order)
@@ -329,13 +269,13 @@ TEST_LOOP(two_backups_of_a_disk_end_in_either_order)
         options.target = add_mem(&world, "other", 3);
         jobs[1] = start(&world, &options);
         assert_int_equal(blocks_write(world.guest, 0, 512, 7, 0), 0);
-        assert_int_equal(cancel(jobs[first]), -ECANCELED);
+        assert_int_equal(cancel(jobs[first], true), -ECANCELED);
         assert_int_equal(blocks_write(world.guest, BLOCK, 512, 7, 0), 0);
         expect_copy(&world, world.before, 0, BLOCK);
         const uint8_t *stays = first == 0 ? mem_bytes(options.target) : mem_bytes(world.tmem);
         assert_memory_equal(stays, world.before, 2 * BLOCK);
-        assert_int_equal(cancel(jobs[!first]), -ECANCELED);
-        world_close(&world);
+        assert_int_equal(cancel(jobs[!first], true), -ECANCELED);
+        close_world(&world);
     }
 }
 
@@ -360,7 +300,7 @@ TEST_LOOP(only_what_the_top_image_holds_is_copied_from_it)
     expect_copy(&world, world.before, 3 * BLOCK + 512, BLOCK - 512);
     expect_untouched(&world, 4 * BLOCK, SIZE_BYTES - 4 * BLOCK);
     graph_detach(edge);
-    world_close(&world);
+    close_world(&world);
     test_folder_remove();
 }
 
@@ -384,7 +324,7 @@ TEST_LOOP(what_cannot_be_backed_up_is_refused_and_leaves_nothing_behind)
     options.target = add_mem(&world, "other", 0);
     assert_int_equal(backup_new(&world.jobs, &options, &job, &err), -EEXIST);
     assert_int_equal(finish(first), 0);
-    world_close(&world);
+    close_world(&world);
 }
 
 int main(void)
