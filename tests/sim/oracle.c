@@ -96,6 +96,10 @@ static const struct {
     [I7_FENCED] = {"I7 S's disk takes nothing from P after the fence", NULL},
     [I8_NOTHING_HANGS] = {"I8 nothing hangs, and all heals", NULL},
     [I9_BOUNDS] = {"I9 memory, files and queues stay within their bounds", NULL},
+    [I2_LEVEL_HOST] = {"I2 also after a loss of power, of who says that he has level 'host'",
+                       "nobody says so: there is no level above 'process'"},
+    [I7_SPLIT_BRAIN] = {"I7 two nodes that both wrote alone are detected on contact",
+                        "generations are recorded, and not compared yet"},
 };
 
 const char *invariant_name(enum invariant invariant)

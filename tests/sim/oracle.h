@@ -34,6 +34,8 @@ enum invariant {
     I7_FENCED,
     I8_NOTHING_HANGS,
     I9_BOUNDS,
+    I2_LEVEL_HOST,
+    I7_SPLIT_BRAIN,
     INVARIANT_COUNT,
 };
 const char *invariant_name(enum invariant invariant);

@@ -18,10 +18,11 @@ static int failover_again(struct host *host, struct err *err) MAY_WAIT
                        "{'execute':'replication-stop','arguments':{'failover':true}}");
 }
 
-/* Whether it says that it waits for a synchronisation; and why. */
+/* Whether it says that it waits for a synchronisation; and why. With level 'host' it need not. */
 static bool query_awaits(struct host *host, char *reason, size_t reason_bytes) MAY_WAIT
 {
     struct json_object *result = NULL, *consistent = NULL, *stage = NULL, *why = NULL;
+    struct json_object *level = NULL;
     struct err err = ERR_INIT;
 
     if (qmp_command(host, &result, &err, "{'execute':'query-replication'}") < 0)
@@ -31,6 +32,10 @@ static bool query_awaits(struct host *host, char *reason, size_t reason_bytes) M
                   json_object_object_get_ex(result, "stage", &stage) &&
                   strcmp(json_object_get_string(stage), "done") != 0;
     json_object_object_get_ex(result, "inconsistent-reason", &why);
+    if (awaits && json_object_object_get_ex(result, "durability", &level) &&
+        strcmp(json_object_get_string(level), "host") == 0)
+        world_violation(host->world, invariant_name(I2_LEVEL_HOST),
+                        "%s has lost its power, and with that its view", host->name);
     snprintf(reason, reason_bytes, "%s", why != NULL ? json_object_get_string(why) : "");
     json_object_put(result);
     return awaits;

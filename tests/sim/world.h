@@ -231,6 +231,9 @@ int pair_unlink(struct host *host, struct err *err) MAY_WAIT;
 /* From then on requests wait; those under way have ended. */
 int pair_hold_guest(struct host *host, struct err *err) MAY_WAIT;
 
+/* bounds.c: `idle`: no request and no job is under way */
+void bounds_check(struct host *host, bool idle) MAY_WAIT;
+
 /* restart.c */
 /* Does nothing for who is not down. `bare`: its daemon, not yet its replication. */
 void manager_restart(struct world *world, struct host *host, bool bare) MAY_WAIT;
