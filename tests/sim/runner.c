@@ -53,8 +53,8 @@ static void print_help(void)
         "      --seed N          the history of one seed; prints its trace's hash\n"
         "      --seeds A..B      all of these\n"
         "      --minutes M       fresh seeds for so long\n"
-        "      --systematic N    each workload of up to N operations, with each host dying at each of\n"
-        "                        its requests to its disks\n"
+        "      --systematic N    each workload of up to N operations, with everything that can befall a\n"
+        "                        host: deaths and all their outcomes, errors, memory that is out\n"
         "      --scenario NAME   one that is written down:\n");
     history_scenarios_print(stdout);
     printf(
@@ -399,7 +399,8 @@ static int take(struct options *options, int option)
         return take_minutes(options, optarg);
     case 'y':
         options->run.systematic = (unsigned)atoi(optarg);
-        options->run.last = UINT64_MAX - WORKERS_MAX;
+        if (!options->many)
+            options->run.last = UINT64_MAX - WORKERS_MAX;
         options->many = true;
         return options->run.systematic > 0 ? -1 : usage_error("--systematic wants a number");
     case 'n':
