@@ -278,7 +278,6 @@ static void check(struct world *world) MAY_WAIT
         if (!host_is_up(host) || host->role == ROLE_DOWN || host->role == ROLE_SYNC ||
             host_is_closed(host))
             continue;
-        bounds_check(host, false);
         if (!guest_read_all(&host->guest, NULL) && well && host_is_well(host) &&
             troubles == host->troubles)
             world_violation(world,
@@ -552,8 +551,7 @@ void manager_finish(struct world *world)
         check(world);
     }
     for (unsigned i = 0; i < WORLD_SIDES; i++) {
-        if (host_is_up(&world->hosts[i]))
-            bounds_check(&world->hosts[i], true);
+        bounds_check(&world->hosts[i], true);
         process_quit(&world->hosts[i]);
         guest_end(&world->hosts[i].guest);
     }

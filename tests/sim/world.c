@@ -148,6 +148,8 @@ static void history_main(void *arg)
         op_print(op, text, sizeof(text));
         world_note(world, "--- %u: %s", world->op, text);
         do_op(world, op);
+        for (unsigned i = 0; i < WORLD_SIDES; i++)
+            bounds_check(&world->hosts[i], false);
     }
     strike_end(world);
     manager_finish(world);

@@ -232,7 +232,7 @@ int pair_unlink(struct host *host, struct err *err) MAY_WAIT;
 int pair_hold_guest(struct host *host, struct err *err) MAY_WAIT;
 
 /* bounds.c: `idle`: no request and no job is under way */
-void bounds_check(struct host *host, bool idle) MAY_WAIT;
+void bounds_check(struct host *host, bool idle);
 
 /* restart.c */
 /* Does nothing for who is not down. `bare`: its daemon, not yet its replication. */
