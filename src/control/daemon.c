@@ -191,6 +191,16 @@ static int promote_later(struct daemon *daemon, const struct config_export *opti
     return 0;
 }
 
+/* Users write to the top of what replicates. A layer of it belongs to what stands above. */
+static int check_export_writable(struct node *node, struct err *err)
+{
+    LIST_FOR_EACH(edge, &node->parents, struct edge, in_child) {
+        if (edge->parent != NULL)
+            return node_check_blocked(node, "export, writable,", err);
+    }
+    return 0;
+}
+
 int daemon_add_export(struct daemon *daemon, const struct config_export *options, struct err *err)
 {
     struct nbd_export_options export = {
@@ -208,6 +218,8 @@ int daemon_add_export(struct daemon *daemon, const struct config_export *options
                        "export '%s': writable and writable-after-failover contradict each other",
                        options->id);
     r = graph_get(daemon->graph, options->node_name, &export.node, err);
+    if (r == 0 && options->writable)
+        r = check_export_writable(export.node, err);
     if (r < 0)
         return r;
     r = bitmap_refs_find(daemon->graph, export.node, options->bitmaps, "bitmaps", true, &bitmaps,

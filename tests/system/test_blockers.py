@@ -62,6 +62,8 @@ ON_ITS_LAYERS = [
     *(command(node) for command in (mirror, backup) for node in ("childs0", "active0", "hidden0")),
     *(command("target", node) for command in (mirror, backup) for node in ("childs0", "hidden0")),
     *(("x-blockdev-replace", {"node": node, "new-node": "target"}) for node in ("childs0", "active0")),
+    *(("block-export-add", {"type": "nbd", "id": "e", "node-name": node, "writable": True})
+      for node in ("childs0", "active0", "hidden0")),
     *(("blockdev-del", {"node-name": node}) for node in ("childs0", "active0", "hidden0")),
 ]
 def refusal(qmp, name, arguments):
@@ -93,6 +95,13 @@ def test_who_is_refused_is_told_why_and_nothing_changes(qmp, name, arguments):
     else:
         assert RUNNING in refusal(qmp, name, arguments)
     assert graph(qmp) == before
+    qmp.cmd("replication-checkpoint")
+
+
+def test_layers_can_be_looked_at_and_the_top_and_the_disk_be_written_to(qmp):
+    qmp.cmd("replication-start", START)
+    for node, writable in (("active0", False), ("hidden0", False), ("top", True), ("disk0", True)):
+        qmp.cmd("block-export-add", type="nbd", id=node, node_name=node, writable=writable)
     qmp.cmd("replication-checkpoint")
 
 
