@@ -297,6 +297,19 @@ static int copy_options(struct peer *peer, const struct peer_options *options)
     return 0;
 }
 
+/* A former primary's hello may be under way there. */
+static int connect_first(struct peer *peer, struct err *err) MAY_WAIT
+{
+    uint64_t deadline_ns = loop_now_ns(peer->loop) + PEER_ANSWER_NS;
+
+    for (;;) {
+        int ret = peer_connect(peer, err);
+        if (ret != -EBUSY || loop_now_ns(peer->loop) >= deadline_ns)
+            return ret;
+        co_sleep(PEER_BACK_OFF_MIN_NS);
+    }
+}
+
 int peer_join(const struct peer_options *options, struct peer **ret_peer, struct err *err)
 {
     struct peer *peer = calloc(1, sizeof(*peer));
@@ -310,7 +323,7 @@ int peer_join(const struct peer_options *options, struct peer **ret_peer, struct
     peer->arg = options->arg;
     co_queue_init(&peer->changed);
     sock_address_format(&options->where->address, peer->address, sizeof(peer->address));
-    int ret = copy_options(peer, options) < 0 ? err_no_memory(err) : peer_connect(peer, err);
+    int ret = copy_options(peer, options) < 0 ? err_no_memory(err) : connect_first(peer, err);
     if (ret == 0) {
         peer->keeping = co_spawn(peer->loop, "peer", keeper_run, peer) == 0;
         ret = peer->keeping ? 0 : err_no_memory(err);

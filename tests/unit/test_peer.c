@@ -523,14 +523,16 @@ TEST_LOOP(a_checkpoint_of_somebody_else_is_not_taken_for_ours)
 
 TEST_LOOP(a_peer_that_is_busy_is_asked_again)
 {
+    const struct fake_fault busy = {.kind = FAKE_REFUSE,
+                                    .command = "replication-hello",
+                                    .text = "another primary is being answered",
+                                    .class = "DeviceNotActive",
+                                    .times = 2};
     struct rig rig;
     rig_begin(&rig);
+    rig.fake.fault = busy;
     start_well(&rig);
-    rig.fake.fault = (struct fake_fault){.kind = FAKE_REFUSE,
-                                         .command = "replication-hello",
-                                         .text = "another primary is being answered",
-                                         .class = "DeviceNotActive",
-                                         .times = 2};
+    rig.fake.fault = busy;
     fake_cut(&rig.fake);
     test_wait_until(rig.fake.hellos == 2 && is_connected(&rig));
     checkpoint_well(&rig, 41);
