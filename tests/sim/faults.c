@@ -301,6 +301,7 @@ void manager_fault(struct world *world, const struct op *op)
 void manager_heal(struct world *world)
 {
     world->lies_in_wait = false;
+    world->healed = true;
     links_heal(world);
     for (unsigned i = 0; i < WORLD_SIDES; i++) {
         disks_heal(&world->hosts[i]);

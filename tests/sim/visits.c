@@ -101,7 +101,7 @@ static void ambush_main(void *arg)
 
     if (ambush->delay_ns > 0)
         co_sleep(ambush->delay_ns);
-    if (!world->over)
+    if (!world->healed)
         host_fault(ambush->host, &ambush->op);
     free(ambush);
 }

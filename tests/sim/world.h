@@ -142,6 +142,7 @@ struct world {
     struct coverage *coverage; /* where they are counted; may be NULL */
     struct op ambush;          /* a fault that waits for its call */
     bool lies_in_wait;
+    bool healed; /* the faults are over: those that are on their way do not come any more */
 };
 
 /* What went wrong, for good: the process ends with it. Set by the runner. */
