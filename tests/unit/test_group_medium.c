@@ -3,6 +3,7 @@
  * Groups with a state folder, on a medium that fails, and in the simulator on one of which every single
  * request can be the last.
  */
+#include "graph_snapshot.h"
 #include "group_state_fixture.h"
 
 /* --- a medium that fails --- */
@@ -52,6 +53,31 @@ TEST_LOOP(a_change_that_cannot_be_recorded_does_not_happen)
         fix_wait_stage(&fix.s, REPLICATION_DONE);
         end(&fix);
     }
+}
+
+TEST_LOOP(a_forced_failover_that_cannot_be_recorded_does_not_happen)
+{
+    if (!test_loop_is_sim())
+        return;
+    struct fix fix;
+    begin(&fix, 2, GROUP_LEVEL_PROCESS);
+    live_epoch(&fix);
+    kill_secondary(&fix);
+    open_secondary(&fix, GROUP_LEVEL_PROCESS, boot_b);
+    restart(&fix);
+    expect_inconsistent(&fix, "host was started again");
+    fix_detach(&fix); /* else the fence takes the peer's way in */
+    struct snapshot *before = snapshot_take(fix.s.graph);
+    set_fault(&fix, "group.new", SIM_OP_WRITE, true);
+    fix_refused(replication_force_failover(fix.s.group, &err), "group");
+    snapshot_expect(fix.s.graph, before);
+    set_fault(&fix, "", SIM_OP_ANY, false);
+    assert_false(replication_has_taken_over(fix.s.group));
+    fix_ok(replication_force_failover(fix.s.group, &err));
+    assert_true(replication_has_taken_over(fix.s.group));
+    for (unsigned i = 0; i < 2; i++)
+        assert_int_equal(fix_raw_byte(&fix, i, 0, BLOCK), 2);
+    end(&fix);
 }
 
 TEST_LOOP(a_failover_that_cannot_be_recorded_again_goes_on_at_the_next_start)
@@ -199,6 +225,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_change_that_cannot_be_recorded_does_not_happen),
+        cmocka_unit_test(a_forced_failover_that_cannot_be_recorded_does_not_happen),
         cmocka_unit_test(a_failover_that_cannot_be_recorded_again_goes_on_at_the_next_start),
         cmocka_unit_test(whatever_request_is_the_last_the_next_start_finds_one_whole_epoch),
     };
