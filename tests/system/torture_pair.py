@@ -130,6 +130,20 @@ def connect(socket_path, disk):
     return handle
 
 
+class Buffers:
+    """For reads, used again and again: libnbd 1.14 never frees one that was given to it."""
+
+    def __init__(self):
+        self.spare = {}
+
+    def get(self, length):
+        spare = self.spare.setdefault(length, [])
+        return spare.pop() if spare else nbd.Buffer(length)
+
+    def put(self, buffer):
+        self.spare[buffer.size()].append(buffer)
+
+
 class Guest(threading.Thread):
     """Several requests at once to one disk. What becomes of them is told to the history."""
 
@@ -239,6 +253,7 @@ class Watch(threading.Thread):
         self.enough = threading.Event()
         self.failure = None
         self.handles = [connect(run.socket("s"), disk) for disk in range(run.disks)]
+        self.buffers = Buffers()
         self.start()
 
     def run(self):
@@ -255,14 +270,16 @@ class Watch(threading.Thread):
         for _ in range(self.DEPTH):
             count = self.chance.randrange(1, 128)
             first = self.chance.randrange(area_of(self.chance) - count)
-            buffer, begin = nbd.Buffer(count * SECTOR), self.run_.history.now()
+            buffer, begin = self.buffers.get(count * SECTOR), self.run_.history.now()
             flying[handle.aio_pread(buffer, first * SECTOR)] = first, buffer, begin
         while flying:
             if handle.poll(int(DEADLINE_S * 1000)) == 0:
                 raise Violation(f"disk {disk}: no answer within {DEADLINE_S} s")
             for cookie in [each for each in flying if handle.aio_command_completed(each)]:
                 first, buffer, begin = flying.pop(cookie)
-                view.look(disk, first, bytes(buffer.to_bytearray()), begin)
+                content = bytes(buffer.to_bytearray())
+                self.buffers.put(buffer)
+                view.look(disk, first, content, begin)
 
     def finish(self, lost=False):
         self.enough.set()
