@@ -175,7 +175,8 @@ class Daemon:
             try:
                 return self.client(self.socket_path)
             except (FileNotFoundError, ConnectionRefusedError, BrokenPipeError):
-                assert time.monotonic() < end, f"{self.name} does not listen:\n{self.log_text()}"
+                if time.monotonic() >= end:
+                    raise TimeoutError(f"{self.name} does not listen:\n{self.log_text()}") from None
                 select.select([], [], [], 0.005)
         raise AssertionError(f"{self.name} has ended ({self.process.returncode}):\n{self.log_text()}")
 
