@@ -358,7 +358,7 @@ static size_t put_merged_last(struct replication_group *group, struct group_star
     return left;
 }
 
-/* On failure all of them are as before. */
+/* On failure all of them are as before, once they are undone. */
 static int go_on_with_merge(struct replication_group *group, struct group_start *start,
                             struct err *err) MAY_WAIT
 {
@@ -366,8 +366,6 @@ static int go_on_with_merge(struct replication_group *group, struct group_start 
     for (size_t i = 0; i < left; i++)
         list_push_back(&group->disks, &start->disks[i]->link);
     int ret = group_fail_over(group, start->disks, left, err);
-    for (size_t i = 0; ret < 0 && i < left; i++)
-        list_remove(&start->disks[i]->link);
     if (ret == 0)
         finish_disks(group, start, left);
     return ret;
