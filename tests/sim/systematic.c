@@ -32,6 +32,7 @@ static void push_op(struct history *history, size_t kind, unsigned disk)
         push(history, &(struct op){.kind = OP_RESTART, .side = side, .flags = OP_WAIT});
 }
 
+/* The guest of the standby is connected at first: else a merge would end before its first request. */
 bool systematic_workload(struct history *history, uint64_t index, unsigned length_max)
 {
     uint64_t of_length = 1, rest = index;
@@ -44,6 +45,8 @@ bool systematic_workload(struct history *history, uint64_t index, unsigned lengt
             of_length *= ARRAY_LEN(systematic_ops);
             continue;
         }
+        for (uint8_t disk = 0; length > 0 && disk < history->disks; disk++)
+            push(history, &(struct op){.kind = OP_READ, .side = SIDE_OTHER, .disk = disk, .b = 1});
         for (unsigned i = 0; i < length; i++) {
             push_op(history, rest % ARRAY_LEN(systematic_ops), i % 2); /* both disks have a part */
             rest /= ARRAY_LEN(systematic_ops);
