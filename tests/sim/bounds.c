@@ -4,6 +4,7 @@
 #include "world.h"
 
 #include "control/qmp.h"
+#include "drivers/nbd_client.h"
 #include "export/nbd_server.h"
 
 #include <inttypes.h>
@@ -45,6 +46,34 @@ static uint64_t files_bound(const struct history *history)
     return history->disks * (disk_bytes + 2 * log_bytes) + STATE_BYTES;
 }
 
+/* Those that have somebody at their other end. Others are half-open: a request that came in part may
+ * wait there until somebody sends something, or needs its share. */
+static unsigned live_connections(const struct host *host)
+{
+    const struct world *world = host->world;
+    unsigned count = 0;
+
+    for (uint32_t i = 0; i < world->history->disks; i++) {
+        struct nbd_client *client = host->guest.clients[i];
+        struct nbd_client_info info = {0};
+
+        if (client != NULL)
+            nbd_client_info(client, &info);
+        count += info.connected;
+    }
+    if (host->role == ROLE_STANDBY && world->hosts[world->truth].linked)
+        count += world->history->disks;
+    return count;
+}
+
+static uint64_t idle_budget(const struct host *host, const struct nbd_service_info *nbd)
+{
+    unsigned live = live_connections(host);
+    uint64_t half_open = nbd->connections > live ? nbd->connections - live : 0;
+
+    return MIN(half_open * NBD_MAX_CONNECTION_BYTES, nbd->budget_bytes);
+}
+
 void bounds_check(struct host *host, bool idle)
 {
     const struct world *world = host->world;
@@ -56,7 +85,8 @@ void bounds_check(struct host *host, bool idle)
     const struct qmp_stats qmp = qmp_server_stats(daemon->qmp);
     const struct buf_pool_stats bufs = buf_pool_stats(loop_bufs(host->process->loop));
     const struct figure figures[] = {
-        {"bytes of requests", nbd.budget_used_bytes, idle ? 0 : nbd.budget_bytes},
+        {"bytes of requests", nbd.budget_used_bytes,
+         idle ? idle_budget(host, &nbd) : nbd.budget_bytes},
         {"connections", nbd.connections,
          (uint64_t)nbd_server_count(daemon->nbd) * NBD_MAX_CONNECTIONS},
         {"control connections", qmp.clients, QMP_MAX_CLIENTS},
