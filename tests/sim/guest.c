@@ -29,6 +29,14 @@ bool guest_is_idle(const struct guest *guest)
 
 /* --- connections --- */
 
+static bool client_is_connected(const struct nbd_client *client)
+{
+    struct nbd_client_info info;
+
+    nbd_client_info(client, &info);
+    return info.connected;
+}
+
 /* A connection that has ended goes when the last request has left it. */
 static void guest_leave(struct guest *guest, unsigned disk) MAY_WAIT
 {
@@ -57,6 +65,9 @@ static struct nbd_client *guest_connect(struct guest *guest, unsigned disk) MAY_
 
     snprintf(export, sizeof(export), "disk%u", disk);
     (void)WORLD_WAIT(host->world, DEADLINE_NEVER / 2, !guest->connecting[disk]);
+    /* It may have ended while nobody used it. */
+    if (guest->clients[disk] != NULL && !client_is_connected(guest->clients[disk]))
+        guest->broken[disk] = true;
     if (guest->clients[disk] != NULL && (!guest->broken[disk] || guest->users[disk] > 0))
         return guest->broken[disk] ? NULL : guest->clients[disk];
     guest->connecting[disk] = true;
@@ -110,14 +121,6 @@ void guest_end(struct guest *guest)
 {
     if (co_spawn(guest->loop, "guest ends", close_main, guest) < 0)
         abort();
-}
-
-static bool client_is_connected(const struct nbd_client *client)
-{
-    struct nbd_client_info info;
-
-    nbd_client_info(client, &info);
-    return info.connected;
 }
 
 /* What became of a request, for the oracle. */
