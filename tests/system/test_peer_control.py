@@ -2,6 +2,7 @@
 """A primary that controls its secondary's checkpoints: through links that break, processes that stop or
 die, and errors of either side, which both know."""
 
+import contextlib
 import json
 import signal
 import socket
@@ -306,7 +307,8 @@ def test_a_guest_that_verifies_what_it_wrote_meets_checkpoints_and_both_sides_ar
 # --- others that say they are a secondary ---
 
 def serve_nonsense(path, answers):
-    """A QMP server that says what it is told, to one client after the other."""
+    """A QMP server that says what it is told, to one client after the other; call what it returns to
+    end it."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
@@ -317,7 +319,7 @@ def serve_nonsense(path, answers):
                 client, _ = listener.accept()
             except OSError:
                 return
-            with client, client.makefile("rb") as lines:
+            with client, client.makefile("rb") as lines, contextlib.suppress(ConnectionError):
                 client.sendall(b'{"QMP": {"version": {}, "capabilities": []}}\r\n')
                 for line in lines:
                     if not line.strip():
@@ -326,8 +328,16 @@ def serve_nonsense(path, answers):
                     answer = answers.get(request["execute"], {"return": {}})
                     client.sendall(json.dumps({**answer, "id": request["id"]}).encode() + b"\r\n")
 
-    threading.Thread(target=serve, daemon=True).start()
-    return listener
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+
+    def end():
+        # Closed under its thread, the listener would go on, as whatever gets its number next.
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        listener.close()
+
+    return end
 
 
 @pytest.mark.parametrize("answer, words", [
@@ -337,7 +347,7 @@ def serve_nonsense(path, answers):
     ({"error": {"class": "GenericError", "desc": "versions 7 to 9 are known here"}}, "versions 7 to 9"),
 ])
 def test_a_secondary_that_is_not_understood_is_refused_plainly(daemons, folder, answer, words):
-    listener = serve_nonsense(folder / "control", {"replication-hello": answer})
+    end = serve_nonsense(folder / "control", {"replication-hello": answer})
     port = free_port()
     secondary = daemons.run("secondary", "s", "--disk", make_file(folder / "s.raw", SIZE), "--fresh",
                             "--state", folder / "s", "--listen", f"127.0.0.1:{port}")
@@ -345,5 +355,5 @@ def test_a_secondary_that_is_not_understood_is_refused_plainly(daemons, folder, 
     done = daemons.cli("primary", "--name", "p", "--disk", make_file(folder / "p.raw", SIZE),
                        "--peer", f"127.0.0.1:{port}", "--peer-control", f"unix:{folder}/control",
                        "--state", folder / "p", "--export", f"unix:{folder}/p.sock", check=False)
-    listener.close()
+    end()
     assert done.returncode == 1 and words in done.stderr, done.stderr
