@@ -218,21 +218,35 @@ static int await_copy(struct host *other, struct err *err) MAY_WAIT
     return r;
 }
 
+/* What is left of an earlier link goes; a frozen daemon may have got its commands late. */
+static int unlink_all(struct host *truth, struct err *err) MAY_WAIT
+{
+    int r = pair_unlink(truth, err);
+
+    if (r == 0 && !mirrors_are_gone(truth))
+        (void)mirrors_end(truth, true, err);
+    return r;
+}
+
+/* A copy of everything; the guest stands still at its end. */
+static int mirror_all(struct host *truth, struct host *other, struct err *err) MAY_WAIT
+{
+    int r = mirrors_start(truth, other, err);
+
+    if (r == 0)
+        r = pair_hold_guest(truth, err);
+    return r < 0 ? r : mirrors_end(truth, false, err);
+}
+
 static int synchronise(struct host *truth, struct host *other, uint32_t *ret_since, struct err *err)
     MAY_WAIT
 {
-    int r = pair_unlink(truth, err);
-    /* A frozen daemon may have got its commands late. */
-    if (r == 0 && !mirrors_are_gone(truth))
-        (void)mirrors_end(truth, true, err);
+    int r = unlink_all(truth, err);
+
     if (r == 0 && !other->awaits)
         r = process_start(other, true, true, true, err);
     if (r == 0)
-        r = mirrors_start(truth, other, err);
-    if (r == 0)
-        r = pair_hold_guest(truth, err);
-    if (r == 0)
-        r = mirrors_end(truth, false, err);
+        r = mirror_all(truth, other, err);
     if (r == 0)
         r = links_make(truth, other, ret_since, err);
     return r;
@@ -243,20 +257,14 @@ static int synchronise(struct host *truth, struct host *other, uint32_t *ret_sin
 static int synchronise_running(struct host *truth, struct host *other, uint32_t *ret_since,
                                struct err *err) MAY_WAIT
 {
-    int r = pair_unlink(truth, err);
+    int r = unlink_all(truth, err);
 
-    if (r == 0 && !mirrors_are_gone(truth))
-        (void)mirrors_end(truth, true, err);
     if (r == 0)
         r = links_add(truth, other, err);
     if (r == 0)
         r = manager_start(truth, "primary", "sync", err);
     if (r == 0)
-        r = mirrors_start(truth, other, err);
-    if (r == 0)
-        r = pair_hold_guest(truth, err);
-    if (r == 0)
-        r = mirrors_end(truth, false, err);
+        r = mirror_all(truth, other, err);
     if (r < 0)
         return r;
     *ret_since = oracle_now(truth->world->oracle);
