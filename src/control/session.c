@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "control/commands.h"
 #include "control/daemon.h"
+#include "replication/peer.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -5,10 +5,6 @@
 
 #include "control/qmp.h"
 
-/* The versions of it that this program knows. */
-#define PEER_VERSION_MIN 1u
-#define PEER_VERSION_MAX 1u
-
 /* For which session a client speaks: 0: for none. `told`: the one that it says it does (0: it does not
  * say), which must be its own. */
 int session_of_call(const struct qmp_call *call, uint64_t told, uint64_t *ret_session,

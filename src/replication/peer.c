@@ -106,8 +106,8 @@ static struct json_object *hello_arguments(const struct peer *peer)
     char instance[17];
 
     snprintf(instance, sizeof(instance), "%016" PRIx64, graph_instance(peer->graph));
-    if (arguments == NULL || json_add_uint(arguments, "version-min", PEER_VERSION) < 0 ||
-        json_add_uint(arguments, "version-max", PEER_VERSION) < 0 ||
+    if (arguments == NULL || json_add_uint(arguments, "version-min", PEER_VERSION_MIN) < 0 ||
+        json_add_uint(arguments, "version-max", PEER_VERSION_MAX) < 0 ||
         json_add_string(arguments, "instance", instance) < 0 ||
         json_add(arguments, "exports", json_object_get(peer->exports)) < 0 ||
         (peer->session == 0 && json_add_bool(arguments, "resync", peer->resync) < 0) ||

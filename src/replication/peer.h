@@ -14,7 +14,9 @@
 #include "block/graph.h"
 #include "drivers/replication.h"
 
-#define PEER_VERSION         1u                /* of the protocol: the only one yet */
+/* Versions of the peers' protocol (docs/peer-protocol.md) that both sides know. */
+#define PEER_VERSION_MIN     1u
+#define PEER_VERSION_MAX     1u
 #define PEER_ANSWER_NS       (10 * NS_PER_S)   /* of any command but a checkpoint */
 #define PEER_BACK_OFF_MIN_NS (100 * NS_PER_MS) /* between tries to connect; doubled each time */
 #define PEER_BACK_OFF_MAX_NS (5 * NS_PER_S)

@@ -38,11 +38,11 @@ int peer_hello_read(struct json_object *answer, struct peer_hello *ret_hello, st
     struct peer_hello hello = {.epoch = json_uint(answer, "epoch")};
     int ret = read_number(answer, command, "version", &hello.version, err);
 
-    if (ret == 0 && hello.version != PEER_VERSION)
+    if (ret == 0 && (hello.version < PEER_VERSION_MIN || hello.version > PEER_VERSION_MAX))
         ret = err_set(err, -EPROTO,
                       "it wants version %" PRIu64 " of the protocol between daemons, and this one"
-                      " knows version %u: install one version on both hosts",
-                      hello.version, PEER_VERSION);
+                      " knows versions %u to %u: install programs that have one in common",
+                      hello.version, PEER_VERSION_MIN, PEER_VERSION_MAX);
     if (ret == 0)
         ret = read_number(answer, command, "session", &hello.session, err);
     if (ret == 0 && !json_object_is_type(json_member(answer, "epoch"), json_type_int))
