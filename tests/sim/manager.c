@@ -404,6 +404,7 @@ static void manager_do(struct world *world, const struct op *op) MAY_WAIT
 {
     struct host *host = op->side == SIDE_TRUTH ? world_truth(world) : world_other(world);
 
+    oracle_keep_since(world->oracle, oracle_now(world->oracle));
     switch (op->kind) {
     case OP_CHECKPOINT:
         checkpoint(world);
@@ -427,6 +428,7 @@ static void manager_do(struct world *world, const struct op *op) MAY_WAIT
         check(world);
         break;
     }
+    oracle_keep_since(world->oracle, ORACLE_NEVER);
 }
 
 struct lane {

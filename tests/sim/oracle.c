@@ -76,6 +76,7 @@ struct oracle {
     oracle_violated *violated;
     void *arg;
     uint32_t moment;
+    uint32_t kept_since; /* what was content since then may yet become a checkpoint's */
     uint32_t cuts;
     uint32_t change_count;
     struct change *changes;
@@ -127,6 +128,7 @@ struct oracle *oracle_new(unsigned disks, uint32_t sectors, oracle_violated *vio
     oracle->sectors = sectors;
     oracle->violated = violated;
     oracle->arg = arg;
+    oracle->kept_since = ORACLE_NEVER;
     oracle->change_count = 1; /* the zeroes that were there at first */
     oracle->changes[0] = (struct change){
         .kind = CHANGE_ZERO, .result = CHANGE_DONE, .durable = true, .count = sectors};
@@ -147,6 +149,11 @@ void oracle_free(struct oracle *oracle)
 uint32_t oracle_now(struct oracle *oracle)
 {
     return ++oracle->moment;
+}
+
+void oracle_keep_since(struct oracle *oracle, uint32_t moment)
+{
+    oracle->kept_since = moment;
 }
 
 struct oracle_stats oracle_stats(const struct oracle *oracle)
@@ -339,9 +346,10 @@ static bool entry_is_gone(const struct view *view, const struct state *state,
     return false;
 }
 
-static uint32_t oldest_read(const struct view *view)
+/* What was killed before this moment nobody asks for. */
+static uint32_t oldest_question(const struct view *view)
 {
-    uint32_t oldest = ORACLE_NEVER;
+    uint32_t oldest = view->oracle->kept_since;
 
     LIST_FOR_EACH(read, &view->reads, const struct view_read, link)
         oldest = MIN(oldest, read->begun);
@@ -355,7 +363,7 @@ static void cell_remove(struct cell *cell, uint32_t index)
 
 static void cell_purge(const struct view *view, const struct state *state, struct cell *cell)
 {
-    uint32_t oldest = oldest_read(view);
+    uint32_t oldest = oldest_question(view);
 
     for (uint32_t i = cell->count; i-- > 0;) {
         if (cell->entries[i].killed < oldest && entry_is_gone(view, state, cell, &cell->entries[i]))
@@ -364,14 +372,16 @@ static void cell_purge(const struct view *view, const struct state *state, struc
 }
 
 /* The entry that ended first makes room: dead ones if there are. */
-static void cell_make_room(struct oracle *oracle, const struct state *state, struct cell *cell)
+static void cell_make_room(const struct view *view, const struct state *state, struct cell *cell)
 {
+    struct oracle *oracle = view->oracle;
+    uint32_t oldest = oldest_question(view);
     uint32_t victim = CELL_ENTRIES, victim_ended = ORACLE_NEVER;
     bool victim_dead = false;
 
     for (uint32_t i = 0; i < cell->count; i++) {
         uint32_t ended = entry_ended(oracle, state, &cell->entries[i]);
-        bool dead = cell->entries[i].killed != 0;
+        bool dead = cell->entries[i].killed != 0 && cell->entries[i].killed < oldest;
         if (victim == CELL_ENTRIES || (dead && !victim_dead) ||
             (dead == victim_dead && ended < victim_ended)) {
             victim = i;
@@ -394,7 +404,7 @@ static struct entry *cell_add(const struct view *view, const struct state *state
     if (cell->count > CELL_ENTRIES / 2)
         cell_purge(view, state, cell);
     if (cell->count == CELL_ENTRIES)
-        cell_make_room(view->oracle, state, cell);
+        cell_make_room(view, state, cell);
     struct entry *entry = &cell->entries[cell->count++];
     *entry = (struct entry){.change = (uint16_t)change};
     return entry;

@@ -59,6 +59,8 @@ struct oracle *oracle_new(unsigned disks, uint32_t sectors, oracle_violated *vio
 void oracle_free(struct oracle *oracle);
 /* The moment that begins now. */
 uint32_t oracle_now(struct oracle *oracle);
+/* From now on a checkpoint may come whose moment is this one or later, until ORACLE_NEVER is said. */
+void oracle_keep_since(struct oracle *oracle, uint32_t moment);
 
 /* --- views --- */
 
