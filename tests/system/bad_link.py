@@ -7,6 +7,7 @@ and bring what a connection had sent long after its sender has gone.
     link.delay(0.005)                       each piece takes this long, both ways
     link.hold(TO_SERVER); link.release()    nothing arrives in that direction for a while
     link.cut(TO_SERVER, 1234)               breaks all connections there are after 1234 more bytes
+    link.wait_ended()                       the clients have gone, and the server knows it
     link.hold_old(); link.wake_old()        connections there are stand still towards the server,
                                             also when their client has gone; new ones do not
 """
@@ -125,6 +126,11 @@ class Link:
         if after_bytes == 0:
             for pipe in pipes:
                 self.close(pipe)
+
+    def wait_ended(self):
+        """Until the server has heard that its clients have gone, and has closed all connections."""
+        for pipe in list(self.pipes):
+            pipe.join()
 
     def hold_old(self):
         with self.changed:

@@ -75,6 +75,7 @@ def test_a_primary_that_was_killed_and_started_again_is_not_believed(pair):
     pair.write(1)
     assert pair.checkpoint() == 2
     pair.primary.kill()
+    pair.link.wait_ended()
     pair.start_primary()
     # As long as it writes nothing nothing is wrong.
     assert pair.checkpoint() == 3
