@@ -29,3 +29,13 @@ def test_a_tooth_that_does_not_apply_is_named(tmp_path):
                             capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stdout == "02-bad.patch does not apply\n"
+
+
+def test_a_number_that_no_tooth_has_is_refused():
+    for wrong in ("19", "3x"):
+        result = subprocess.run([ROOT / "tools/run-teeth", "--check", wrong], capture_output=True,
+                                text=True, check=False)
+        assert result.returncode == 2 and f"no tooth '{wrong}'" in result.stderr
+    result = subprocess.run([ROOT / "tools/run-teeth", "--check", "3", "04"], capture_output=True,
+                            text=True, check=False)
+    assert result.stdout == "2 teeth apply\n"
