@@ -39,10 +39,12 @@ struct entry {
     uint32_t killed;  /* the moment since when it cannot be; 0: it can */
 };
 
+/* What may be the content of one sector. Entries that found no room are remembered as one: all changes
+ * that had begun by a moment. */
 struct cell {
     uint32_t count;
-    uint32_t wild;   /* changes up to here were forgotten, and may be the content; 0: none */
-    uint32_t forgot; /* changes up to here were forgotten that a power cut may bring back */
+    uint32_t forgotten;        /* that moment; 0: none has been forgotten */
+    uint32_t forgotten_killed; /* as `killed` of an entry */
     struct entry entries[CELL_ENTRIES];
 };
 
@@ -329,21 +331,34 @@ static bool change_is_durable(const struct view *view, uint32_t change)
     return c->result == CHANGE_DONE && (c->durable || c->ended < view->flushed[c->disk]);
 }
 
-/* Something durable came after it, so that not even a power cut brings it back. */
-static bool entry_is_gone(const struct view *view, const struct state *state,
-                          const struct cell *cell, const struct entry *entry)
+/* Something durable came after this moment: not even a power cut brings back what had ended by then. */
+static bool cell_is_durable(const struct view *view, const struct cell *cell, uint32_t ended)
 {
-    if (entry->killed == 0)
-        return false;
     for (uint32_t i = 0; i < cell->count; i++) {
-        const struct entry *other = &cell->entries[i];
-        if (other != entry && !other->optional && other->base == BASE_NO &&
-            view->oracle->changes[other->change].kind != CHANGE_DISCARD &&
-            change_is_durable(view, other->change) &&
-            view->oracle->changes[other->change].begun > entry_ended(view->oracle, state, entry))
+        const struct entry *entry = &cell->entries[i];
+        const struct change *change = &view->oracle->changes[entry->change];
+        if (!entry->optional && entry->base == BASE_NO && change->kind != CHANGE_DISCARD &&
+            change_is_durable(view, entry->change) && change->begun > ended)
             return true;
     }
     return false;
+}
+
+static bool entry_is_gone(const struct view *view, const struct state *state,
+                          const struct cell *cell, const struct entry *entry)
+{
+    return entry->killed != 0 &&
+           cell_is_durable(view, cell, entry_ended(view->oracle, state, entry));
+}
+
+static bool forgotten_is_alive(const struct cell *cell)
+{
+    return cell->forgotten != 0 && cell->forgotten_killed == 0;
+}
+
+static bool forgotten_is_gone(const struct view *view, const struct cell *cell)
+{
+    return cell->forgotten_killed != 0 && cell_is_durable(view, cell, cell->forgotten);
 }
 
 /* What was killed before this moment nobody asks for. */
@@ -369,19 +384,27 @@ static void cell_purge(const struct view *view, const struct state *state, struc
         if (cell->entries[i].killed < oldest && entry_is_gone(view, state, cell, &cell->entries[i]))
             cell_remove(cell, i);
     }
+    if (cell->forgotten_killed < oldest && forgotten_is_gone(view, cell))
+        cell->forgotten = cell->forgotten_killed = 0;
+}
+
+static void cell_forget(struct cell *cell, uint32_t ended, uint32_t killed)
+{
+    bool alive = killed == 0 || forgotten_is_alive(cell);
+
+    cell->forgotten = MAX(cell->forgotten, MAX(ended, 1)); /* 0 would be: none */
+    cell->forgotten_killed = alive ? 0 : MAX(cell->forgotten_killed, killed);
 }
 
 /* The entry that ended first makes room: dead ones if there are. */
-static void cell_make_room(const struct view *view, const struct state *state, struct cell *cell)
+static void cell_make_room(struct oracle *oracle, const struct state *state, struct cell *cell)
 {
-    struct oracle *oracle = view->oracle;
-    uint32_t oldest = oldest_question(view);
     uint32_t victim = CELL_ENTRIES, victim_ended = ORACLE_NEVER;
     bool victim_dead = false;
 
     for (uint32_t i = 0; i < cell->count; i++) {
         uint32_t ended = entry_ended(oracle, state, &cell->entries[i]);
-        bool dead = cell->entries[i].killed != 0 && cell->entries[i].killed < oldest;
+        bool dead = cell->entries[i].killed != 0;
         if (victim == CELL_ENTRIES || (dead && !victim_dead) ||
             (dead == victim_dead && ended < victim_ended)) {
             victim = i;
@@ -389,12 +412,8 @@ static void cell_make_room(const struct view *view, const struct state *state, s
             victim_dead = dead;
         }
     }
-    victim_ended = MAX(victim_ended, 1); /* 0 would be: nothing is forgotten */
-    cell->forgot = MAX(cell->forgot, victim_ended);
-    if (!victim_dead) {
-        cell->wild = MAX(cell->wild, victim_ended);
-        oracle->stats.wild_cells++;
-    }
+    oracle->stats.wild_cells += !victim_dead;
+    cell_forget(cell, victim_ended, cell->entries[victim].killed);
     cell_remove(cell, victim);
 }
 
@@ -404,7 +423,7 @@ static struct entry *cell_add(const struct view *view, const struct state *state
     if (cell->count > CELL_ENTRIES / 2)
         cell_purge(view, state, cell);
     if (cell->count == CELL_ENTRIES)
-        cell_make_room(view, state, cell);
+        cell_make_room(view->oracle, state, cell);
     struct entry *entry = &cell->entries[cell->count++];
     *entry = (struct entry){.change = (uint16_t)change};
     return entry;
@@ -465,8 +484,8 @@ static void change_took_effect(const struct view *view, struct state *state, con
                 entry_ended(oracle, state, entry) < c->begun)
                 entry->killed = c->ended;
         }
-        if (cell->wild < c->begun && list_empty(&view->reads))
-            cell->wild = 0;
+        if (forgotten_is_alive(cell) && cell->forgotten < c->begun)
+            cell->forgotten_killed = c->ended;
     }
 }
 
@@ -531,17 +550,19 @@ void view_power_cut(struct view *view)
     LIST_FOR_EACH(state, &view->states, struct state, link) {
         for (size_t i = 0; i < cell_count(oracle); i++) {
             struct cell *cell = &state->cells[i];
+            cell_purge(view, state, cell);
             for (uint32_t k = 0; k < cell->count; k++) {
                 struct entry *entry = &cell->entries[k];
                 if (entry->killed != 0 && !entry_is_gone(view, state, cell, entry))
                     entry->killed = 0;
             }
+            if (!forgotten_is_gone(view, cell))
+                cell->forgotten_killed = 0;
+            cell->forgotten = MIN(cell->forgotten, now);
             for (uint32_t k = 0; k < cell->count; k++) {
                 cell->entries[k].base = BASE_BEFORE;
                 cell->entries[k].optional = 0;
             }
-            if (cell->forgot > view->flushed[i / oracle->sectors])
-                cell->wild = MAX(cell->wild, cell->forgot);
         }
         state->born = now;
     }
@@ -570,9 +591,11 @@ void view_checkpoint_failed(struct view *view)
     view->changing = false;
 }
 
-static void cell_cut(const struct cell *cell, struct cell *to, uint32_t since)
+static void cell_cut(const struct cell *cell, struct cell *to, uint32_t since, uint32_t now)
 {
-    *to = (struct cell){.wild = cell->wild, .forgot = cell->forgot};
+    *to = (struct cell){.count = 0};
+    if (cell->forgotten_killed == 0 || cell->forgotten_killed > since)
+        to->forgotten = MIN(cell->forgotten, now);
     for (uint32_t i = 0; i < cell->count; i++) {
         const struct entry *entry = &cell->entries[i];
         if (entry->killed != 0 && entry->killed <= since)
@@ -610,7 +633,7 @@ static struct state *state_cut(struct view *to, const struct state *state, uint3
     cut->born = cut->cut_hi = oracle_now(oracle);
     cut->refuted = false;
     for (size_t i = 0; i < cell_count(oracle); i++)
-        cell_cut(&state->cells[i], &cut->cells[i], since);
+        cell_cut(&state->cells[i], &cut->cells[i], since, cut->born);
     state_add_own(to, cut, since);
     return cut;
 }
@@ -709,10 +732,16 @@ static bool entry_is_legal(const struct oracle *oracle, const struct entry *entr
     return (entry->killed == 0 || entry->killed > begun) && value_of(oracle, entry) == value;
 }
 
+/* It may be what nobody remembers, for a read that began then. */
+static bool forgotten_is_legal(const struct cell *cell, uint32_t begun)
+{
+    return cell->forgotten != 0 && (cell->forgotten_killed == 0 || cell->forgotten_killed > begun);
+}
+
 static bool cell_is_legal(const struct oracle *oracle, const struct cell *cell, int64_t value,
                           uint32_t begun)
 {
-    if (cell->wild != 0 && oracle->changes[value].begun <= cell->wild)
+    if (forgotten_is_legal(cell, begun) && oracle->changes[value].begun <= cell->forgotten)
         return true;
     for (uint32_t i = 0; i < cell->count; i++) {
         if (entry_is_legal(oracle, &cell->entries[i], value, begun))
@@ -792,11 +821,11 @@ static bool cell_learn(struct oracle *oracle, struct state *state, struct cell *
             matches++;
         }
     }
-    if (matches != 1)
+    if (matches != 1 || (value == 0 && forgotten_is_legal(cell, begun)))
         seen = NULL;
-    if (cell->wild != 0 && cell->wild < begun && matches > 0)
-        cell->wild = 0;
-    bool agrees = seen == NULL || cell->wild != 0 || cut_learn(oracle, state, cell, seen, begun);
+    if (forgotten_is_alive(cell) && cell->forgotten < begun && matches > 0)
+        cell->forgotten_killed = oracle->moment;
+    bool agrees = seen == NULL || cut_learn(oracle, state, cell, seen, begun);
     uint32_t seen_begun = seen != NULL && seen->base == BASE_NO
                               ? oracle->changes[seen->change].begun
                               : 0;
