@@ -55,6 +55,34 @@ TEST_LOOP(a_change_that_cannot_be_recorded_does_not_happen)
     }
 }
 
+/* The change's record stands already, and a loss of power might take it back or not. */
+TEST_LOOP(a_change_whose_record_cannot_be_made_durable_is_taken_back_in_the_file_too)
+{
+    if (!test_loop_is_sim())
+        return;
+    const struct sim_fault fault = {.path = test_folder(), .op = SIM_OP_SYNC_FOLDER, .error = -EIO};
+    struct fix fix;
+    fix_open(&fix, 2);
+    use_state(&fix, GROUP_LEVEL_PROCESS, boot_a);
+    assert_int_equal(sim_fault_add(sim_of(fix.loop), "host", &fault), 0);
+    refuse_start(&fix, REPLICATION_OVERLAYS_EMPTY, "cannot be made durable");
+    assert_false(path_exists(fix.loop, test_path("group")));
+    set_fault(&fix, "", SIM_OP_ANY, false);
+    fix_start(&fix);
+    live_epoch(&fix);
+    struct content before = file_take("group");
+    assert_int_equal(sim_fault_add(sim_of(fix.loop), "host", &fault), 0);
+    fix_refused(replication_stop(fix.s.group, true, &err), "cannot be made durable");
+    set_fault(&fix, "", SIM_OP_ANY, false);
+    struct content after = file_take("group");
+    assert_int_equal(after.length, before.length);
+    assert_memory_equal(after.bytes, before.bytes, before.length);
+    free(before.bytes);
+    free(after.bytes);
+    expect_live_epoch(&fix);
+    end(&fix);
+}
+
 TEST_LOOP(a_forced_failover_that_cannot_be_recorded_does_not_happen)
 {
     if (!test_loop_is_sim())
@@ -225,6 +253,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_change_that_cannot_be_recorded_does_not_happen),
+        cmocka_unit_test(
+            a_change_whose_record_cannot_be_made_durable_is_taken_back_in_the_file_too),
         cmocka_unit_test(a_forced_failover_that_cannot_be_recorded_does_not_happen),
         cmocka_unit_test(a_failover_that_cannot_be_recorded_again_goes_on_at_the_next_start),
         cmocka_unit_test(whatever_request_is_the_last_the_next_start_finds_one_whole_epoch),

@@ -202,6 +202,35 @@ TEST_LOOP(making_the_log_shorter_waits_for_a_medium_that_fails)
     done(&f);
 }
 
+/* The rewrite is under way when the block is found to be live, and lands before it is appended again. */
+TEST_LOOP(a_block_that_its_user_rewrites_while_the_log_is_made_shorter_stays_rewritten)
+{
+    struct overlay_fixture f = open_new(4096, 512);
+    const struct blkdebug_rule read = {.kinds = BLKDEBUG_READ, .hold = true, .count = 1};
+    const struct blkdebug_rule write = {.kinds = BLKDEBUG_WRITE, .hold = true, .count = 1};
+    struct blocks_task task;
+    unsigned reading, writing;
+
+    assert_int_equal(blocks_write(f.edge, 0, 4096, 1, 0), 0);
+    assert_int_equal(blkdebug_inject(f.debug, &read, &reading), 0);
+    for (unsigned i = 0; i < 48; i++)
+        assert_int_equal(blocks_write(f.edge, 4096 + i % 4 * UINT64_C(131072), 131072, 2, 0), 0);
+    assert_int_equal(blkdebug_await_held(f.debug, reading, 1, test_deadline_ns(10)), 0);
+    assert_int_equal(blkdebug_inject(f.debug, &write, &writing), 0);
+    blocks_start_write(&task, f.edge, 0, 4096, 3);
+    assert_int_equal(blkdebug_await_held(f.debug, writing, 1, test_deadline_ns(10)), 0);
+    blkdebug_release(f.debug, reading);
+    test_wait_until(blkdebug_matches(f.debug, reading) >= 2); /* the record, then the block */
+    co_sleep(5 * NS_PER_MS);
+    blkdebug_release(f.debug, writing);
+    test_wait_until(task.done);
+    assert_int_equal(task.result, 0);
+    test_wait_until(overlay_stats(f.node).cleaned_bytes > 0);
+    blocks_expect(f.edge, 0, 4096, 3);
+    blocks_expect(f.edge, 4096, 4 * UINT64_C(131072), 2);
+    done(&f);
+}
+
 TEST_LOOP(damage_in_the_file_is_never_given_a_good_crc)
 {
     struct overlay_fixture f = open_new(4096, 512);
@@ -542,6 +571,8 @@ int main(void)
         cmocka_unit_test(
             an_overlay_that_its_record_has_emptied_at_a_start_makes_its_log_shorter_too),
         cmocka_unit_test(making_the_log_shorter_waits_for_a_medium_that_fails),
+        cmocka_unit_test(
+            a_block_that_its_user_rewrites_while_the_log_is_made_shorter_stays_rewritten),
         cmocka_unit_test(damage_in_the_file_is_never_given_a_good_crc),
         cmocka_unit_test(a_long_log_that_is_cut_or_torn_shows_one_moment_or_is_refused),
         cmocka_unit_test(what_an_emptying_leaves_goes_back_to_the_file_system),
