@@ -51,6 +51,7 @@ static uint64_t files_bound(const struct history *history)
 static unsigned live_connections(const struct host *host)
 {
     const struct world *world = host->world;
+    const struct host *truth = &world->hosts[world->truth];
     unsigned count = 0;
 
     for (uint32_t i = 0; i < world->history->disks; i++) {
@@ -61,7 +62,7 @@ static unsigned live_connections(const struct host *host)
             nbd_client_info(client, &info);
         count += info.connected;
     }
-    if (host->role == ROLE_STANDBY && world->hosts[world->truth].linked)
+    if (host->role == ROLE_STANDBY && truth->linked && host_is_up(truth))
         count += world->history->disks;
     return count;
 }

@@ -153,7 +153,7 @@ void manager_restart(struct world *world, struct host *host, bool bare)
     unsigned troubles = host->troubles;
     int r = restart_host(host, bare, &err);
     if (r == 0) {
-        host->down = false;
+        host->down = host->process == NULL; /* it may have died with its answer on the way */
         view_settle(host->view);
         world->stats.restarts++;
         if (host->power_lost && !host->bare)
