@@ -27,7 +27,7 @@ static bool closed_above(struct node *node, unsigned mark)
 
 bool node_is_draining(struct node *node)
 {
-    return closed_above(node_check(node), ++node->graph->mark);
+    return node_check(node)->graph->hurried || closed_above(node, ++node->graph->mark);
 }
 
 static void drain_below(struct node *node, unsigned mark)
@@ -46,6 +46,15 @@ void graph_hurry(struct edge *root, bool hurried)
     root->hurried = hurried;
     if (hurried)
         drain_below(root->child, ++root->graph->mark);
+}
+
+void graph_hurry_all(struct graph *graph)
+{
+    unsigned mark = ++graph->mark;
+
+    graph->hurried = true;
+    LIST_FOR_EACH(node, &graph->nodes, struct node, graph_link)
+        drain_below(node, mark);
 }
 
 void edge_close(struct edge *edge)

@@ -116,6 +116,8 @@ int graph_drain_begin_subtree(struct node *node, struct graph_drain *drain) MAY_
  * edge goes. Closes nothing.
  */
 void graph_hurry(struct edge *root, bool hurried);
+/* The same for all users, for good: the process ends, and waits for their last requests. */
+void graph_hurry_all(struct graph *graph);
 
 /* How long edges were closed, by changes of the graph and by drains; requests that came meanwhile
  * waited at most so long. A hold counts when it has ended. */

@@ -20,6 +20,7 @@ struct graph {
     struct co *changer;
     unsigned change_depth;
     struct list drains; /* struct graph_drain */
+    bool hurried;       /* graph_hurry_all() */
     struct buf *zeroes; /* GRAPH_ZEROES_BYTES, made at first use; nobody ever writes to it */
     const struct object_type *const *object_types; /* NULL: none */
     struct list objects;                           /* struct object, in the order of making */

@@ -420,6 +420,8 @@ void daemon_end(struct daemon *daemon)
     if (daemon->ended)
         return;
     daemon->ended = true;
+    if (daemon->graph != NULL)
+        graph_hurry_all(daemon->graph);
     if (daemon->qmp != NULL) {
         qmp_server_flush_events(daemon->qmp);
         if (daemon->quit_why != NULL)

@@ -422,6 +422,24 @@ TEST_LOOP(an_edge_that_is_hurried_lets_them_go_until_it_is_not)
     tear_down(&f);
 }
 
+/* Also of whom comes later. */
+TEST_LOOP(at_the_end_of_a_process_nothing_is_held_back)
+{
+    struct fixture f = set_up(",'limits':{'iops-total':10}");
+    struct task tasks[200];
+    uint64_t began_ns = turn_ns();
+
+    for (unsigned i = 0; i < ARRAY_LEN(tasks); i++) {
+        start(&tasks[i], f.edge, WRITE, 512, NULL);
+        if (i == ARRAY_LEN(tasks) / 2)
+            graph_hurry_all(f.graph);
+    }
+    for (unsigned i = 0; i < ARRAY_LEN(tasks); i++)
+        test_wait_until(tasks[i].done);
+    assert_true(now_ns() - began_ns < 2 * NS_PER_S);
+    tear_down(&f);
+}
+
 /* Only whom the drain waits for: the other node of the group stays within what is left. */
 TEST_LOOP(a_drain_of_one_node_lifts_no_limit_of_another)
 {
@@ -569,6 +587,7 @@ int main(void)
         cmocka_unit_test(a_group_that_is_used_stays),
         cmocka_unit_test(a_drain_lets_them_all_go),
         cmocka_unit_test(an_edge_that_is_hurried_lets_them_go_until_it_is_not),
+        cmocka_unit_test(at_the_end_of_a_process_nothing_is_held_back),
         cmocka_unit_test(changes_of_the_graph_do_not_wait_for_the_throttled),
         cmocka_unit_test(a_drain_of_one_node_lifts_no_limit_of_another),
         cmocka_unit_test(errors_of_the_child_come_back),
