@@ -12,7 +12,7 @@ import time
 
 import nbd
 
-from blockstep import DEADLINE_S, Daemon, make_file, run
+from blockstep import DEADLINE_S, Daemon, make_file
 
 VIEW = "view"
 DISK = "disk0"
@@ -105,6 +105,17 @@ class Host:
         self.add_primary()
         self.export_view()
 
+    def overlay(self, kind):
+        """Makes an empty one; returns what opens it."""
+        path, file = self.folder / f"{self.name}.{kind}", f"{kind}-file"
+        make_file(path, 0)
+        self.qmp.cmd("blockdev-add", driver="file", node_name=file, filename=str(path))
+        self.qmp.cmd("blockdev-create", job_id=file, options={
+            "driver": self.overlay_format, "file": file, "size": self.size})
+        self.qmp.event("JOB_STATUS_CHANGE", id=file, status="concluded")
+        self.qmp.cmd("job-dismiss", id=file)
+        return {"driver": self.overlay_format, "file": file}
+
     def add_secondary(self):
         self.qmp.cmd("blockdev-add", self.disk_options(**{"node-name": DISK}))
         hidden = {**self.overlay("hidden"), "node-name": "hidden0", "backing": DISK}
@@ -172,6 +183,7 @@ class Host:
 
 class Blockstep(Host):
     kind = "blockstep"
+    overlay_format = "overlay"
     link_server = {"server": "default"}
 
     def start(self):
@@ -179,11 +191,6 @@ class Blockstep(Host):
         self.daemon = self.daemons.start(
             "--nbd-server", f"id=user,addr.type=unix,addr.path={self.user}", name=self.name)
         self.second_socket = self.daemon.socket_path
-
-    def overlay(self, kind):
-        path = self.folder / f"{self.name}.{kind}"
-        self.daemons.cli("image", "create", "-f", "overlay", path, str(self.size))
-        return {"driver": "overlay", "file": {"driver": "file", "filename": str(path)}}
 
     def listen(self):
         self.qmp.cmd("nbd-server-start",
@@ -212,6 +219,7 @@ class Blockstep(Host):
 class Qemu(Host):
     """A process without a machine. Its one NBD server serves the peer and the users."""
     kind = "qemu"
+    overlay_format = "qcow2"
     link_server = {}
 
     def start(self):
@@ -224,11 +232,6 @@ class Qemu(Host):
         self.second_socket = f"{path}2"  # a control socket of QEMU has one client at a time
         self.daemons.all.append(self.daemon)
         self.listening = False
-
-    def overlay(self, kind):
-        path = self.folder / f"{self.name}.{kind}"
-        run("qemu-img", "create", "-q", "-f", "qcow2", path, self.size)
-        return {"driver": "qcow2", "file": {"driver": "file", "filename": str(path)}}
 
     def listen(self):
         if not self.listening:
