@@ -18,6 +18,7 @@ be there by test_differential.py, and ours to be without:
 
     tests/system/differential.py [--build DIR] [--seed N | --seeds A..B | --minutes M] [--pair P,S]
     tests/system/differential.py --seeds 1..5000 --state FILE --minutes 30   goes on where it stopped
+    --jobs N: so many seeds at a time
 """
 
 import argparse
@@ -26,7 +27,9 @@ import random
 import shutil
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import takewhile
 from pathlib import Path
 
@@ -54,6 +57,8 @@ class Content:
 
     def look(self, found, what):
         """Raises when it cannot be this; afterwards it is this."""
+        if found == self.value == self.other:
+            return
         for begin in range(0, SIZE, SECTOR):
             sector = slice(begin, begin + SECTOR)
             if found[sector] != self.value[sector] and found[sector] != self.other[sector]:
@@ -235,31 +240,54 @@ def try_seed(seed, kinds, unit):
     raise AssertionError(f"seed {seed}: {','.join(kinds)} hangs every time")
 
 
-def run_seeds(seeds, pairs, unit=SECTOR, done=lambda seed: None):
-    """Returns how many seeds were run, and how often a QEMU has hung. Calls done() behind each."""
+def run_seeds(seeds, pairs, unit=SECTOR, done=lambda seed: None, jobs=os.cpu_count()):
+    """Returns how many seeds were run, and how often a QEMU has hung. Calls done() behind each, in the
+    order in which they end.
+
+    Threads suffice for several at a time: a seed takes the daemons' time, not Python's."""
+    seeds, lock = iter(seeds), threading.Lock()
     count = hangs = 0
-    for count, seed in enumerate(seeds, 1):
-        hangs += sum(try_seed(seed, kinds, unit) for kinds in pairs)
-        done(seed)
+
+    def work():
+        nonlocal count, hangs
+        while True:
+            with lock:
+                seed = next(seeds, None)
+            if seed is None:
+                return
+            hung = sum(try_seed(seed, kinds, unit) for kinds in pairs)
+            with lock:
+                count, hangs = count + 1, hangs + hung
+                done(seed)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for worker in as_completed([pool.submit(work) for _ in range(jobs)]):
+                worker.result()
+        finally:
+            # After a failure the others end what they are at.
+            with lock:
+                seeds = iter(())
     return count, hangs
 
 
 class State:
-    """A file with the number of the seed that comes next."""
+    """A file with the number of the first seed that has not been run."""
 
-    def __init__(self, path):
-        self.path = path and Path(path)
-
-    def next(self, first):
-        if self.path is None or not self.path.exists():
-            return first
-        return max(first, int(self.path.read_text()))
+    def __init__(self, path, first):
+        self.path, self.next = Path(path), first
+        self.ahead = set()  # what has been run behind it
+        if self.path.exists():
+            self.next = max(first, int(self.path.read_text()))
 
     def done(self, seed):
-        if self.path is not None:
-            new = self.path.with_name(f"{self.path.name}.new")
-            new.write_text(f"{seed + 1}\n")
-            new.replace(self.path)
+        self.ahead.add(seed)
+        while self.next in self.ahead:
+            self.ahead.remove(self.next)
+            self.next += 1
+        new = self.path.with_name(f"{self.path.name}.new")
+        new.write_text(f"{self.next}\n")
+        new.replace(self.path)
 
 
 def fresh_seeds():
@@ -280,25 +308,30 @@ def main():
     parser.add_argument("--state", metavar="FILE",
                         help="--seeds: goes on where the run before stopped")
     parser.add_argument("--minutes", type=float, help="default: 1 of fresh seeds")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(),
+                        help="seeds at a time (default: as many as CPUs)")
     parser.add_argument("--pair", metavar="P,S", help="blockstep or qemu, for each side")
     parser.add_argument("--unit", type=int, default=SECTOR)
     options = parser.parse_args()
     if options.build:
         os.environ["BLOCKSTEP_BUILD"] = os.path.abspath(options.build)
     pairs = [tuple(options.pair.split(","))] if options.pair else [OURS, STOCK]
-    state = State(options.state if options.seeds else None)
-    minutes = options.minutes
+    state, minutes = None, options.minutes
     if options.seed is not None:
         seeds = [options.seed]
     elif options.seeds:
         first, last = map(int, options.seeds.split(".."))
-        seeds = range(state.next(first), last + 1)
+        if options.state:
+            state = State(options.state, first)
+            first = state.next
+        seeds = range(first, last + 1)
     else:
         seeds, minutes = fresh_seeds(), minutes or 1
     if minutes:
         seeds = until(time.monotonic() + minutes * 60, seeds)
-    count, hangs = run_seeds(seeds, pairs, options.unit, state.done)
-    next_one = f"; {state.next(first)} is next" if options.seeds else ""
+    done = state.done if state else lambda seed: None
+    count, hangs = run_seeds(seeds, pairs, options.unit, done, options.jobs)
+    next_one = f"; {state.next} is next" if state else ""
     print(f"{count} seeds, no difference; QEMU has hung {hangs} times{next_one}")
 
 

@@ -8,6 +8,7 @@ The primary's guest uses the view `p`, the user of the secondary the view `s`; `
 secondary disk itself, as the peer writes it.
 """
 
+import threading
 import time
 
 import nbd
@@ -22,14 +23,19 @@ class NoAnswer(TimeoutError):
     """A side has not answered a request within the deadline."""
 
 
+class Memory(threading.local):
+    """What a thread's requests share: libnbd's module for Python 1.14 never lets go of a buffer that
+    was given to an asynchronous request."""
+
+    def __init__(self):
+        self.bytes = memoryview(bytearray(1 << 20))
+
+
+MEMORY = Memory()
+
+
 class View:
-    """An export as its user sees it. Every request has a deadline.
-
-    All requests share one piece of memory: libnbd's module for Python 1.14 never lets go of a buffer
-    that was given to an asynchronous request.
-    """
-
-    memory = memoryview(bytearray(1 << 20))
+    """An export as its user sees it. Every request has a deadline."""
 
     def __init__(self, host, path, name):
         self.host = host
@@ -47,7 +53,7 @@ class View:
                 raise NoAnswer(f"{self.host.name} does not answer a request")
 
     def scratch(self, length):
-        return nbd.Buffer.from_buffer(self.memory[:length])
+        return nbd.Buffer.from_buffer(MEMORY.bytes[:length])
 
     def run(self, cookie):
         self.wait(lambda: self.handle.aio_command_completed(cookie))
@@ -55,11 +61,11 @@ class View:
     def read(self, offset=0, length=None):
         length = self.size - offset if length is None else length
         self.run(self.handle.aio_pread(self.scratch(length), offset))
-        return bytes(self.memory[:length])
+        return bytes(MEMORY.bytes[:length])
 
     def write(self, offset, data, fua=False):
         buffer = self.scratch(len(data))
-        self.memory[:len(data)] = data
+        MEMORY.bytes[:len(data)] = data
         self.run(self.handle.aio_pwrite(buffer, offset, flags=nbd.CMD_FLAG_FUA if fua else 0))
 
     def zero(self, offset, length, punch):

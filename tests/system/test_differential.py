@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+import differential
 from blockstep import QmpError
 from differential import OURS, SIZE, STOCK, State, run_seeds
 from pairs import DISK, VIEW, Pair
@@ -24,12 +25,29 @@ def new_seeds(count):
 
 
 def test_a_run_of_seeds_goes_on_where_the_one_before_stopped(tmp_path):
-    state = State(tmp_path / "at")
-    assert state.next(7) == 7
+    state = State(tmp_path / "at", 7)
+    assert state.next == 7
     run_seeds([7], [OURS], done=state.done)
-    assert State(tmp_path / "at").next(7) == 8
-    assert State(tmp_path / "at").next(100) == 100
-    assert State(None).next(7) == 7
+    assert State(tmp_path / "at", 7).next == 8
+    assert State(tmp_path / "at", 100).next == 100
+
+
+def test_a_seed_that_is_not_done_yet_is_not_left_out_when_later_ones_are(tmp_path):
+    state = State(tmp_path / "at", 1)
+    for done, first_left in [(3, 1), (2, 1), (1, 4), (4, 5)]:
+        state.done(done)
+        assert State(tmp_path / "at", 1).next == first_left
+
+
+def test_a_failure_ends_the_run_and_its_seed_is_next(tmp_path, monkeypatch):
+    def fail_at_3(seed, kinds, unit):
+        assert seed != 3, "a difference"
+        return 0
+    monkeypatch.setattr(differential, "try_seed", fail_at_3)
+    state = State(tmp_path / "at", 1)
+    with pytest.raises(AssertionError, match="a difference"):
+        run_seeds(iter(range(1, 1 << 62)), [OURS], done=state.done, jobs=3)
+    assert state.next == 3
 
 
 def test_seeds_that_found_something_find_nothing_any_more():
