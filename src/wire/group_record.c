@@ -131,7 +131,8 @@ static int add_marks(struct json_object *object, const struct group_record *reco
         json_add_string(object, "inconsistent-reason", record->inconsistent_reason) < 0 ||
         json_add_bool(object, "stream-begun", record->stream_begun) < 0 ||
         json_add_bool(object, "stream-intact", record->stream_intact) < 0 ||
-        json_add_string(object, "stream-reason", record->stream_reason) < 0)
+        json_add_string(object, "stream-reason", record->stream_reason) < 0 ||
+        json_add_string(object, "lost", record->lost) < 0)
         return -ENOMEM;
     return 0;
 }
@@ -177,7 +178,7 @@ struct parsed_disk {
 };
 
 struct parsed {
-    char *format, *group, *generation, *boot_id, *inconsistent_reason, *stream_reason, *crc;
+    char *format, *group, *generation, *boot_id, *inconsistent_reason, *stream_reason, *lost, *crc;
     uint64_t version, epoch, checkpoint_wall_ns;
     int role, stage, level;
     bool promoted, undo_durable, consistent, stream_intact;
@@ -263,6 +264,10 @@ static const struct opt record_opts[] = {
      .help = "a primary has written since the disks were equal; since version 2"},
     BOOL_MEMBER(struct parsed, "stream-intact", stream_intact, "nothing forwarded was lost"),
     TEXT_MEMBER(struct parsed, "stream-reason", stream_reason, "what was"),
+    {.name = "lost",
+     .type = OPT_STRING,
+     .offset = OPT_FIELD(struct parsed, lost),
+     .help = "what a forced failover has given up; since version 3"},
     {.name = "disks",
      .type = OPT_ANY,
      .offset = OPT_FIELD(struct parsed, disks),
@@ -407,6 +412,8 @@ static int take_texts(const struct parsed *parsed, struct group_record *record, 
     if (ret == 0)
         ret = take_text(parsed->stream_reason, record->stream_reason, sizeof(record->stream_reason),
                         "stream-reason", err);
+    if (ret == 0 && parsed->lost != NULL)
+        ret = take_text(parsed->lost, record->lost, sizeof(record->lost), "lost", err);
     return ret;
 }
 
@@ -423,6 +430,8 @@ static int check_sense(const struct group_record *record, struct err *err)
         return damaged(err, "'promoted' before the end of a failover");
     if ((record->stage == GROUP_FAILOVER || record->promoted) && record->generation == 0)
         return damaged(err, "a failover without a generation of its own");
+    if (record->lost[0] != '\0' && record->stage != GROUP_FAILOVER && !record->promoted)
+        return damaged(err, "'lost' without a failover");
     for (size_t i = 0; i < record->disk_count; i++) {
         if (record->disks[i].merged != record->promoted && record->stage != GROUP_FAILOVER)
             return damaged(err, "'merged' contradicts the stage");
@@ -451,6 +460,8 @@ static int take_parsed(const struct parsed *parsed, struct group_record *ret_rec
     record->stream_intact = parsed->stream_intact;
     if (parsed->stream_begun_given != (parsed->version > 1))
         return damaged(err, "'stream-begun' does not fit its version");
+    if ((parsed->lost != NULL) != (parsed->version > 2))
+        return damaged(err, "'lost' does not fit its version");
     ret = take_texts(parsed, record, err);
     if (ret == 0)
         ret = take_disks(parsed->disks, record, err);

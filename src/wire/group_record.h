@@ -11,7 +11,7 @@
 
 #include "base/err.h"
 
-#define GROUP_RECORD_VERSION        2u
+#define GROUP_RECORD_VERSION        3u
 #define GROUP_RECORD_OLDEST_VERSION 1u /* that can still be read */
 #define GROUP_RECORD_MAX_DISKS      64u
 #define GROUP_RECORD_MAX_ANCESTORS  64u
@@ -20,6 +20,7 @@
 #define GROUP_RECORD_IDENTITY_BYTES 128u
 #define GROUP_RECORD_BOOT_ID_BYTES  64u
 #define GROUP_RECORD_REASON_BYTES   256u
+#define GROUP_RECORD_LOST_BYTES     1024u
 #define GROUP_RECORD_IMAGE_BYTES    16u
 
 enum group_role { GROUP_PRIMARY, GROUP_SECONDARY };
@@ -63,6 +64,7 @@ struct group_record {
     bool stream_begun; /* a primary has written since the disks were last known to be equal */
     bool stream_intact;
     char stream_reason[GROUP_RECORD_REASON_BYTES];
+    char lost[GROUP_RECORD_LOST_BYTES]; /* what a forced failover has given up; "": nothing */
     size_t disk_count;
     struct group_record_disk disks[GROUP_RECORD_MAX_DISKS];
 };

@@ -206,6 +206,7 @@ static void values_that_cannot_be_are_damage(void **state)
         {"consistent", "false"},   /* without a reason */
         {"stream-intact", "true"}, /* with one */
         {"promoted", "true"},      /* and running */
+        {"lost", "'what was'"},    /* and running */
         {"boot-id", "'0123456789012345678901234567890123456789012345678901234567890123'"},
         {"disks", "[]"},
         {"disks", "{}"},
@@ -247,9 +248,29 @@ static void a_newer_version_is_refused_as_such(void **state)
     struct group_record record = example();
     struct json_object *object = example_object(&record);
 
-    put(object, "version", "3");
+    put(object, "version", "4");
     put(object, "news", "{'unknown':true}");
     refused_object(object, -ENOTSUP);
+}
+
+static void version_2_is_read_and_has_lost_nothing(void **state)
+{
+    (void)state;
+    struct group_record record = example(), again;
+    struct json_object *object = example_object(&record);
+    struct err err = ERR_INIT;
+    size_t length;
+
+    put(object, "version", "2");
+    refused_object(json_object_get(object), -EUCLEAN); /* it had no such member */
+    json_object_object_del(object, "lost");
+    char *text = seal(object, &length);
+    if (group_record_decode(text, length, &again, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_string_equal(again.lost, "");
+    assert_false(again.stream_begun);
+    free(text);
+    json_object_put(object);
 }
 
 static void version_1_is_read_and_its_stream_counts_as_begun(void **state)
@@ -261,6 +282,7 @@ static void version_1_is_read_and_its_stream_counts_as_begun(void **state)
     size_t length;
 
     put(object, "version", "1");
+    json_object_object_del(object, "lost");
     refused_object(json_object_get(object), -EUCLEAN); /* it had no such member */
     json_object_object_del(object, "stream-begun");
     char *text = seal(object, &length);
@@ -281,7 +303,9 @@ static void the_largest_record_fits(void **state)
 
     record.disk_count = GROUP_RECORD_MAX_DISKS;
     record.ancestor_count = GROUP_RECORD_MAX_ANCESTORS;
+    record.stage = GROUP_FAILOVER;
     memset(record.stream_reason, '"', sizeof(record.stream_reason) - 1);
+    memset(record.lost, '"', sizeof(record.lost) - 1);
     for (unsigned i = 0; i < GROUP_RECORD_MAX_DISKS; i++) {
         struct group_record_disk *disk = &record.disks[i];
 
@@ -306,6 +330,7 @@ int main(void)
         cmocka_unit_test(each_member_that_is_missing_or_of_another_type_is_damage),
         cmocka_unit_test(values_that_cannot_be_are_damage),
         cmocka_unit_test(a_newer_version_is_refused_as_such),
+        cmocka_unit_test(version_2_is_read_and_has_lost_nothing),
         cmocka_unit_test(version_1_is_read_and_its_stream_counts_as_begun),
         cmocka_unit_test(the_largest_record_fits),
     };
