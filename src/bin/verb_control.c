@@ -166,13 +166,14 @@ int verb_checkpoint(int argc, char **argv)
 
 static void failover_help(void)
 {
-    printf("usage: blockstep failover [OPTION...]\n\n"
-           "On the secondary: cuts the primary off, takes over at the last checkpoint, and merges\n"
-           "the overlays into the disk while the exports serve already. In stage failover-failed\n"
-           "it tries again.\n\n" TARGET_HELP
-           "      --wait             until the merge has ended, with its progress\n"
-           "      --force            also of a group that is inconsistent: its disks become the\n"
-           "                         truth as they are, which may be a mixture of times\n");
+    printf(
+        "usage: blockstep failover [OPTION...]\n\n"
+        "On the secondary: cuts the primary off, takes over at the last checkpoint, and merges\n"
+        "the overlays into the disk while the exports serve already. In stage failover-failed\n"
+        "it tries again.\n\n" TARGET_HELP
+        "      --wait             until the merge has ended, with its progress\n"
+        "      --force            also of a group that is inconsistent: what is left of it becomes\n"
+        "                         the truth, which may be a mixture of times; says what is lost\n");
 }
 
 struct failover_how {
@@ -234,16 +235,20 @@ static int wait_merged(struct qmp_client *client)
     }
 }
 
-/* Nobody shall find out afterwards. */
-static void warn_inconsistent(struct json_object *status)
+/* What it has cost to take over by force. */
+static void warn_lost(struct qmp_client *client)
 {
-    const char *reason = json_text(status, "inconsistent-reason");
+    CLEANUP(json_putp) struct json_object *status = NULL;
+    const char *lost;
 
-    if (reason != NULL)
+    if (verb_run(client, "failover", "query-replication", NULL, &status) != EXIT_OK)
+        return;
+    lost = json_text(status, "lost");
+    if (lost != NULL)
         fprintf(stderr,
-                "%s: warning: the group is inconsistent (%s); its disks are taken as they are, and "
-                "may hold a mixture of times: check the file systems on them\n",
-                cli_program, reason);
+                "%s: warning: taken over with what is left: %s; the disks may hold a mixture of "
+                "times: check the file systems on them\n",
+                cli_program, lost);
 }
 
 static int failover(struct qmp_client *client, bool force, bool *ret_merged)
@@ -262,8 +267,6 @@ static int failover(struct qmp_client *client, bool force, bool *ret_merged)
                   "the disks hold what the primary had forwarded");
         return EXIT_FAILED;
     }
-    if (force)
-        warn_inconsistent(status);
     arguments = json_object_new_object();
     if (arguments == NULL || json_add_bool(arguments, "failover", true) < 0 ||
         json_add_bool(arguments, "force", force) < 0) {
@@ -271,7 +274,10 @@ static int failover(struct qmp_client *client, bool force, bool *ret_merged)
         cli_error("out of memory");
         return EXIT_FAILED;
     }
-    return verb_run(client, "failover", "replication-stop", arguments, NULL);
+    code = verb_run(client, "failover", "replication-stop", arguments, NULL);
+    if (code == EXIT_OK && force)
+        warn_lost(client);
+    return code;
 }
 
 int verb_failover(int argc, char **argv)

@@ -87,15 +87,21 @@ static void print_marks(struct json_object *status)
         return;
     print_label("state");
     if (inconsistent != NULL)
-        printf("%sinconsistent%s: a failover needs --force until a primary with --sync has copied "
-               "its disks\n",
-               cli_style(CLI_BAD), cli_style(CLI_PLAIN));
+        printf("%sinconsistent%s: a failover needs --force%s\n", cli_style(CLI_BAD),
+               cli_style(CLI_PLAIN),
+               json_flag(status, "failover-interrupted")
+                   ? " to go on with what is left"
+                   : " until a primary with --sync has copied its disks");
     else if (level == NULL)
         printf("consistent, kept in no state folder: a restart cannot know it\n");
     else if (strcmp(level, "none") == 0)
         printf("consistent, durability none: lost when the daemon is killed\n");
     else
         printf("consistent, durability %s: survives a killed daemon, not a loss of power\n", level);
+    if (json_text(status, "lost") != NULL) {
+        print_label("lost");
+        printf("%s%s%s\n", cli_style(CLI_BAD), json_text(status, "lost"), cli_style(CLI_PLAIN));
+    }
     if (broken == NULL || inconsistent != NULL)
         return;
     print_label("stream");

@@ -92,8 +92,6 @@ static int overlay_load(struct overlay *overlay, struct err *err) MAY_WAIT
         return ret;
     overlay->damage = *err;
     err_clear(err);
-    if (!overlay->tail_only)
-        overlay_map_drop(overlay->map);
     log_error("overlay", "'%s' is unusable until it is emptied: %s", overlay->node->name,
               overlay->damage.text);
     return 0;

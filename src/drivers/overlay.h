@@ -59,9 +59,9 @@ struct overlay_identity {
     uint64_t generation;
     uint64_t next_generation; /* which the next emptying makes live */
     uint64_t epoch;
-    uint64_t held_bytes;
-    bool in_memory; /* its file is gone when the host is */
-    bool damaged;   /* opened with on-damage=hold: nothing can be read until it is emptied */
+    uint64_t held_bytes; /* of one that is damaged: up to there */
+    bool in_memory;      /* its file is gone when the host is */
+    bool damaged;        /* opened with on-damage=hold: nothing can be read until it is emptied */
     bool tail_only; /* the damage may be what a loss of power leaves of what no flush has covered */
     char damage[ERR_TEXT_BYTES];
 };
@@ -85,6 +85,13 @@ int overlay_settle(struct node *node, uint64_t live_generation, struct err *err)
  * is voided. With it goes only what no flush has covered. -EUCLEAN: the damage is another one.
  */
 int overlay_forget_tail(struct node *node, struct err *err) MAY_WAIT;
+/*
+ * For who takes what is left of a damaged image: as overlay_settle(), but the log ends before its first bad
+ * record, wherever that stands, and is good from then on; and where the superblock of the live generation
+ * itself is lost, it is emptied. One that is newer than the record is kept as it is. What is lost thereby
+ * overlay_identity() told before.
+ */
+int overlay_salvage(struct node *node, uint64_t live_generation, struct err *err) MAY_WAIT;
 /* The file names what is live before any record that comes: whoever flushes now, and appends then, has
  * after a loss of power an image whose tail, at worst, is damaged. Nothing for what is no overlay. */
 int overlay_begin_log(struct node *node) MAY_WAIT;

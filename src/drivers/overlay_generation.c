@@ -130,11 +130,12 @@ bool overlay_identity(struct node *node, struct overlay_identity *ret_identity)
 
     if (overlay == NULL)
         return false;
+    struct overlay_stats stats = overlay_stats(overlay->node);
     struct overlay_identity identity = {
         .generation = overlay->sb.generation,
         .next_generation = next_generation(overlay),
         .epoch = overlay->epoch,
-        .held_bytes = overlay_stats(overlay->node).held_bytes,
+        .held_bytes = stats.held_bytes + stats.zero_run_bytes,
         .in_memory = overlay->file->child->limits.in_memory,
         .damaged = overlay_is_damaged(overlay),
         .tail_only = overlay_is_damaged(overlay) && overlay->tail_only,
@@ -209,7 +210,7 @@ int overlay_begin_log(struct node *node)
     return overlay != NULL ? overlay_superblock_refresh(overlay) : 0;
 }
 
-/* --- after a loss of power --- */
+/* --- what is left of a damaged log --- */
 
 /* Nothing that stands there counts as a record any more. */
 static int void_units(struct overlay *overlay, uint64_t unit, uint64_t end) MAY_WAIT
@@ -225,12 +226,9 @@ static int void_units(struct overlay *overlay, uint64_t unit, uint64_t end) MAY_
     return io_zero(overlay->file, &io);
 }
 
-int overlay_forget_tail(struct node *node, struct err *err)
+/* What stands behind the last good record. */
+static int void_behind(struct overlay *overlay) MAY_WAIT
 {
-    struct overlay *overlay = overlay_below(node);
-
-    if (overlay == NULL || !overlay_is_damaged(overlay) || !overlay->tail_only)
-        return err_set(err, -EUCLEAN, "node '%s' is no overlay that lacks a tail", node->name);
     const struct overlay_superblock *sb = &overlay->sb;
     uint64_t segment = overlay_segment_of(sb, overlay->end_unit);
     uint64_t file_bytes = overlay->file->child->length_bytes;
@@ -241,14 +239,62 @@ int overlay_forget_tail(struct node *node, struct err *err)
             ret = void_units(overlay, overlay_segment_begin(sb, segment),
                              overlay_segment_begin(sb, segment + 1));
     }
+    return ret == 0 ? io_flush(overlay->file) : ret;
+}
+
+/* The superblock expects no more records than there are. */
+static int expect_no_more(struct overlay *overlay) MAY_WAIT
+{
+    struct overlay_superblock sb = overlay->sb;
+
+    if ((sb.flags & OVERLAY_CLEAN) == 0 && sb.flushed_sequence <= overlay->sequence)
+        return 0;
+    sb.flags &= ~(uint32_t)OVERLAY_CLEAN;
+    sb.clean_sequence = sb.clean_end_unit = 0;
+    sb.flushed_sequence = MIN(sb.flushed_sequence, overlay->sequence);
+    int ret = overlay_superblock_store(overlay, &sb);
+    return ret == 0 ? io_flush(overlay->file) : ret;
+}
+
+/* The log ends with its last good record. */
+static int cut_log(struct overlay *overlay, const char *why, struct err *err) MAY_WAIT
+{
+    int ret = overlay->node->read_only ? -EROFS : 0;
+
+    overlay_worker_pause(overlay);
     if (ret == 0)
-        ret = io_flush(overlay->file);
+        ret = void_behind(overlay);
+    if (ret == 0)
+        ret = expect_no_more(overlay);
+    overlay_worker_resume(overlay);
     if (ret < 0)
         return err_set_errno(err, ret, "overlay '%s': what its log lost cannot be voided",
                              overlay->node->name);
-    log_warning("overlay", "'%s' has lost what was not flushed with the power: %s",
-                overlay->node->name, overlay->damage.text);
+    log_warning("overlay", "'%s' %s: %s", overlay->node->name, why, overlay->damage.text);
     err_clear(&overlay->damage);
     overlay->tail_only = false;
     return 0;
+}
+
+int overlay_forget_tail(struct node *node, struct err *err)
+{
+    struct overlay *overlay = overlay_below(node);
+
+    if (overlay == NULL || !overlay_is_damaged(overlay) || !overlay->tail_only)
+        return err_set(err, -EUCLEAN, "node '%s' is no overlay that lacks a tail", node->name);
+    return cut_log(overlay, "has lost what was not flushed with the power", err);
+}
+
+int overlay_salvage(struct node *node, uint64_t live_generation, struct err *err)
+{
+    struct overlay *overlay = overlay_below(node);
+
+    if (overlay == NULL)
+        return err_set(err, -ENOTSUP, "node '%s' is no overlay: it has no log", node->name);
+    if (overlay->sb.generation < live_generation && overlay->newest_generation < live_generation)
+        return empty_again(overlay, live_generation, err);
+    if (overlay->sb.generation < live_generation) /* no record that stands there may count again */
+        return empty_again(overlay, next_generation(overlay), err);
+    return overlay_is_damaged(overlay) ? cut_log(overlay, "is taken up to where it is damaged", err)
+                                       : 0;
 }

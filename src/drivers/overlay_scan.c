@@ -132,22 +132,29 @@ static int newer_generation(struct overlay *overlay, const struct overlay_record
                    overlay->sb.generation);
 }
 
-/* Goes on to where the record says. The log never comes to a segment twice. */
-static int scan_advance(struct overlay *overlay, const struct overlay_record *record,
-                        struct err *err)
+/* The log never comes to a segment twice. */
+static int check_way(const struct overlay *overlay, const struct overlay_record *record,
+                     struct err *err)
 {
     const struct overlay_superblock *sb = &overlay->sb;
     uint64_t segment = overlay_segment_of(sb, record->next_unit);
 
-    if (segment != overlay_segment_of(sb, record->unit) && bitmap_set(overlay->space.used, segment))
-        return err_set(err, -EUCLEAN,
-                       "it is damaged: record %" PRIu64 " leads to segment %" PRIu64
-                       ", which the log has already",
-                       record->sequence, segment);
+    if (segment == overlay_segment_of(sb, record->unit) ||
+        !bitmap_test(overlay->space.used, segment))
+        return 0;
+    return err_set(err, -EUCLEAN,
+                   "it is damaged: record %" PRIu64 " leads to segment %" PRIu64
+                   ", which the log has already",
+                   record->sequence, segment);
+}
+
+/* Goes on to where the record says. */
+static void scan_advance(struct overlay *overlay, const struct overlay_record *record)
+{
+    bitmap_set(overlay->space.used, overlay_segment_of(&overlay->sb, record->next_unit));
     overlay->sequence = record->sequence;
     overlay->end_unit = record->next_unit;
     overlay->epoch = MAX(overlay->epoch, record->epoch);
-    return 0;
 }
 
 /* The record that should come next: good, or the end (or damage). */
@@ -174,10 +181,12 @@ static int scan_next(struct scan *scan, bool *ret_good, struct err *err) MAY_WAI
     ret = overlay_record_check(sb, &record, bytes, err);
     if (ret < 0)
         return err_prefix(err, "it is damaged: record %" PRIu64, record.sequence);
-    ret = scan_group(scan, &record, bytes, ret_good, err);
-    if (ret < 0 || !*ret_good)
-        return ret;
-    return scan_advance(overlay, &record, err);
+    ret = check_way(overlay, &record, err);
+    if (ret == 0)
+        ret = scan_group(scan, &record, bytes, ret_good, err);
+    if (ret == 0 && *ret_good)
+        scan_advance(overlay, &record);
+    return ret;
 }
 
 /* --- what lies behind the end --- */

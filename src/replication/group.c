@@ -220,9 +220,16 @@ int group_check_synchronised(const struct replication_group *group, const char *
 {
     if (!group->awaits_sync)
         return 0;
+    if (group->record->stage == GROUP_FAILOVER) /* no primary has anything newer */
+        return err_set(err, -ENODATA,
+                       "%s: a failover was interrupted, and what it needs is lost: %s; put that"
+                       " back and start again, or go on with what is left (blockstep failover"
+                       " --force)",
+                       what, group->record->inconsistent_reason);
     return err_set(err, -ENODATA,
                    "%s: the group is inconsistent, there is no checkpoint: %s; synchronise it"
-                   " (blockstep primary --sync)",
+                   " (blockstep primary --sync), or take the disks over as they are (blockstep"
+                   " failover --force)",
                    what, group->record->inconsistent_reason);
 }
 

@@ -196,27 +196,58 @@ static void disk_failed(void *arg, const char *operation, const struct node *whe
     group_stream_broken(disk->group, reason);
 }
 
+static bool is_recorded(struct node *layer, const struct group_record_overlay *recorded,
+                        struct overlay_identity *ret_identity)
+{
+    return overlay_identity(layer, ret_identity) &&
+           memcmp(ret_identity->image_id, recorded->image, sizeof(recorded->image)) == 0;
+}
+
 /* What a crash left undone between the record and the overlays. */
+static int settle_layer(const struct group_disk *disk, size_t layer,
+                        const struct group_record_overlay *recorded, struct err *err) MAY_WAIT
+{
+    struct overlay_identity identity;
+    int ret = 0;
+    if (layer == 0 && is_recorded(disk->layers[0], recorded, &identity) && identity.tail_only &&
+        identity.generation == recorded->generation && group_lost_power(disk->group))
+        ret = overlay_forget_tail(disk->layers[0], err);
+    return ret == 0 ? overlay_settle(disk->layers[layer], recorded->generation, err) : ret;
+}
+
+/* As much of it as can be read; one in its place holds nothing (group_check_overlays()). */
+static int salvage_layer(const struct group_disk *disk, size_t layer,
+                         const struct group_record_overlay *recorded, struct err *err) MAY_WAIT
+{
+    static const char *const lost[] = {
+        "what its users wrote here since its last checkpoint",
+        "the blocks of its last checkpoint that the primary has overwritten since",
+    };
+    struct overlay_identity before, after;
+    char kept[32];
+    if (!is_recorded(disk->layers[layer], recorded, &before)) {
+        group_say_loss(disk->group, "disk '%s': %s is lost where it was not merged yet",
+                       replication_top_id(disk->node), lost[layer]);
+        return 0;
+    }
+    int ret = overlay_salvage(disk->layers[layer], recorded->generation, err);
+    if (ret == 0 && before.damaged && overlay_identity(disk->layers[layer], &after))
+        group_say_loss(
+            disk->group, "disk '%s': of %s %s are left, from before the damage of overlay '%s'",
+            replication_top_id(disk->node), lost[layer],
+            size_format(after.held_bytes, kept, sizeof(kept)), disk->layers[layer]->name);
+    return ret;
+}
+
 static int disk_settle(const struct group_disk *disk, const struct group_record_disk *recorded,
                        bool forced, struct err *err) MAY_WAIT
 {
     const struct group_record_overlay *overlays[] = {&recorded->active, &recorded->hidden};
-    for (size_t i = 0; !recorded->merged && i < ARRAY_LEN(overlays); i++) {
-        struct overlay_identity identity;
-        bool known = overlay_identity(disk->layers[i], &identity) &&
-                     memcmp(identity.image_id, overlays[i]->image, sizeof(identity.image_id)) == 0;
-        if (forced && (!known || identity.generation >= overlays[i]->generation))
-            continue;
-        int ret = 0;
-        if (known && i == 0 && identity.tail_only && !forced &&
-            identity.generation == overlays[i]->generation && group_lost_power(disk->group))
-            ret = overlay_forget_tail(disk->layers[i], err);
-        if (ret == 0)
-            ret = overlay_settle(disk->layers[i], overlays[i]->generation, err);
-        if (ret < 0)
-            return ret;
-    }
-    return 0;
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && !recorded->merged && i < ARRAY_LEN(overlays); i++)
+        ret = forced ? salvage_layer(disk, i, overlays[i], err)
+                     : settle_layer(disk, i, overlays[i], err);
+    return ret;
 }
 
 static void disk_set_recorded(const struct group_disk *disk, bool recorded)

@@ -232,6 +232,8 @@ static int record_failover(struct replication_group *group, struct group_disk *c
         change->stage = GROUP_FAILOVER;
         change->undo_durable = false; /* one that goes on keeps what was flushed */
     }
+    if (!change->consistent)
+        record_set_forced(group, change);
     record_set_overlays(change, disks, count, false);
     int ret = group_record_write(group, err);
     return ret < 0 ? err_prefix(err, "no failover: it cannot be recorded") : 0;
@@ -259,6 +261,7 @@ static int record_take_over(struct replication_group *group, struct group_disk *
 {
     struct group_record *change = group_record_change(group);
     record_mint(group, change);
+    record_set_forced(group, change);
     record_set_overlays(change, disks, count, true);
     for (size_t i = 0; i < change->disk_count; i++)
         change->disks[i].merged = true;

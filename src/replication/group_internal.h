@@ -67,6 +67,7 @@ struct replication_group {
     struct group_record *change; /* being made */
     struct group_record *cut;    /* what a checkpoint makes of it */
     uint64_t record_changes, cut_changes;
+    char lost[GROUP_RECORD_LOST_BYTES]; /* what a forced failover under way gives up */
 
     /* Of the last checkpoint, if this run of the daemon has taken it; its wall-clock time is recorded. */
     uint64_t checkpoint_now_ns; /* 0: it has not */
@@ -165,6 +166,11 @@ void record_set_overlays(struct group_record *record, struct group_disk *const *
                          bool next);
 struct group_record_disk *record_find_disk(struct group_record *record, const struct node *node);
 void record_set_inconsistent(struct group_record *record, const char *reason);
+/* What a forced failover gives up: said while it is prepared, and recorded with the change-over, from
+ * which on what is left is all there is. */
+PRINTF_LIKE(2, 3)
+void group_say_loss(struct replication_group *group, const char *fmt, ...);
+void record_set_forced(const struct replication_group *group, struct group_record *record);
 
 /* group_verdict.c: what a start makes of the record of an earlier run. */
 enum group_verdict {
@@ -176,6 +182,10 @@ enum group_verdict {
 /* During a failover whose overlays had been made durable: only what its user wrote since, and did not
  * flush, may be missing in an active disk. */
 bool group_lost_power(const struct replication_group *group);
+/* Before force makes do with what is left: an overlay of somebody else that holds blocks is neither merged
+ * nor emptied. */
+int group_check_overlays(struct replication_group *group, struct group_disk *const *disks,
+                         size_t count, struct err *err);
 /* Negative: the record is of another group or of a role that this start does not fit. */
 int group_verdict(struct replication_group *group, struct group_disk *const *disks, size_t count,
                   enum group_verdict *ret_verdict, char reason[GROUP_RECORD_REASON_BYTES],
@@ -189,8 +199,8 @@ int disk_check(struct replication_group *group, struct node *node, struct group_
 int disk_find_layers(struct node *node, struct group_disk *disk, struct err *err);
 /* Whether the overlays hold anything. */
 int disk_holds(struct group_disk *disk, bool *ret_holds, struct err *err) MAY_WAIT;
-/* Reopens, settles the overlays by what is recorded (NULL: nothing is; `forced`: as far as that goes),
- * blocks, inserts; on failure nothing is left but what disk_undo() takes away. */
+/* Reopens, settles the overlays by what is recorded (NULL: nothing is; `forced`: as far as that goes,
+ * and says what it does not by group_say_loss()), blocks, inserts; on failure nothing is left but what disk_undo() takes away. */
 int disk_prepare(struct group_disk *disk, bool copies, const struct group_record_disk *recorded,
                  bool forced, struct err *err) MAY_WAIT;
 void disk_undo(struct group_disk *disk) MAY_WAIT;

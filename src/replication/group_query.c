@@ -196,6 +196,11 @@ int group_add_marks(const struct replication_group *group, struct json_object *o
         return -1;
     if (record->promoted && json_add_bool(object, "promoted", true) < 0)
         return -1;
+    if (group->awaits_sync && record->stage == GROUP_FAILOVER &&
+        json_add_bool(object, "failover-interrupted", true) < 0)
+        return -1;
+    if (record->lost[0] != '\0' && json_add_string(object, "lost", record->lost) < 0)
+        return -1;
     if (group->file == NULL)
         return 0;
     return json_add_string(object, "durability", group_durability_name(record->level));

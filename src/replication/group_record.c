@@ -7,6 +7,7 @@
 #include "replication/group_internal.h"
 
 #include "base/log.h"
+#include "base/text.h"
 #include "drivers/file_node.h"
 #include "drivers/overlay.h"
 
@@ -244,6 +245,27 @@ void record_set_inconsistent(struct group_record *record, const char *reason)
 {
     record->consistent = false;
     snprintf(record->inconsistent_reason, sizeof(record->inconsistent_reason), "%s", reason);
+}
+
+void group_say_loss(struct replication_group *group, const char *fmt, ...)
+{
+    char text[GROUP_RECORD_LOST_BYTES];
+    size_t length = strlen(group->lost);
+    va_list args;
+
+    va_start(args, fmt);
+    text_format(text, sizeof(text), fmt, args);
+    va_end(args);
+    log_warning("replication", "taking over by force: %s", text);
+    snprintf(group->lost + length, sizeof(group->lost) - length, "%s%s", length > 0 ? "; " : "",
+             text);
+}
+
+void record_set_forced(const struct replication_group *group, struct group_record *record)
+{
+    record->consistent = true;
+    record->inconsistent_reason[0] = '\0';
+    snprintf(record->lost, sizeof(record->lost), "%s", group->lost);
 }
 
 /* --- the checkpoint's change --- */

@@ -512,6 +512,15 @@ int group_first_of_secondary(struct replication_group *group, const struct group
                    " peer-control");
 }
 
+static void say_losses(struct replication_group *group, const struct group_start *start)
+{
+    group->lost[0] = '\0';
+    group_say_loss(group, "%s", group->record->inconsistent_reason);
+    if (start->plan == START_DONE)
+        group_say_loss(group, "the disks are taken as they are: all that the primary had forwarded,"
+                              " nothing that was written here");
+}
+
 int group_force_over(struct replication_group *group, const struct group_members *members,
                      struct err *err)
 {
@@ -522,6 +531,10 @@ int group_force_over(struct replication_group *group, const struct group_members
     start->plan = group->record->stage == GROUP_FAILOVER ? START_MERGE : START_DONE;
     start->forced = true;
     int ret = start_check(group, members, start, err);
+    if (ret == 0)
+        ret = group_check_overlays(group, start->disks, start->count, err);
+    if (ret == 0)
+        say_losses(group, start);
     if (ret == 0)
         ret = start_prepare(group, start, err);
     if (ret == 0 && start->plan == START_MERGE)

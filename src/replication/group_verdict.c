@@ -135,6 +135,38 @@ static bool overlays_kept(struct replication_group *group, struct group_disk *co
     return true;
 }
 
+static int check_overlay(struct node *layer, const char *what, const struct group_record_disk *disk,
+                         const struct group_record_overlay *overlay, struct err *err)
+{
+    struct overlay_identity identity;
+
+    if (!overlay_identity(layer, &identity) ||
+        memcmp(identity.image_id, overlay->image, sizeof(overlay->image)) == 0 ||
+        (identity.held_bytes == 0 && !identity.damaged))
+        return 0;
+    return err_set(err, -EEXIST,
+                   "disk '%s': overlay '%s' is not the one of its %s disk, and holds what may be"
+                   " of use elsewhere: end this daemon, put the right one in its place, or move it"
+                   " away, and start again",
+                   disk->name, layer->name, what);
+}
+
+int group_check_overlays(struct replication_group *group, struct group_disk *const *disks,
+                         size_t count, struct err *err)
+{
+    int ret = 0;
+
+    for (size_t i = 0; ret == 0 && group->file != NULL && i < count; i++) {
+        const struct group_record_disk *disk = record_find_disk(group->record, disks[i]->node);
+        if (disk == NULL || disk->merged)
+            continue;
+        ret = check_overlay(disks[i]->layers[0], "active", disk, &disk->active, err);
+        if (ret == 0)
+            ret = check_overlay(disks[i]->layers[1], "hidden", disk, &disk->hidden, err);
+    }
+    return ret < 0 ? err_prefix(err, "no failover") : 0;
+}
+
 int group_verdict(struct replication_group *group, struct group_disk *const *disks, size_t count,
                   enum group_verdict *ret_verdict, char reason[GROUP_RECORD_REASON_BYTES],
                   struct err *err)

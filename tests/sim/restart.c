@@ -56,14 +56,20 @@ static void take_the_disk(struct host *host) MAY_WAIT
 static void take_what_is_left(struct host *host) MAY_WAIT
 {
     struct err err = ERR_INIT;
+    bool well = host_is_well(host);
+    unsigned troubles = host->troubles;
 
     view_blind(host->view);
-    if (qmp_command(host, NULL, &err,
-                    "{'execute':'replication-stop','arguments':{'failover':true,'force':true}}") ==
-            0 &&
-        manager_wait_merged(host, NS_PER_S))
+    int r = qmp_command(
+        host, NULL, &err,
+        "{'execute':'replication-stop','arguments':{'failover':true,'force':true}}");
+    if (r == 0 && manager_wait_merged(host, NS_PER_S))
         return;
-    take_the_disk(host); /* an overlay is damaged */
+    if (well && host_is_well(host) && troubles == host->troubles)
+        world_violation(host->world, invariant_name(I8_NOTHING_HANGS),
+                        "%s is told to take over with what is left, and does not: %s", host->name,
+                        r < 0 ? err.text : "the merge does not end");
+    take_the_disk(host); /* what is left cannot be read either */
 }
 
 /* The host of a group below level 'host' lost its power: either all is there, which its guest's reads

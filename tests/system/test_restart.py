@@ -250,6 +250,80 @@ def test_blockstepd_with_a_state_folder_asks_its_record(daemons, folder):
     assert "level 'none'" in daemon.qmp.cmd("query-replication")["inconsistent-reason"]
 
 
+def damage_record(path, nth):
+    """Of an overlay's log: its nth record is bad."""
+    image = bytearray(path.read_bytes())
+    at = -1
+    for _ in range(nth):
+        at = image.index(bytes.fromhex("b54f766c5265639e"), at + 1)
+    image[at + 64] ^= 1
+    path.write_bytes(image)
+
+
+def test_a_damaged_failover_is_taken_by_force_up_to_the_damage(daemons, folder):
+    make_file(folder / "disk.raw", SIZE)
+    for name in ("active", "hidden"):
+        daemons.cli("image", "create", "-f", "overlay", folder / name, SIZE)
+
+    def start(*faults):
+        (folder / "nbd.sock").unlink(missing_ok=True)
+        daemon = daemons.start(
+            "--state", folder / "state",
+            "--blockdev", f"blkdebug,node-name=disk,file.driver=file,file.filename={folder}/disk.raw"
+            + "".join(faults),
+            "--blockdev", f"overlay,node-name=hidden,file.driver=file,file.filename={folder}/hidden,"
+                          "on-damage=hold,backing=disk",
+            "--blockdev", f"overlay,node-name=active,file.driver=file,file.filename={folder}/active,"
+                          "on-damage=hold,backing=hidden",
+            "--blockdev", "replication,node-name=rep,mode=secondary,top-id=rep,file=active",
+            "--nbd-server", f"addr.type=unix,addr.path={folder}/nbd.sock", name=f"d{len(daemons.all)}")
+        daemon.qmp.cmd("replication-start", mode="secondary")
+        for node in ("disk", "rep"):
+            if node == "rep" or daemon.qmp.cmd("query-replication")["stage"] == "running":
+                daemon.qmp.cmd("nbd-server-add", device=node, writable=True)
+        return daemon
+
+    def reach(name):
+        handle = nbd.NBD()
+        handle.connect_uri(f"nbd+unix:///{name}?socket={folder}/nbd.sock")
+        return handle
+
+    daemon = start()
+    disk, user = reach("disk"), reach("rep")
+    for block in range(3):
+        disk.pwrite(b"\x01" * BLOCK, block * BLOCK)
+    assert daemon.qmp.cmd("replication-checkpoint")["epoch"] == 2
+    for block in range(3):
+        disk.pwrite(b"\x02" * BLOCK, block * BLOCK)
+        user.pwrite(b"\x03" * BLOCK, (8 + block) * BLOCK)
+    daemon.kill()
+    daemon = start(",inject.0.kind=write,inject.0.errno=5,inject.0.count=1000000")
+    daemon.qmp.cmd("replication-stop", failover=True)
+    daemons.cli("wait", "--qmp", f"unix:{daemon.socket_path}", "--for",
+                "stage=failover-failed", "--timeout", "20")
+    daemon.kill()
+    damage_record(folder / "hidden", 2)
+    daemon = start()
+    at = ["--qmp", f"unix:{daemon.socket_path}"]
+    status = daemons.cli("status", *at).stdout
+    assert "overlay of its hidden disk is damaged" in status and "--force to go on" in status
+    refused = daemons.cli("failover", *at, check=False)
+    assert refused.returncode == 1 and "failover --force" in refused.stderr, refused.stderr
+    forced = daemons.cli("failover", *at, "--force", "--wait")
+    lost = "of the blocks of its last checkpoint that the primary has overwritten since 4 KiB are left"
+    for said in (forced.stderr, daemons.cli("status", *at).stdout):
+        assert f"disk 'rep': {lost}" in said and "record 2 at byte" in said, said
+    user = reach("rep")
+    seen = [user.pread(BLOCK, block * BLOCK)[0] for block in (0, 1, 2, 8, 9, 10)]
+    assert seen == [1, 2, 2, 3, 3, 3]
+    user.pwrite(b"\x04" * BLOCK, 0)
+    user.shutdown()
+    daemon.stop()
+    daemon = start()
+    query = daemon.qmp.cmd("query-replication")
+    assert query["promoted"] and query["consistent"] and lost in query["lost"]
+
+
 def test_a_copy_in_place_of_the_disk_is_not_taken_for_it(daemons, folder):
     pair = Pair(daemons)
     pair.primary.stop()

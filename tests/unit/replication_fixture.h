@@ -380,13 +380,13 @@ static void fix_open_secondary_disk(struct fix *fix, unsigned disk, bool read_on
             disk, ro, paths.raw);
     fix_add(graph,
             "{'driver':'overlay','node-name':'hidden%u','read-only':%s,'backing':'sdisk%u',"
-            "'file':{'driver':'file','filename':'%s'}}",
+            "'on-damage':'hold','file':{'driver':'file','filename':'%s'}}",
             disk, ro, disk, paths.hidden);
     fix_add(graph, "{'driver':'blkdebug','node-name':'hdebug%u','read-only':%s,'file':'hidden%u'}",
             disk, ro, disk);
     fix_add(graph,
             "{'driver':'overlay','node-name':'active%u','backing':'hdebug%u',"
-            "'file':{'driver':'file','filename':'%s'}}",
+            "'on-damage':'hold','file':{'driver':'file','filename':'%s'}}",
             disk, disk, paths.active);
     fix_add(graph, "{'driver':'blkdebug','node-name':'adebug%u','file':'active%u'}", disk, disk);
     fix_add(graph,

@@ -124,6 +124,57 @@ TEST_LOOP(a_flipped_bit_in_a_record_that_others_follow_is_damage)
     free_small(small);
 }
 
+/* Opened to be held, and what the group may then have: edge and node. */
+static void open_held(struct overlay_fixture *f) MAY_WAIT
+{
+    *f = (struct overlay_fixture){.graph = blocks_graph()};
+    f->backing = blocks_add(f->graph, "{'node-name':'base','driver':'mem','size':%u}", SIZE_BYTES);
+    for (unsigned i = 0; i < SIZE_BYTES; i++)
+        mem_bytes(f->backing)[i] = overlay_backing_byte(i);
+    f->node = blocks_add(
+        f->graph,
+        "{'node-name':'ovl','driver':'overlay','on-damage':'hold','backing':'base',"
+        "'file':{'driver':'file','filename':'%s'}}",
+        test_path("b"));
+    f->edge = blocks_root(f->graph, f->node, "test");
+}
+
+TEST_LOOP(a_damaged_log_is_salvaged_up_to_the_damage_and_can_be_written_again)
+{
+    struct small *small = make_small();
+    uint64_t seed = test_seed("salvage"), state = seed;
+    struct err err = ERR_INIT;
+    static uint8_t model[SIZE_BYTES];
+
+    for (unsigned i = 0; i < 60; i++) {
+        unsigned bad = (unsigned)(test_random(&state) % (WRITES - 1));
+        bool closed = test_random(&state) % 2 == 0;
+        uint8_t *bytes = closed ? small->clean : small->live;
+        size_t length = closed ? small->clean_bytes : small->live_bytes;
+        size_t at = small->end_bytes[bad] + test_random(&state) % 64; /* of its record's head */
+        struct overlay_fixture f;
+
+        bytes[at] ^= 1;
+        overlay_put_file(test_path("b"), bytes, length);
+        bytes[at] ^= 1;
+        open_held(&f);
+        assert_int_equal(blocks_write(f.edge, 0, 512, 77, 0), -EUCLEAN);
+        assert_int_equal(overlay_salvage(f.node, 1, &err), 0);
+        overlay_expect_model(f.edge, small->model[bad], SIZE_BYTES);
+        overlay_shut(&f); /* for good, also without a write */
+        overlay_open_at(&f, test_path("b"), SIZE_BYTES);
+        overlay_expect_model(f.edge, small->model[bad], SIZE_BYTES);
+        memcpy(model, small->model[bad], SIZE_BYTES);
+        memset(model + 1000, 77, 20000);
+        assert_int_equal(blocks_write(f.edge, 1000, 20000, 77, 0), 0);
+        uint8_t *killed = overlay_snapshot(test_path("b"), &length);
+        overlay_shut(&f);
+        expect_model(killed, length, model);
+        free(killed);
+    }
+    free_small(small);
+}
+
 TEST_LOOP(a_flipped_bit_in_the_last_group_ends_a_killed_log_and_refuses_a_closed_one)
 {
     struct small *small = make_small();
@@ -288,6 +339,7 @@ int main(void)
         cmocka_unit_test(a_killed_log_cut_anywhere_shows_the_records_that_are_whole),
         cmocka_unit_test(a_log_cut_after_it_was_closed_is_refused),
         cmocka_unit_test(a_flipped_bit_in_a_record_that_others_follow_is_damage),
+        cmocka_unit_test(a_damaged_log_is_salvaged_up_to_the_damage_and_can_be_written_again),
         cmocka_unit_test(
             a_flipped_bit_in_the_last_group_ends_a_killed_log_and_refuses_a_closed_one),
         cmocka_unit_test(a_lost_superblock_does_not_bring_an_older_generation_back),

@@ -319,6 +319,35 @@ TEST_LOOP(a_record_that_was_flushed_is_never_forgotten)
     test_folder_remove();
 }
 
+TEST_LOOP(an_overlay_whose_live_superblock_is_lost_is_salvaged_as_empty)
+{
+    struct overlay_fixture f = open_new();
+    struct graph *graph;
+    struct err err = ERR_INIT;
+    size_t length;
+
+    assert_int_equal(blocks_write(f.edge, 0, 4096, 1, 0), 0); /* serial 3 */
+    empty(f.node);                                            /* serial 4 */
+    assert_int_equal(blocks_write(f.edge, 4096, 4096, 2, 0), 0);
+    uint8_t *bytes = overlay_snapshot(test_path("a"), &length);
+    overlay_shut(&f);
+    bytes[100] ^= 1;
+    overlay_put_file(test_path("a"), bytes, length);
+    free(bytes);
+
+    for (unsigned opened = 0; opened < 2; opened++) {
+        graph = blocks_graph();
+        struct node *node = open_held(graph);
+        assert_true(identity_of(node).damaged == (opened == 0));
+        assert_int_equal(overlay_salvage(node, 2, &err), 0);
+        assert_false(identity_of(node).damaged);
+        assert_int_equal(identity_of(node).generation, 3);
+        assert_int_equal(identity_of(node).held_bytes, 0);
+        graph_free(graph);
+    }
+    test_folder_remove();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -331,6 +360,7 @@ int main(void)
         cmocka_unit_test(a_lost_superblock_is_never_taken_for_an_older_generation),
         cmocka_unit_test(after_a_loss_of_power_what_was_not_flushed_can_be_forgotten),
         cmocka_unit_test(a_record_that_was_flushed_is_never_forgotten),
+        cmocka_unit_test(an_overlay_whose_live_superblock_is_lost_is_salvaged_as_empty),
     };
 
     return cmocka_run_group_tests_name("overlay generation", tests, NULL, NULL);
