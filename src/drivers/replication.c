@@ -28,6 +28,7 @@ struct replication_state {
      * hold a region's lock nor mark the map, so a failover's writes and merge wait for their end. */
     struct co_gate plain_writes;
     struct replication_merge merge;
+    struct replication_keeper keeper; /* secondary; zeroed: nobody */
     bool lower_read_only;
     struct replication_peer_control peer_control; /* primary; of texts that the options own */
     struct replication_watch watch;               /* zeroed: nobody */
@@ -448,12 +449,26 @@ static int secondary_flush(struct node *node) MAY_WAIT
     }
 }
 
+void replication_set_keeper(struct node *node, const struct replication_keeper *keeper)
+{
+    state_of(node)->keeper = keeper != NULL ? *keeper : (struct replication_keeper){0};
+}
+
+/* What the request leaves is durable; what lies around it, without which it is lost too, need not be. */
+static int secondary_keep(struct node *node) MAY_WAIT
+{
+    const struct replication_keeper *keeper = &state_of(node)->keeper;
+    return keeper->keep == NULL ? 0 : keeper->keep(keeper->arg);
+}
+
 /* --- the hooks --- */
 
 static int replication_change(struct node *node, struct io *io, enum io_kind kind) MAY_WAIT
 {
-    return replication_mode_of(node) == REPLICATION_PRIMARY ? primary_change(node, io, kind)
-                                                            : secondary_change(node, io, kind);
+    if (replication_mode_of(node) == REPLICATION_PRIMARY)
+        return primary_change(node, io, kind);
+    int ret = secondary_change(node, io, kind);
+    return ret == 0 && (io->flags & IO_FUA) != 0 ? secondary_keep(node) : ret;
 }
 
 static int replication_write(struct node *node, struct io *io) MAY_WAIT
@@ -473,8 +488,10 @@ static int replication_discard(struct node *node, struct io *io) MAY_WAIT
 
 static int replication_flush(struct node *node) MAY_WAIT
 {
-    return replication_mode_of(node) == REPLICATION_PRIMARY ? primary_flush(node)
-                                                            : secondary_flush(node);
+    if (replication_mode_of(node) == REPLICATION_PRIMARY)
+        return primary_flush(node);
+    int ret = secondary_flush(node);
+    return ret == 0 ? secondary_keep(node) : ret;
 }
 
 /* Where the secondary reads now; NULL: nowhere. */

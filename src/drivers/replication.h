@@ -97,6 +97,14 @@ void replication_forward_flush(struct node *node) MAY_WAIT;
  * stop that puts a read-only disk back takes it away. */
 void replication_set_lower_writable(struct node *node, bool writable);
 
+/* Who is asked before a flush or a change with IO_FUA succeeds, after it has been carried out: 0, or the
+ * -errno that it fails with. May wait, for no request from above. NULL: nobody. Copied. */
+struct replication_keeper {
+    int (*keep)(void *arg);
+    void *arg;
+};
+void replication_set_keeper(struct node *node, const struct replication_keeper *keeper);
+
 /* What a merge and the guest's writes share during a failover. */
 struct replication_merge {
     struct range_locks locks; /* whole regions; guest writes hold theirs exclusively */

@@ -90,6 +90,16 @@ static void end_record(struct replication_group *group) MAY_WAIT
         log_error("replication", "the end in good order cannot be recorded: %s", err.text);
 }
 
+/* The nodes may outlive the group. */
+static void forget_flushes(struct replication_group *group)
+{
+    for (struct node *node = graph_next(group->graph, NULL); node != NULL;
+         node = graph_next(group->graph, node)) {
+        if (replication_is(node))
+            replication_set_keeper(node, NULL);
+    }
+}
+
 void replication_group_free(struct replication_group *group)
 {
     if (group == NULL)
@@ -101,6 +111,7 @@ void replication_group_free(struct replication_group *group)
     group_wait_flushed(group);
     end_merges(group);
     end_record(group);
+    forget_flushes(group);
     LIST_FOR_EACH_SAFE(disk, &group->disks, struct group_disk, link)
         disk_free(disk);
     record_file_close(group->file);

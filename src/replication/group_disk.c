@@ -268,6 +268,7 @@ int disk_prepare(struct group_disk *disk, bool copies, const struct group_record
     node_ref(disk->disk);
     if (replication_merge_of(disk->node) == NULL)
         return err_no_memory(err);
+    group_keep_flushes(disk->group, disk->node);
     int ret = open_writable(disk->hidden, &disk->hidden_was_read_only, err);
     if (ret == 0)
         ret = open_writable(disk->disk, &disk->disk_was_read_only, err);

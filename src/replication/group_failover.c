@@ -40,6 +40,74 @@ static int fence(struct replication_group *group, struct group_disk *const *disk
     return ret < 0 ? err_prefix(err, "no failover: the peer is not fenced off") : 0;
 }
 
+/* --- what the overlays held at the failover --- */
+
+static bool undo_at_risk(const struct replication_group *group)
+{
+    return group->record->stage == GROUP_FAILOVER && !group->record->undo_durable;
+}
+
+static bool undo_is_flushed(const struct group_disk *disk)
+{
+    return disk->undo_flushed || replication_stage_of(disk->node) == REPLICATION_DONE;
+}
+
+/* By the disk's merge, or by a flush of S's user on any disk. */
+static int flush_undo(struct group_disk *disk) MAY_WAIT
+{
+    int ret = 0;
+    co_mutex_lock(&disk->undo_lock);
+    if (!undo_is_flushed(disk)) {
+        replication_plain_writes_end(disk->node);
+        ret = overlay_begin_log(disk->active);
+        if (ret == 0)
+            ret = io_flush(node_child(disk->node, "file"));
+        if (ret == 0)
+            ret = io_flush(node_child(disk->active, "backing"));
+        disk->undo_flushed = ret == 0;
+    }
+    co_mutex_unlock(&disk->undo_lock);
+    return ret;
+}
+
+/* A loss of power spares all disks or none: whoever flushes the last of them records it. */
+static int record_undo_durable(struct replication_group *group, struct err *err) MAY_WAIT
+{
+    LIST_FOR_EACH(disk, &group->disks, struct group_disk, link) {
+        if (!undo_is_flushed(disk))
+            return 0;
+    }
+    struct group_record *change = group_record_change(group);
+    if (!undo_at_risk(group)) {
+        group_record_drop(group);
+        return 0;
+    }
+    change->undo_durable = true;
+    return group_record_write(group, err);
+}
+
+/* What S's user flushes is lost with what the overlays held before. So as long as that is at risk his
+ * flushes do what the merges have not done yet, or could not do. */
+static int keep_undo(void *arg) MAY_WAIT
+{
+    struct replication_group *group = arg;
+    struct err err = ERR_INIT;
+    if (!undo_at_risk(group))
+        return 0;
+    LIST_FOR_EACH(disk, &group->disks, struct group_disk, link) {
+        int ret = flush_undo(disk);
+        if (ret < 0)
+            return ret;
+    }
+    return record_undo_durable(group, &err);
+}
+
+void group_keep_flushes(struct replication_group *group, struct node *node)
+{
+    const struct replication_keeper keeper = {.keep = keep_undo, .arg = group};
+    replication_set_keeper(node, &keeper);
+}
+
 /* --- the merge --- */
 
 static const struct node *merge_base(void *arg)
@@ -48,36 +116,22 @@ static const struct node *merge_base(void *arg)
     return replication_base(disk->node);
 }
 
-static void record_undo_durable(struct replication_group *group) MAY_WAIT
-{
-    LIST_FOR_EACH(disk, &group->disks, struct group_disk, link) {
-        if (!disk->undo_flushed)
-            return;
-    }
-    struct err err = ERR_INIT;
-    group_record_change(group)->undo_durable = true;
-    if (group_record_write(group, &err) < 0)
-        log_warning("replication", "a loss of power would interrupt the failover: %s", err.text);
-}
-
 /* From here on S has the only copy. What its user writes is durable when he flushes it; what the
  * overlays held before becomes so here, so that a host that loses power goes on too. */
 static void merge_begin(void *arg) MAY_WAIT
 {
     struct group_disk *disk = arg;
-    replication_plain_writes_end(disk->node);
-    int ret = overlay_begin_log(disk->active);
-    if (ret == 0)
-        ret = io_flush(node_child(disk->node, "file"));
-    if (ret == 0)
-        ret = io_flush(node_child(disk->active, "backing"));
-    if (ret < 0) {
-        log_warning("replication", "node '%s': the overlays cannot be flushed: %s",
-                    disk->node->name, err_errno_name(ret));
-        return;
-    }
-    disk->undo_flushed = true;
-    record_undo_durable(disk->group);
+    struct err err = ERR_INIT;
+    int ret = flush_undo(disk);
+    if (ret < 0)
+        err_set_errno(&err, ret, "node '%s': the overlays cannot be flushed", disk->node->name);
+    else
+        ret = record_undo_durable(disk->group, &err);
+    if (ret < 0)
+        log_warning("replication",
+                    "a loss of power would interrupt the failover, and flushes of its disks fail "
+                    "until that has changed or all merges have ended: %s",
+                    err.text);
 }
 
 static void merge_copied(void *arg)
@@ -161,6 +215,9 @@ static void merge_ended(struct job *job, void *arg) MAY_WAIT
         co_mutex_lock(&group->calls);
     disk->merge = NULL;
     if (done) {
+        /* A flush may yet be at it; none begins. */
+        co_mutex_lock(&disk->undo_lock);
+        co_mutex_unlock(&disk->undo_lock);
         disk_free(disk);
         co_mutex_unlock(&group->calls);
     }

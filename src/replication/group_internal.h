@@ -24,8 +24,9 @@ struct group_disk {
     struct job *merge;                            /* a reference; NULL: none is running */
     uint64_t merge_done_bytes, merge_total_bytes; /* of one that has ended */
     struct graph_drain drain;                     /* the merge's last step */
-    bool
-        undo_flushed; /* a failover's overlays hold on stable storage what they held at its begin */
+    /* In a failover: the overlays hold on stable storage what they held at its begin. */
+    bool undo_flushed;
+    struct co_mutex undo_lock; /* while they are flushed for that */
 };
 
 /* S: how far the stream of the primary's writes can be believed, beyond what is recorded. */
@@ -273,6 +274,9 @@ int group_fail_over(struct replication_group *group, struct group_disk *const *d
  * together for it; their stage is still `none`. */
 int group_take_over(struct replication_group *group, struct group_disk *const *disks, size_t count,
                     struct err *err) MAY_WAIT;
+/* From now on, until the group ends, no flush of the node succeeds that a loss of power during a failover
+ * would undo. */
+void group_keep_flushes(struct replication_group *group, struct node *node);
 /* Begins the merges; a disk whose merge cannot start is failover-failed. */
 void group_merge(struct group_disk *const *disks, size_t count) MAY_WAIT;
 

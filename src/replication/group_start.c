@@ -79,6 +79,7 @@ static int start_check(struct replication_group *group, const struct group_membe
         if (disk == NULL)
             return err_no_memory(err);
         start->disks[start->count++] = disk;
+        co_mutex_init(&disk->undo_lock);
         ret = disk_check(group, node, disk, err);
         if (ret < 0)
             return ret;

@@ -137,7 +137,6 @@ static void taken_over(struct world *world, bool certain)
     other->merging = true;
     other->took_over = certain;
     other->took_over_at = oracle_now(world->oracle);
-    other->took_over_troubles = other->troubles;
     other->awaits = false;
     view_set_invariant(other->view, I3_FAILOVER_CONTRACT);
     world->truth = other->index;

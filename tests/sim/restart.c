@@ -97,9 +97,7 @@ static void look_after_power(struct host *host) MAY_WAIT
             world_violation(world, invariant_name(I3_FAILOVER_CONTRACT),
                             "%s had taken over, and a loss of power has made it inconsistent: %s",
                             host->name, reason);
-        /* Where its disks failed meanwhile, it has warned of that. */
-        if (host->took_over && host->troubles == host->took_over_troubles + 1 &&
-            view_was_flushed(host->view, host->took_over_at))
+        if (host->took_over && view_was_flushed(host->view, host->took_over_at))
             world_violation(world, invariant_name(I1_ACKNOWLEDGED_IS_READ),
                             "%s had taken over, and what was flushed since is lost: %s", host->name,
                             reason);

@@ -73,7 +73,7 @@ struct host {
     enum role role;
     bool down;    /* ROLE_TRUTH, ROLE_STANDBY: its daemon died, and may be started again */
     bool merging; /* ROLE_TRUTH: the merge of its failover has not been seen to end */
-    uint32_t took_over_at, took_over_troubles;
+    uint32_t took_over_at;
     bool took_over; /* ROLE_TRUTH, merging: it said so */
     bool linked;    /* ROLE_TRUTH: forwards to the other */
     bool frozen;

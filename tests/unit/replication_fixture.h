@@ -553,16 +553,24 @@ UNUSED static int fix_write(struct edge *edge, uint64_t offset, const void *byte
     return ret;
 }
 
-UNUSED static int fix_fill(struct edge *edge, uint64_t offset, size_t length, int byte) MAY_WAIT
+UNUSED static int fix_fill_as(struct edge *edge, uint64_t offset, size_t length, int byte,
+                              unsigned flags) MAY_WAIT
 {
     struct buf *buf = buf_alloc(loop_bufs(loop_current()), length);
     assert_non_null(buf);
     memset(buf->bytes, byte, length);
-    struct io io = {
-        .offset_bytes = offset, .length_bytes = length, .data = buf_slice_of(buf, 0, length)};
+    struct io io = {.offset_bytes = offset,
+                    .length_bytes = length,
+                    .flags = flags,
+                    .data = buf_slice_of(buf, 0, length)};
     int ret = io_write(edge, &io);
     buf_unref(buf);
     return ret;
+}
+
+UNUSED static int fix_fill(struct edge *edge, uint64_t offset, size_t length, int byte) MAY_WAIT
+{
+    return fix_fill_as(edge, offset, length, byte, 0);
 }
 
 UNUSED static int fix_zero(struct edge *edge, uint64_t offset, uint64_t length) MAY_WAIT

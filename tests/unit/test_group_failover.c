@@ -100,6 +100,149 @@ static void late_half_block(void *arg) MAY_WAIT
     late->done = true;
 }
 
+/* --- flushes after it --- */
+
+static void late_user_flush(void *arg) MAY_WAIT
+{
+    struct late *late = arg;
+    late->result = io_flush(late->fix->top[0]);
+    late->done = true;
+}
+
+static void late_user_fua(void *arg) MAY_WAIT
+{
+    struct late *late = arg;
+    late->result = fix_fill_as(late->fix->top[0], 0, BLOCK, 9, IO_FUA);
+    late->done = true;
+}
+
+/* Two disks that were both written to. */
+static void begin_two(struct fix *fix) MAY_WAIT
+{
+    fix_open(fix, 2);
+    fix_start(fix);
+    for (unsigned i = 0; i < 2; i++)
+        assert_int_equal(fix_fill(fix->top[i], 0, BLOCK, 2), 0);
+}
+
+/* Lets go what the rules hold, which hold and fail nothing any more. */
+static void release(struct fix *fix, const char *prefix, unsigned disk)
+{
+    blkdebug_remove(fix_node(&fix->s, prefix, disk), 0);
+    blkdebug_release(fix_node(&fix->s, prefix, disk), 0);
+}
+
+TEST_LOOP(a_flush_after_a_failover_waits_for_what_the_overlays_of_all_disks_held)
+{
+    static void (*const flushes[])(void *) = {late_user_flush, late_user_fua};
+    for (size_t i = 0; i < ARRAY_LEN(flushes); i++) {
+        struct fix fix;
+        begin_two(&fix);
+        fix_inject(&fix.s, "hdebug", 1,
+                   (struct blkdebug_rule){.kinds = BLKDEBUG_FLUSH, .hold = true, .count = 1});
+        fix_ok(replication_stop(fix.s.group, true, &err));
+        assert_int_equal(blkdebug_await_held(fix_node(&fix.s, "hdebug", 1), 0, 1, soon(&fix)), 0);
+        test_wait_until(replication_stage_of(fix_node(&fix.s, "rep", 0)) == REPLICATION_DONE);
+        struct late flush = {.fix = &fix};
+        assert_int_equal(co_spawn(fix.loop, "late", flushes[i], &flush), 0);
+        co_sleep(5 * NS_PER_MS);
+        assert_false(flush.done);
+        release(&fix, "hdebug", 1);
+        test_wait_until(flush.done);
+        assert_int_equal(flush.result, 0);
+        fix_wait_stage(&fix.s, REPLICATION_DONE);
+        fix_close(&fix);
+    }
+}
+
+static void flush_all(struct fix *fix, int want) MAY_WAIT
+{
+    const uint64_t free_block = FIX_DISK_BYTES / 2; /* no merge locks it */
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(io_flush(fix->top[i]), want);
+        assert_int_equal(fix_fill_as(fix->top[i], free_block, BLOCK, 3, IO_FUA), want);
+        struct io io = {
+            .offset_bytes = free_block, .length_bytes = BLOCK, .flags = IO_FUA | IO_MAY_UNMAP};
+        assert_int_equal(io_zero(fix->top[i], &io), want);
+        assert_int_equal(fix_fill(fix->top[i], free_block, BLOCK, 3), 0);
+    }
+}
+
+TEST_LOOP(a_flush_after_a_failover_fails_while_an_overlay_of_any_disk_cannot_be_flushed)
+{
+    for (int merges = 0; merges < 2; merges++) {
+        struct fix fix;
+        begin_two(&fix);
+        fix_inject(&fix.s, "hdebug", 1,
+                   (struct blkdebug_rule){.kinds = BLKDEBUG_FLUSH, .error = -ENOSPC});
+        fix_inject(&fix.s, "sdisk", 1,
+                   (struct blkdebug_rule){
+                       .kinds = BLKDEBUG_WRITE, .length_bytes = BLOCK, .hold = true, .count = 1});
+        fix_ok(replication_stop(fix.s.group, true, &err));
+        flush_all(&fix, -ENOSPC);
+        test_wait_until(replication_stage_of(fix_node(&fix.s, "rep", 0)) == REPLICATION_DONE);
+        flush_all(&fix, -ENOSPC);
+        if (!merges) {
+            blkdebug_remove(fix_node(&fix.s, "hdebug", 1), 0);
+            flush_all(&fix, 0);
+        }
+        release(&fix, "sdisk", 1);
+        fix_wait_stage(&fix.s, REPLICATION_DONE);
+        flush_all(&fix, 0);
+        fix_close(&fix);
+    }
+}
+
+TEST_LOOP(a_write_from_before_a_failover_promises_no_more_than_one_from_after)
+{
+    struct fix fix;
+    begin_two(&fix);
+    fix_inject(&fix.s, "adebug", 0,
+               (struct blkdebug_rule){.kinds = BLKDEBUG_WRITE, .hold = true, .count = 1});
+    fix_inject(&fix.s, "hdebug", 1, (struct blkdebug_rule){.kinds = BLKDEBUG_FLUSH, .error = -EIO});
+    fix_inject(&fix.s, "sdisk", 1,
+               (struct blkdebug_rule){.kinds = BLKDEBUG_WRITE, .hold = true, .count = 1});
+    struct late write = {.fix = &fix};
+    assert_int_equal(co_spawn(fix.loop, "late", late_user_fua, &write), 0);
+    assert_int_equal(blkdebug_await_held(fix_node(&fix.s, "adebug", 0), 0, 1, soon(&fix)), 0);
+    fix_ok(replication_stop(fix.s.group, true, &err));
+    release(&fix, "adebug", 0);
+    test_wait_until(write.done);
+    assert_int_equal(write.result, -EIO);
+    release(&fix, "sdisk", 1);
+    fix_wait_stage(&fix.s, REPLICATION_DONE);
+    fix_close(&fix);
+}
+
+/* A flush of one disk tries again for another, whose merge ends meanwhile. */
+TEST_LOOP(a_merge_that_ends_while_a_flush_tries_again_for_its_disk_waits_for_it)
+{
+    struct fix fix;
+    begin_two(&fix);
+    fix_inject(&fix.s, "hdebug", 1,
+               (struct blkdebug_rule){.kinds = BLKDEBUG_FLUSH, .count = 1, .error = -EIO});
+    fix_inject(&fix.s, "hdebug", 1,
+               (struct blkdebug_rule){.kinds = BLKDEBUG_FLUSH, .nth = 2, .count = 1, .hold = true});
+    fix_inject(&fix.s, "sdisk", 1,
+               (struct blkdebug_rule){.kinds = BLKDEBUG_WRITE, .hold = true, .count = 1});
+    fix_ok(replication_stop(fix.s.group, true, &err));
+    assert_int_equal(blkdebug_await_held(fix_node(&fix.s, "sdisk", 1), 0, 1, soon(&fix)), 0);
+    struct late flush = {.fix = &fix};
+    assert_int_equal(co_spawn(fix.loop, "late", late_user_flush, &flush), 0);
+    assert_int_equal(blkdebug_await_held(fix_node(&fix.s, "hdebug", 1), 0, 1, soon(&fix)), 0);
+    release(&fix, "sdisk", 1);
+    test_wait_until(replication_stage_of(fix_node(&fix.s, "rep", 1)) == REPLICATION_DONE);
+    co_sleep(5 * NS_PER_MS);
+    assert_false(flush.done);
+    release(&fix, "hdebug", 1);
+    test_wait_until(flush.done);
+    assert_int_equal(flush.result, 0);
+    test_wait_until(job_next(&fix.s.jobs, NULL) == NULL);
+    fix_close(&fix);
+}
+
+/* --- the merge --- */
+
 /* Its read-modify-write of a block that nobody holds has read, and not yet written, when the failover
  * comes. A write into the same block after it must not be undone. */
 TEST_LOOP(a_write_after_the_failover_is_not_undone_by_one_from_before)
@@ -422,6 +565,11 @@ int main(void)
         cmocka_unit_test(a_fence_that_fails_leaves_everything_running),
         cmocka_unit_test(a_failover_waits_for_the_peers_last_writes_and_takes_none_after),
         cmocka_unit_test(a_users_write_under_way_at_the_failover_is_not_lost),
+        cmocka_unit_test(a_flush_after_a_failover_waits_for_what_the_overlays_of_all_disks_held),
+        cmocka_unit_test(
+            a_flush_after_a_failover_fails_while_an_overlay_of_any_disk_cannot_be_flushed),
+        cmocka_unit_test(a_write_from_before_a_failover_promises_no_more_than_one_from_after),
+        cmocka_unit_test(a_merge_that_ends_while_a_flush_tries_again_for_its_disk_waits_for_it),
         cmocka_unit_test(a_write_after_the_failover_is_not_undone_by_one_from_before),
         cmocka_unit_test(a_write_that_does_not_reach_the_disk_late_in_a_merge_is_copied_again),
         cmocka_unit_test(a_write_behind_a_merges_back_is_copied_again),

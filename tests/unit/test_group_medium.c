@@ -135,6 +135,41 @@ TEST_LOOP(a_failover_that_cannot_be_recorded_again_goes_on_at_the_next_start)
     end(&fix);
 }
 
+/* What S's user flushes lies around what the overlays held at the failover. */
+TEST_LOOP(a_flush_after_a_failover_promises_nothing_that_a_loss_of_power_would_take)
+{
+    if (!test_loop_is_sim())
+        return;
+    const struct blkdebug_rule rule = {.kinds = BLKDEBUG_WRITE | BLKDEBUG_ZERO, .error = -EIO};
+    struct fix fix;
+    begin(&fix, 2, GROUP_LEVEL_PROCESS);
+    live_epoch(&fix);
+    /* The failover is recorded; that it survives a loss of power is not. */
+    const struct sim_fault fault = {
+        .path = test_path("group.new"), .op = SIM_OP_WRITE, .nth = 2, .error = -EIO};
+    assert_int_equal(sim_fault_add(sim_of(fix.loop), "host", &fault), 0);
+    for (unsigned i = 0; i < 2; i++)
+        fix_inject(&fix.s, "sdisk", i, rule);
+    fix_ok(replication_stop(fix.s.group, true, &err));
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(io_flush(fix.top[i]), -EIO);
+        assert_int_equal(fix_fill_as(fix.top[i], 0, BLOCK, 9, IO_FUA), -EIO);
+    }
+    fix_wait_stage(&fix.s, REPLICATION_FAILOVER_FAILED);
+    assert_int_equal(io_flush(fix.top[0]), -EIO);
+    set_fault(&fix, "", SIM_OP_ANY, false);
+    assert_int_equal(io_flush(fix.top[0]), 0); /* tried again */
+    for (unsigned i = 0; i < 2; i++)
+        blkdebug_remove(fix_node(&fix.s, "sdisk", i), 0);
+    fix_ok(replication_stop(fix.s.group, true, &err));
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(io_flush(fix.top[i]), 0);
+        assert_int_equal(fix_fill_as(fix.top[i], 0, BLOCK, 9, IO_FUA), 0);
+    }
+    fix_wait_stage(&fix.s, REPLICATION_DONE);
+    end(&fix);
+}
+
 /* --- every request can be the last --- */
 
 #define SWEEP_BLOCKS 6u
@@ -257,6 +292,7 @@ int main(void)
             a_change_whose_record_cannot_be_made_durable_is_taken_back_in_the_file_too),
         cmocka_unit_test(a_forced_failover_that_cannot_be_recorded_does_not_happen),
         cmocka_unit_test(a_failover_that_cannot_be_recorded_again_goes_on_at_the_next_start),
+        cmocka_unit_test(a_flush_after_a_failover_promises_nothing_that_a_loss_of_power_would_take),
         cmocka_unit_test(whatever_request_is_the_last_the_next_start_finds_one_whole_epoch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -43,12 +43,13 @@ enum arrival {
     BOTH,         /* both */
     BOTH_AS_ZERO, /* both, as a zero request */
     WHERE_IT_IS,  /* where the block is held: the active disk, else the secondary disk */
+    WAITS,        /* both, and then it waits for what is held here: test_group_failover.c */
 };
 
 static const enum arrival secondary_arrivals[PLACES][KINDS] = {
     [PLACE_NONE] = {FAILS, FAILS, FAILS, FAILS, FAILS, FAILS},
     [PLACE_RUNNING] = {ACTIVE, ACTIVE, ACTIVE, ACTIVE, ACTIVE, ACTIVE},
-    [PLACE_FAILOVER_BEGUN] = {ACTIVE, WHERE_IT_IS, WHERE_IT_IS, WHERE_IT_IS, BOTH, ACTIVE},
+    [PLACE_FAILOVER_BEGUN] = {ACTIVE, WHERE_IT_IS, WHERE_IT_IS, WHERE_IT_IS, WAITS, ACTIVE},
     [PLACE_FAILOVER] = {ACTIVE, DISK, DISK, DISK, BOTH, ACTIVE}, /* of the third block */
     [PLACE_FAILOVER_COPIED] = {ACTIVE, BOTH, BOTH, BOTH_AS_ZERO, BOTH, ACTIVE},
     [PLACE_FAILOVER_FAILED] = {ACTIVE, WHERE_IT_IS, WHERE_IT_IS, WHERE_IT_IS, BOTH, ACTIVE},
@@ -109,6 +110,8 @@ TEST_LOOP(every_request_in_every_stage_of_a_secondary_goes_where_the_table_says)
     static const uint64_t blocks[] = {0, BLOCK, FREE_BLOCK};
     for (int place = 0; place < PLACES; place++) {
         for (int kind = 0; kind < KINDS; kind++) {
+            if (secondary_arrivals[place][kind] == WAITS)
+                continue;
             /* What a merge is copying is locked. */
             for (size_t i = place == PLACE_FAILOVER ? 2 : 0; i < ARRAY_LEN(blocks); i++) {
                 struct fix fix;
