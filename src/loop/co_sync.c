@@ -73,6 +73,7 @@ void co_mutex_lock(struct co_mutex *mutex)
 
     assert(self != NULL);
     assert(mutex->owner != self);
+    assert(mutex->queue.waiters.head.next != NULL); /* init */
     if (mutex->owner == NULL) {
         mutex->owner = self;
         return;

@@ -364,6 +364,53 @@ static void expect_error(struct fix_side *side, const char *role, const char *di
     assert_int_equal(fix_count_events(side, "REPLICATION_ERROR"), 1);
 }
 
+static uint64_t number_of(struct json_object *object, const char *path)
+{
+    struct json_object *value = path_of(object, path);
+    if (value == NULL)
+        fail_msg("%s is absent", path);
+    return json_object_get_uint64(value);
+}
+
+static void late_plain_checkpoint(void *arg) MAY_WAIT
+{
+    struct late *late = arg;
+    fix_ok(replication_checkpoint(late->fix->s.group, DEADLINE_NEVER, NULL, &err));
+    late->done = true;
+}
+
+/* A write is held for 5 ms, and a checkpoint waits for it, with guests waiting behind it. */
+static void expect_what_is_under_way(struct fix *fix) MAY_WAIT
+{
+    struct late write = {.fix = fix}, checkpoint = {.fix = fix};
+    struct node *sdisk = fix_node(&fix->s, "sdisk", 1);
+    fix_inject(&fix->s, "sdisk", 1,
+               (struct blkdebug_rule){.kinds = BLKDEBUG_WRITE, .hold = true, .count = 1});
+    uint64_t began_ns = loop_clock_ns(fix->loop);
+    assert_int_equal(co_spawn(fix->loop, "write", late_peer_write, &write), 0);
+    assert_int_equal(blkdebug_await_held(sdisk, 0, 1, soon(fix)), 0);
+    struct json_object *query = replication_query(fix->p.group);
+    expect_text(query, "disks.0.in-flight", "0");
+    expect_text(query, "disks.1.in-flight", "1");
+    expect_text(query, "disks.1.in-flight-bytes", "4096");
+    expect_text(query, "disks.1.forwarded-bytes", "4096");
+    json_object_put(query);
+    assert_int_equal(co_spawn(fix->loop, "checkpoint", late_plain_checkpoint, &checkpoint), 0);
+    co_sleep(5 * NS_PER_MS);
+    blkdebug_release(sdisk, 0);
+    test_wait_until(checkpoint.done && write.done);
+    uint64_t took_ns = loop_clock_ns(fix->loop) - began_ns;
+    co_sleep(5 * NS_PER_MS);
+    query = replication_query(fix->s.group);
+    uint64_t least_ns = test_loop_is_sim() ? 4 * NS_PER_MS : 0; /* it flushes first */
+    assert_in_range(number_of(query, "last-checkpoint.held-ns"), least_ns, took_ns);
+    assert_in_range(number_of(query, "last-checkpoint.duration-ns"),
+                    number_of(query, "last-checkpoint.held-ns"), took_ns);
+    assert_in_range(number_of(query, "last-checkpoint.age-ns"), 5 * NS_PER_MS,
+                    loop_clock_ns(fix->loop) - began_ns);
+    json_object_put(query);
+}
+
 TEST_LOOP(queries_show_both_sides)
 {
     struct fix fix;
@@ -397,6 +444,7 @@ TEST_LOOP(queries_show_both_sides)
     expect_text(query, "disks.1.forwarded-bytes", "4096");
     expect_text(query, "disks.1.link.driver", "test-link");
     json_object_put(query);
+    expect_what_is_under_way(&fix);
     fix_inject(&fix.s, "sdisk", 1, (struct blkdebug_rule){.kinds = BLKDEBUG_ANY, .error = -EIO});
     assert_int_equal(fix_fill(fix.forward[1], 8 * BLOCK, BLOCK, 1), 0);
     assert_int_equal(fix_fill(fix.forward[1], 8 * BLOCK, BLOCK, 1), 0);

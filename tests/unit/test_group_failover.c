@@ -2,6 +2,8 @@
 /* The failover: the fence, what is served meanwhile, the merge and its end, the next daemon. */
 #include "group_fixture.h"
 
+#include "replication/group_internal.h"
+
 static void late_user_write(void *arg) MAY_WAIT
 {
     struct late *late = arg;
@@ -24,6 +26,28 @@ TEST_LOOP(a_fence_that_fails_leaves_everything_running)
     fix_ok(replication_stop(fix.s.group, true, &err));
     assert_int_equal(fix.fences, 2);
     fix_wait_stage(&fix.s, REPLICATION_DONE);
+    fix_close(&fix);
+}
+
+/* As many ways to the disk as can be fenced, then one more. */
+TEST_LOOP(a_failover_that_cannot_fence_all_ways_to_the_disk_is_refused)
+{
+    struct fix fix;
+    struct edge *ways[GROUP_MAX_ROOTS];
+    fix_open(&fix, 2);
+    fix_start(&fix);
+    for (size_t i = 0; i < ARRAY_LEN(ways); i++)
+        ways[i] = fix_root(&fix.s, "sdisk", 1, PERM_WRITE);
+    fix.fence_error = -ETIMEDOUT;
+    fix_refused(replication_stop(fix.s.group, true, &err), "more than 256 users");
+    assert_int_equal(fix.fences, 0);
+    graph_detach(ways[0]); /* the others, and one for each disk that the test has by itself */
+    graph_detach(ways[1]);
+    fix_refused(replication_stop(fix.s.group, true, &err), "the test refuses the fence");
+    assert_int_equal(fix.fences, 1);
+    assert_int_equal(fix_stage(&fix.s), REPLICATION_RUNNING);
+    for (size_t i = 2; i < ARRAY_LEN(ways); i++)
+        graph_detach(ways[i]);
     fix_close(&fix);
 }
 
@@ -563,6 +587,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_fence_that_fails_leaves_everything_running),
+        cmocka_unit_test(a_failover_that_cannot_fence_all_ways_to_the_disk_is_refused),
         cmocka_unit_test(a_failover_waits_for_the_peers_last_writes_and_takes_none_after),
         cmocka_unit_test(a_users_write_under_way_at_the_failover_is_not_lost),
         cmocka_unit_test(a_flush_after_a_failover_waits_for_what_the_overlays_of_all_disks_held),

@@ -188,6 +188,32 @@ TEST_LOOP(calls_without_a_replication_node_say_so)
     fix_close(&fix);
 }
 
+/* As many disks as a group may have, then one more. */
+TEST_LOOP(a_group_has_sixty_four_disks_and_refuses_more)
+{
+    struct fix fix;
+    fix_open_empty(&fix, 0);
+    for (unsigned i = 0; i <= 64; i++) {
+        if (i == 64) {
+            fix_ok(replication_start(fix.p.group, REPLICATION_PRIMARY, REPLICATION_OVERLAYS_EMPTY,
+                                     &err));
+            fix_ok(replication_checkpoint(fix.p.group, DEADLINE_NEVER, NULL, &err));
+        }
+        fix_add(fix.p.graph, "{'driver':'test-link','node-name':'link%u','size':1048576}", i);
+        fix_add(fix.p.graph,
+                "{'driver':'replication','node-name':'rep%u','mode':'primary','file':'link%u'}", i,
+                i);
+    }
+    fix_refused(replication_checkpoint(fix.p.group, DEADLINE_NEVER, NULL, &err), "more than 64");
+    fix_refused(replication_get_error(fix.p.group, &err), "more than 64");
+    fix_ok(graph_del(fix.p.graph, "rep64", &err));
+    fix_ok(replication_checkpoint(fix.p.group, DEADLINE_NEVER, NULL, &err));
+    assert_int_equal(epoch_of(&fix.p), 3);
+    fix_ok(replication_stop(fix.p.group, false, &err));
+    assert_int_equal(replication_stage_of(fix_node(&fix.p, "rep", 63)), REPLICATION_DONE);
+    fix_close(&fix);
+}
+
 /* --- the marker --- */
 
 struct late_write {
@@ -270,6 +296,7 @@ int main(void)
         cmocka_unit_test(every_call_in_every_stage_of_a_secondary_does_what_the_table_says),
         cmocka_unit_test(every_call_in_every_stage_of_a_primary_does_what_the_table_says),
         cmocka_unit_test(calls_without_a_replication_node_say_so),
+        cmocka_unit_test(a_group_has_sixty_four_disks_and_refuses_more),
         cmocka_unit_test(a_primary_checkpoint_waits_for_what_is_before_it_and_holds_what_is_behind),
         cmocka_unit_test(
             a_primary_checkpoint_that_meets_its_deadline_fails_and_lets_the_guest_go_on),
