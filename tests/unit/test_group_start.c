@@ -395,6 +395,28 @@ TEST_LOOP(a_filter_may_be_its_own_top)
     fix_close(&fix);
 }
 
+TEST_LOOP(two_disks_of_a_group_have_tops_of_their_own)
+{
+    static const char *const names[][3] = {{"disk0", "hidden0", "active0"},
+                                           {"disk1", "hidden1", "active1"}};
+    struct fix fix;
+    fix_open_empty(&fix, 0);
+    for (unsigned i = 0; i < 2; i++) {
+        fix_add(fix.s.graph, MEMORY_DISK, names[i][0], FIX_DISK_BYTES);
+        add_layer(&fix, names[i][1], FIX_DISK_BYTES, names[i][0]);
+        add_layer(&fix, names[i][2], FIX_DISK_BYTES, names[i][1]);
+        fix_add(fix.s.graph,
+                "{'driver':'replication','node-name':'rep%u','mode':'secondary','top-id':'both',"
+                "'file':'active%u'}",
+                i, i);
+    }
+    fix_add(fix.s.graph, "{'driver':'quorum','node-name':'both','vote-threshold':1,"
+                         "'read-pattern':'fifo','children':['rep0','rep1']}");
+    for (unsigned i = 0; i < 2; i++)
+        refuse_start(&fix, "two disks of the group have top-id 'both'");
+    fix_close(&fix);
+}
+
 TEST_LOOP(before_its_first_synchronisation_a_secondary_has_nothing_to_fall_back_to)
 {
     struct fix fix;
@@ -476,6 +498,7 @@ int main(void)
         cmocka_unit_test(a_start_in_the_wrong_mode_is_refused),
         cmocka_unit_test(a_start_on_disks_of_several_lengths_is_refused),
         cmocka_unit_test(a_filter_may_be_its_own_top),
+        cmocka_unit_test(two_disks_of_a_group_have_tops_of_their_own),
         cmocka_unit_test(before_its_first_synchronisation_a_secondary_has_nothing_to_fall_back_to),
         cmocka_unit_test(a_failover_keeps_the_disk_writable),
         cmocka_unit_test(other_operations_on_the_top_are_refused_with_the_reason_while_it_runs),

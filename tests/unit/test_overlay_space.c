@@ -563,6 +563,27 @@ TEST_LOOP(a_file_system_that_is_full_at_any_write_loses_nothing)
     done(&f);
 }
 
+/* Also where its group would have been the last of a segment. */
+TEST_LOOP(a_write_that_fails_takes_no_room)
+{
+    struct overlay_fixture f = open_new(4096, 512);
+    const struct blkdebug_rule rule = {.kinds = BLKDEBUG_WRITE, .error = -EIO};
+
+    for (unsigned i = 0; i < 24; i++) {
+        uint64_t log_bytes = overlay_stats(f.node).log_bytes;
+        uint64_t at = i % 16 * UINT64_C(131072);
+
+        assert_int_equal(blkdebug_inject(f.debug, &rule, NULL), 0);
+        assert_int_equal(blocks_write(f.edge, at, 131072, 99, 0), -EIO);
+        blkdebug_remove(f.debug, 0);
+        assert_int_equal(overlay_stats(f.node).log_bytes, log_bytes);
+        assert_int_equal(overlay_stats(f.node).failed_groups, i + 1);
+        assert_int_equal(blocks_write(f.edge, at, 131072, (uint8_t)i, 0), 0);
+        blocks_expect(f.edge, at, 131072, (uint8_t)i);
+    }
+    done(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -582,6 +603,7 @@ int main(void)
         cmocka_unit_test(a_full_overlay_says_so_early_keeps_what_it_has_and_works_once_emptied),
         cmocka_unit_test(a_limit_of_several_segments_counts_them),
         cmocka_unit_test(a_file_system_that_is_full_at_any_write_loses_nothing),
+        cmocka_unit_test(a_write_that_fails_takes_no_room),
     };
 
     return cmocka_run_group_tests_name("overlay space", tests, NULL, NULL);
