@@ -205,6 +205,48 @@ TEST_LOOP(a_reader_on_its_way_to_the_disk_is_not_overtaken_by_an_overwrite)
     tear_down(&f);
 }
 
+struct asker {
+    struct edge *edge;
+    struct extent extent;
+    int result;
+    bool done;
+};
+
+static void asker_main(void *arg) MAY_WAIT
+{
+    struct asker *asker = arg;
+
+    asker->result = io_extents(asker->edge, 0, 4096, &asker->extent);
+    asker->done = true;
+}
+
+TEST_LOOP(who_asks_where_data_is_is_not_overtaken_by_an_overwrite)
+{
+    struct fixture f;
+    struct asker asker;
+    struct blocks_task write;
+
+    set_up(&f, true);
+    asker = (struct asker){.edge = f.user};
+    unsigned id = hold(f.sdisk, BLKDEBUG_EXTENTS, 0, 4096, false);
+    assert_int_equal(co_spawn(loop_current(), "asker", asker_main, &asker), 0);
+    await_held(f.sdisk, id);
+    blocks_start_write(&write, f.peer, 0, 4096, 0xaa);
+    co_sleep(NS_PER_MS);
+    assert_false(write.done);
+    assert_false(asker.done);
+    blkdebug_release(f.sdisk, id);
+    test_wait_until(asker.done && write.done);
+    assert_int_equal(asker.result, 0);
+    assert_int_equal(asker.extent.length_bytes, 4096);
+    assert_true((asker.extent.flags & EXTENT_DATA) != 0);
+    assert_int_equal(write.result, 0);
+    assert_int_equal(io_extents(f.user, 0, 4096, &asker.extent), 0);
+    assert_true((asker.extent.flags & EXTENT_DATA) != 0);
+    expect_old(&f, 0, 65536);
+    tear_down(&f);
+}
+
 /* The copy is under way; a reader missed in hidden before it, and looks again after it. */
 TEST_LOOP(a_reader_that_missed_before_the_copy_finds_what_was_saved)
 {
@@ -267,6 +309,7 @@ struct told {
     int code;
     char operation[64];
     const struct node *where;
+    uint64_t offset_bytes, length_bytes;
 };
 
 static void note(void *arg, const char *operation, const struct node *where, uint64_t offset_bytes,
@@ -277,6 +320,8 @@ static void note(void *arg, const char *operation, const struct node *where, uin
     told->count++;
     told->code = code;
     told->where = where;
+    told->offset_bytes = offset_bytes;
+    told->length_bytes = length_bytes;
     snprintf(told->operation, sizeof(told->operation), "%s", operation);
 }
 
@@ -317,6 +362,68 @@ TEST_LOOP(a_copy_that_fails_fails_the_write_and_is_remembered)
     cbw_clear_error(f.cbw.filter);
     assert_int_equal(cbw_first_error(f.cbw.filter, &error), 0);
     tear_down(&f);
+}
+
+static int change(struct fixture *f, unsigned kind, uint64_t offset, uint64_t length) MAY_WAIT
+{
+    switch (kind) {
+    case BLKDEBUG_WRITE:
+        return blocks_write(f->peer, offset, length, 0xaa, 0);
+    case BLKDEBUG_ZERO:
+        return blocks_zero(f->peer, offset, length, 0);
+    case BLKDEBUG_DISCARD:
+        return blocks_discard(f->peer, offset, length);
+    default:
+        return io_flush(f->peer);
+    }
+}
+
+TEST_LOOP(each_failure_names_its_operation_and_its_place)
+{
+    static const struct {
+        unsigned kind, fails; /* of the request; of what it leads to on the disk, or the overlay */
+        bool overlay, zeroes;
+        const char *operation;
+        uint64_t offset, length;
+    } cases[] = {
+        {BLKDEBUG_WRITE, BLKDEBUG_WRITE, false, false, "write to the secondary disk", 20000, 300},
+        {BLKDEBUG_ZERO, BLKDEBUG_ZERO, false, false, "zero-write to the secondary disk", 20000,
+         300},
+        {BLKDEBUG_DISCARD, BLKDEBUG_DISCARD, false, false, "discard on the secondary disk", 20000,
+         300},
+        {BLKDEBUG_FLUSH, BLKDEBUG_FLUSH, false, false, "flush of the secondary disk", 0, 0},
+        {BLKDEBUG_WRITE, BLKDEBUG_READ, false, false, "copy-before-write", 16384, 4096},
+        {BLKDEBUG_ZERO, BLKDEBUG_WRITE, true, false, "copy-before-write", 16384, 4096},
+        {BLKDEBUG_DISCARD, BLKDEBUG_WRITE, true, true, "copy-before-write", 16384, 4096},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct fixture f;
+        struct told told = {0};
+        struct cbw_error error;
+        const struct blkdebug_rule rule = {.kinds = cases[i].fails, .error = -EIO, .count = 1};
+
+        set_up(&f, true);
+        if (cases[i].zeroes)
+            memset(mem_bytes(f.mem), 0, 65536);
+        cbw_on_failure(&f.cbw, note, &told);
+        struct node *node = cases[i].overlay ? f.hfile : f.sdisk;
+        assert_int_equal(blkdebug_inject(node, &rule, NULL), 0);
+        assert_int_equal(change(&f, cases[i].kind, 20000, 300), -EIO);
+        assert_int_equal(told.count, 1);
+        assert_int_equal(told.code, -EIO);
+        assert_string_equal(told.operation, cases[i].operation);
+        assert_ptr_equal(told.where, cases[i].overlay ? f.hidden : f.sdisk);
+        assert_int_equal(told.offset_bytes, cases[i].offset);
+        assert_int_equal(told.length_bytes, cases[i].length);
+        bool copying = strcmp(cases[i].operation, "copy-before-write") == 0;
+        assert_int_equal(cbw_first_error(f.cbw.filter, &error), copying ? -EIO : 0);
+        assert_true(!copying || error.reading == !cases[i].overlay);
+        assert_true(!copying || error.offset_bytes == cases[i].offset);
+        assert_true(!copying || error.length_bytes == cases[i].length);
+        assert_int_equal(change(&f, cases[i].kind, 20000, 300), 0);
+        assert_int_equal(told.count, 1);
+        tear_down(&f);
+    }
 }
 
 /* --- inserting and removing --- */
@@ -699,9 +806,11 @@ int main(void)
         cmocka_unit_test(a_write_that_changes_nothing_a_reader_sees_is_not_saved),
         cmocka_unit_test(zeroed_blocks_are_saved_as_zeroes_without_data),
         cmocka_unit_test(a_reader_on_its_way_to_the_disk_is_not_overtaken_by_an_overwrite),
+        cmocka_unit_test(who_asks_where_data_is_is_not_overtaken_by_an_overwrite),
         cmocka_unit_test(a_reader_that_missed_before_the_copy_finds_what_was_saved),
         cmocka_unit_test(writes_to_a_block_that_is_being_copied_wait_also_at_unaligned_edges),
         cmocka_unit_test(a_copy_that_fails_fails_the_write_and_is_remembered),
+        cmocka_unit_test(each_failure_names_its_operation_and_its_place),
         cmocka_unit_test(the_filter_goes_in_and_out_and_leaves_nothing_behind),
         cmocka_unit_test(who_comes_to_the_disk_later_does_not_bypass_the_filter),
         cmocka_unit_test(the_filter_goes_in_and_out_while_the_disk_is_written),
