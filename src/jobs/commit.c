@@ -155,8 +155,9 @@ static int commit_copy_stretch(struct job *job, struct buf *buf, uint64_t offset
     return 0;
 }
 
-/* What the layers hold of [offset, offset + length), which is whole regions. With `clear`, its marks
- * go before it is copied: who marks it afterwards waits for the lock, so nothing is missed. */
+/* What the layers hold of [offset, offset + length), which is whole regions. Its marks go before it is
+ * copied: who marks it afterwards waits for the lock, so nothing is missed. After a failure a new job
+ * copies all that is held. */
 static int commit_copy_locked(struct job *job, struct buf *buf, uint64_t offset, uint64_t length,
                               uint64_t *ret_copied) MAY_WAIT
 {
@@ -173,10 +174,8 @@ static int commit_copy_locked(struct job *job, struct buf *buf, uint64_t offset,
             ret = commit_extend_held(job, held_offset, end, &held_length);
         if (ret == 0 && held_length > 0)
             ret = commit_copy_stretch(job, buf, held_offset, held_length);
-        if (ret < 0) {
-            bitmap_set_range(s->options.rewritten, first, count);
+        if (ret < 0)
             return ret;
-        }
         *ret_copied += held_length;
         offset = held_offset + held_length;
     }

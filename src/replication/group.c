@@ -83,9 +83,6 @@ static void end_record(struct replication_group *group) MAY_WAIT
     struct err err = ERR_INIT;
     struct group_record *change = group_record_change(group);
     change->undo_durable = true;
-    /* At level none checkpoints have not been recorded. */
-    LIST_FOR_EACH(disk, &group->disks, struct group_disk, link)
-        record_set_overlays(change, &disk, 1, false);
     if (group_record_write(group, &err) < 0)
         log_error("replication", "the end in good order cannot be recorded: %s", err.text);
 }

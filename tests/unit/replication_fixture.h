@@ -10,12 +10,9 @@
 #ifndef BLOCKSTEP_TESTS_REPLICATION_FIXTURE_H
 #define BLOCKSTEP_TESTS_REPLICATION_FIXTURE_H
 
-#include "harness.h"
+#include "blocks.h"
 
 #include "base/json.h"
-#include "block/graph.h"
-#include "block/io.h"
-#include "drivers/blkdebug.h"
 #include "drivers/overlay.h"
 #include "drivers/table.h"
 #include "replication/group.h"
@@ -240,6 +237,7 @@ UNUSED static const struct driver *const *fix_table(void)
     fix_drivers[count++] = &driver_test_layer;
     fix_drivers[count++] = &driver_test_solid;
     fix_drivers[count++] = &driver_test_stuck;
+    fix_drivers[count++] = &driver_mem;
     fix_drivers[count] = NULL;
     assert_true(count < FIX_DRIVERS);
     return fix_drivers;

@@ -65,6 +65,20 @@ static void world_failed(void *arg, const struct node *where, uint64_t offset_by
     world->failed_offset = offset_bytes;
 }
 
+static void world_attach(struct world *world) MAY_WAIT
+{
+    struct graph *graph = world->fix.s.graph;
+    fix_ok(graph_attach_root(graph, graph_find(graph, "active"), "from",
+                             PERM_CONSISTENT_READ | PERM_WRITE, PERM_ALL, NULL, NULL, &world->from,
+                             &err));
+    fix_ok(graph_attach_root(graph, graph_find(graph, "bdebug"), "to",
+                             PERM_CONSISTENT_READ | PERM_WRITE, PERM_ALL, NULL, NULL, &world->to,
+                             &err));
+    range_locks_init(&world->locks);
+    world->rewritten = bitmap_new(DISK_BYTES / REGION_BYTES);
+    assert_non_null(world->rewritten);
+}
+
 static void world_open(struct world *world) MAY_WAIT
 {
     *world = (struct world){0};
@@ -86,15 +100,33 @@ static void world_open(struct world *world) MAY_WAIT
             "{'driver':'overlay','node-name':'active','backing':'hidden',"
             "'file':{'driver':'file','filename':'%s'}}",
             paths.active);
-    fix_ok(graph_attach_root(fix->s.graph, graph_find(fix->s.graph, "active"), "from",
-                             PERM_CONSISTENT_READ | PERM_WRITE, PERM_ALL, NULL, NULL, &world->from,
-                             &err));
-    fix_ok(graph_attach_root(fix->s.graph, graph_find(fix->s.graph, "bdebug"), "to",
-                             PERM_CONSISTENT_READ | PERM_WRITE, PERM_ALL, NULL, NULL, &world->to,
-                             &err));
-    range_locks_init(&world->locks);
-    world->rewritten = bitmap_new(DISK_BYTES / REGION_BYTES);
-    assert_non_null(world->rewritten);
+    world_attach(world);
+}
+
+static void add_image_in_memory(struct graph *graph, const char *name, const char *backing) MAY_WAIT
+{
+    const struct overlay_create create = {.virtual_bytes = DISK_BYTES};
+    char file[64];
+    snprintf(file, sizeof(file), "%s-file", name);
+    fix_add(graph, "{'driver':'mem','node-name':'%s','size':%" PRIu64 "}", file, 2 * DISK_BYTES);
+    struct edge *edge = blocks_root(graph, graph_find(graph, file), "create");
+    fix_ok(overlay_create_in(edge, &create, &err));
+    graph_detach(edge);
+    fix_add(graph, "{'driver':'overlay','node-name':'%s','backing':'%s','file':'%s'}", name,
+            backing, file);
+}
+
+/* All of it on disks that never wait. */
+static void world_open_in_memory(struct world *world) MAY_WAIT
+{
+    *world = (struct world){0};
+    fix_open_empty(&world->fix, 0);
+    struct graph *graph = world->fix.s.graph;
+    fix_add(graph, "{'driver':'mem','node-name':'disk','size':%" PRIu64 "}", DISK_BYTES);
+    fix_add(graph, "{'driver':'blkdebug','node-name':'bdebug','file':'disk'}");
+    add_image_in_memory(graph, "hidden", "bdebug");
+    add_image_in_memory(graph, "active", "hidden");
+    world_attach(world);
 }
 
 static void world_close(struct world *world) MAY_WAIT
@@ -370,6 +402,38 @@ TEST_LOOP(a_commit_can_be_interrupted_anywhere_and_ends_with_the_same_bytes)
     world_close(&world);
 }
 
+TEST_LOOP(others_have_a_turn_after_each_piece_also_when_nothing_waits)
+{
+    struct world world;
+    world_open_in_memory(&world);
+    for (uint64_t at = 0; at < DISK_BYTES; at += COMMIT_PIECE_BYTES)
+        fill_layer(&world, "active", at, BLOCK, 1);
+    uint64_t turns = loop_turns(loop_current());
+    assert_int_equal(commit_run_once(&world), 0);
+    assert_true(loop_turns(loop_current()) - turns >= DISK_BYTES / COMMIT_PIECE_BYTES);
+    world_close(&world);
+}
+
+/* The job looks up 2048 stretches before it copies the first. */
+TEST_LOOP(others_have_turns_while_a_commit_looks_for_what_is_held)
+{
+    struct world world;
+    unsigned looks = 0;
+    world_open_in_memory(&world);
+    for (uint64_t at = 0; at < DISK_BYTES; at += 2 * BLOCK)
+        fill_layer(&world, "active", at, BLOCK, 1);
+    struct job *job = commit_start(&world);
+    while (job->total_bytes < DISK_BYTES / 2) {
+        looks++;
+        co_sleep_until(loop_now_ns(loop_current()));
+    }
+    assert_in_range(looks, 2048 / 256, 2048);
+    assert_int_equal(job_wait(job), 0);
+    job_unref(job);
+    assert_int_equal(fix_byte(world.to, DISK_BYTES - 2 * BLOCK, BLOCK), 1);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -382,6 +446,8 @@ int main(void)
         cmocka_unit_test(a_commit_that_fails_says_where_and_can_be_begun_anew),
         cmocka_unit_test(a_commit_whose_finish_or_flush_fails_has_not_happened),
         cmocka_unit_test(a_commit_can_be_interrupted_anywhere_and_ends_with_the_same_bytes),
+        cmocka_unit_test(others_have_a_turn_after_each_piece_also_when_nothing_waits),
+        cmocka_unit_test(others_have_turns_while_a_commit_looks_for_what_is_held),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
