@@ -8,8 +8,8 @@ import pytest
 
 import differential
 from blockstep import QmpError
-from differential import OURS, SIZE, STOCK, State, run_seeds
-from pairs import DISK, VIEW, Pair
+from differential import OURS, SIZE, STOCK, Content, State, run_seeds
+from pairs import DISK, VIEW, Pair, View
 
 # A seed that has ever found something stays here.
 KEPT = [6]
@@ -48,6 +48,32 @@ def test_a_failure_ends_the_run_and_its_seed_is_next(tmp_path, monkeypatch):
     with pytest.raises(AssertionError, match="a difference"):
         run_seeds(iter(range(1, 1 << 62)), [OURS], done=state.done, jobs=3)
     assert state.next == 3
+
+
+def test_one_wrong_byte_is_found():
+    with pytest.raises(AssertionError, match=f"a view: byte {SIZE - 1} is 1, not one of {{0}}"):
+        Content().look(bytes(SIZE - 1) + b"\1", "a view")
+
+
+def test_a_discarded_byte_is_as_it_was_or_zero_until_somebody_has_looked():
+    full = b"a" * SIZE
+    partly = full[:100] + bytes(500) + full[600:]
+    content = Content(full)
+    content.discard(100, 1000)
+    content.look(partly, "a view")
+    content.look(partly, "a view")
+    with pytest.raises(AssertionError, match="byte 100 is 97, not one of {0}"):
+        content.look(full, "a view")
+
+
+def test_a_difference_is_told_with_its_steps_and_how_to_repeat_it(monkeypatch):
+    read = View.read
+    monkeypatch.setattr(View, "read", lambda view: read(view)[:-1] + b"x")
+    with pytest.raises(AssertionError) as failure:
+        run_seeds([7], [OURS])
+    text = str(failure.value)
+    assert "  1. " in text and "  2. " not in text
+    assert "--seed 7 --pair blockstep,blockstep --unit 512" in text
 
 
 def test_seeds_that_found_something_find_nothing_any_more():
