@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "base/text.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -98,6 +99,29 @@ void text_format(char *out, size_t size, const char *fmt, va_list args)
         return;
     }
     out[used] = '\0';
+}
+
+/* gmtime() may read the zone's file first, and allocate. Years begin in March here, so that a leap day is
+ * the last of its year. */
+const char *text_utc(uint64_t wall_s, char text[TEXT_UTC_BYTES])
+{
+    enum { DAYS_OF_400_YEARS = 146097, DAYS_OF_100_YEARS = 36524, DAYS_OF_4_YEARS = 1461 };
+    const uint64_t march_of_0_to_1970 = 719468;
+    uint64_t days = wall_s / 86400 + march_of_0_to_1970, second = wall_s % 86400;
+    uint64_t day = days % DAYS_OF_400_YEARS;
+    uint64_t leap_days = day / (DAYS_OF_4_YEARS - 1) - day / DAYS_OF_100_YEARS +
+                         day / (DAYS_OF_400_YEARS - 1);
+    uint64_t year_of_era = (day - leap_days) / 365;
+    uint64_t day_of_year = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    uint64_t month = (5 * day_of_year + 2) / 153; /* 153 days in five months */
+    uint64_t year = days / DAYS_OF_400_YEARS * 400 + year_of_era + (month >= 10);
+
+    snprintf(text, TEXT_UTC_BYTES,
+             "%04" PRIu64 "-%02" PRIu64 "-%02" PRIu64 " %02" PRIu64 ":%02" PRIu64 ":%02" PRIu64
+             " UTC",
+             year, month < 10 ? month + 3 : month - 9, day_of_year - (153 * month + 2) / 5 + 1,
+             second / 3600, second / 60 % 60, second % 60);
+    return text;
 }
 
 bool text_hex64_parse(const char *digits, size_t limit, uint64_t *ret_number)

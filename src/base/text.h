@@ -6,6 +6,7 @@
 #include "base/defs.h"
 
 #include <stdarg.h>
+#include <stdint.h>
 
 /*
  * Formats as vsnprintf does, then escapes control bytes and bytes that are not UTF-8 ("\n",
@@ -18,6 +19,10 @@ void text_format(char *out, size_t size, const char *fmt, va_list args)
 /* The length of the UTF-8 character that begins at `bytes` (1 to 4), 0 when there is no valid one
  * within `limit` bytes. Overlong forms, surrogates and values over 0x10FFFF are not valid. */
 size_t text_utf8_length(const char *bytes, size_t limit);
+
+/* A wall-clock time, in seconds since 1970, for people: "2026-03-01 12:00:05 UTC". Returns `text`. */
+#define TEXT_UTC_BYTES 64u
+const char *text_utc(uint64_t wall_s, char text[TEXT_UTC_BYTES]);
 
 /* A number of 64 bits as exactly 16 lower-case hexadecimal digits, "%016" PRIx64; what follows them is
  * not looked at. False: these are none. */

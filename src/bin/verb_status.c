@@ -150,7 +150,11 @@ static void print_peer(struct json_object *status)
     if (broken == NULL)
         return;
     print_label("secondary");
-    printf("%stakes no checkpoint%s: %s\n", cli_style(CLI_BAD), cli_style(CLI_PLAIN), broken);
+    if (json_flag(peer, "taken-over"))
+        printf("%shas taken over%s: this primary is the old copy now\n", cli_style(CLI_BAD),
+               cli_style(CLI_PLAIN));
+    else
+        printf("%stakes no checkpoint%s: %s\n", cli_style(CLI_BAD), cli_style(CLI_PLAIN), broken);
 }
 
 static const char *server_address(struct json_object *servers, const char *id)

@@ -125,7 +125,13 @@ static const struct opt link_data[] = {
 };
 
 static const struct opt peer_data[] = {
-    WORD("role", roles), NUMBER("session"), FLAG("connected"), TEXT_OR_NONE("reason"), {0},
+    WORD("role", roles),
+    NUMBER("session"),
+    FLAG("connected"),
+    TEXT_OR_NONE("reason"),
+    FLAG_OR_NONE("taken-over"),
+    TEXT_OR_NONE("stream-reason"),
+    {0},
 };
 
 const struct qmp_event_type events_table[] = {

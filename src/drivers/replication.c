@@ -103,6 +103,12 @@ static void replication_link_lost(struct node *node, struct edge *edge, int reas
     const struct replication_watch *watch = &state_of(node)->watch;
     if (replication_mode_of(node) != REPLICATION_PRIMARY || edge != node->file)
         return;
+    if (replication_stage_of(node) == REPLICATION_RUNNING)
+        log_warning(
+            "replication",
+            "primary '%s': its link to the secondary, node '%s', is lost: %s; what its guest"
+            " writes from now on is here alone",
+            node->name, edge->child->name, strerror(-reason));
     tell_link(node, edge->child, reason);
     if (watch->link_lost != NULL)
         watch->link_lost(watch->arg, node);

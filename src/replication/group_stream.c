@@ -50,7 +50,7 @@ int group_check_stream(const struct replication_group *group, struct err *err)
         return 0;
     return err_set(err, -EIO,
                    "the stream of the primary's writes is broken (%s): only a new synchronisation "
-                   "repairs it",
+                   "repairs it (blockstep primary --sync)",
                    group->record->stream_reason);
 }
 

@@ -3,6 +3,7 @@
 #include "replication/peer.h"
 
 #include "base/log.h"
+#include "base/text.h"
 #include "loop/co_sync.h"
 #include "replication/peer_answer.h"
 #include "replication/peer_link.h"
@@ -11,6 +12,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+
+#define SYNC_ADVICE "; synchronise the disks and start anew (blockstep primary --sync)"
 
 struct peer {
     struct graph *graph;
@@ -39,23 +42,68 @@ struct peer {
 
 /* --- telling --- */
 
-static void tell_connected(struct peer *peer, bool connected)
+static void send_event(struct peer *peer)
 {
     CLEANUP(json_putp) struct json_object *data = json_object_new_object();
 
+    if (data == NULL || json_add_string(data, "role", "primary") < 0 ||
+        json_add_uint(data, "session", peer->session) < 0 ||
+        json_add_bool(data, "connected", peer->connected) < 0 ||
+        (!peer->connected && json_add_string(data, "reason", peer->why.text) < 0) ||
+        (peer->state.taken_over && json_add_bool(data, "taken-over", true) < 0) ||
+        (!peer->state.intact && json_add_string(data, "stream-reason", peer->state.reason) < 0))
+        return;
+    graph_event(peer->graph, "REPLICATION_PEER", TAKE_PTR(data));
+}
+
+static void tell_connected(struct peer *peer, bool connected)
+{
     peer->connected = connected;
     co_queue_wake_all(&peer->changed);
     if (connected)
         log_info("peer", "session %" PRIu64 " with the secondary at %s, epoch %" PRIu64,
                  peer->session, peer->address, peer->epoch);
+    else if (peer->is_over && !peer->state.taken_over)
+        log_error("peer", "session %" PRIu64 " is over: %s" SYNC_ADVICE, peer->session,
+                  peer->why.text);
     else
         log_warning("peer", "session %" PRIu64 ": %s", peer->session, peer->why.text);
-    if (data == NULL || json_add_string(data, "role", "primary") < 0 ||
-        json_add_uint(data, "session", peer->session) < 0 ||
-        json_add_bool(data, "connected", connected) < 0 ||
-        (!connected && json_add_string(data, "reason", peer->why.text) < 0))
+    send_event(peer);
+}
+
+static void log_state(const struct peer *peer)
+{
+    char now[TEXT_UTC_BYTES];
+
+    if (peer->state.taken_over)
+        log_error(
+            "peer",
+            "%s: the secondary at %s has taken over: this primary is the old copy now, and what"
+            " its guest has written since epoch %" PRIu64 " began is here alone; end this guest and"
+            " this daemon, save of the disk what you need, then make it the secondary of the"
+            " other (blockstep secondary --sync)",
+            text_utc(loop_wall_ns(peer->loop) / NS_PER_S, now), peer->address, peer->epoch);
+    else if (!peer->state.intact)
+        log_warning("peer", "the secondary at %s takes no checkpoint: %s%s", peer->address,
+                    peer->state.reason, SYNC_ADVICE);
+    else
+        log_info("peer", "the secondary at %s takes checkpoints again", peer->address);
+}
+
+/* Once for each that differs from the one before; that it takes none while the disks are made equal is no
+ * news. */
+static void take_state(struct peer *peer, const struct peer_state *state)
+{
+    struct peer_state before = peer->state;
+
+    peer->state = *state;
+    if (before.known && before.intact == state->intact && before.taken_over == state->taken_over)
         return;
-    graph_event(peer->graph, "REPLICATION_PEER", TAKE_PTR(data));
+    if ((!before.known && state->intact) || (peer->resync && !state->taken_over))
+        return;
+    log_state(peer);
+    if (before.known)
+        send_event(peer);
 }
 
 /* Takes the reference; NULL: it has none. The first one stays. */
@@ -83,8 +131,14 @@ static void session_over(struct peer *peer, const struct err *why)
 
 static void link_event(void *arg, const char *name, struct json_object *data)
 {
+    struct peer *peer = arg;
+
     if (strcmp(name, "REPLICATION_ERROR") == 0)
-        take_error(arg, peer_error_read(data));
+        take_error(peer, peer_error_read(data));
+    if (strcmp(name, "REPLICATION_STAGE_CHANGE") != 0)
+        return;
+    peer->look_ns = loop_now_ns(peer->loop); /* it may have taken over */
+    co_queue_wake_all(&peer->changed);
 }
 
 static void link_lost(void *arg)
@@ -151,6 +205,7 @@ static int look(struct peer *peer, struct peer_link *link, struct err *err) MAY_
 {
     CLEANUP(json_putp) struct json_object *answer = NULL;
     struct json_object *error = NULL;
+    struct peer_state state;
 
     peer->look_ns = loop_now_ns(peer->loop) + PEER_LOOK_NS;
     int ret = peer_link_run(link, "query-replication", NULL,
@@ -158,10 +213,29 @@ static int look(struct peer *peer, struct peer_link *link, struct err *err) MAY_
     if (ret == -EREMOTEIO) /* of a hello this is the end of the session, of a look it is a fault */
         return err_set(err, -EPROTO, "%s", err->text);
     if (ret == 0)
-        ret = peer_state_read(answer, &peer->state, &error, err);
-    if (ret == 0)
-        take_error(peer, error);
-    return ret;
+        ret = peer_state_read(answer, &state, &error, err);
+    if (ret < 0)
+        return ret;
+    take_state(peer, &state);
+    take_error(peer, error);
+    return 0;
+}
+
+/* One that does not go on with us is asked whether that is why; it may be somebody else's by now. */
+static void look_why(struct peer *peer, struct peer_link *link) MAY_WAIT
+{
+    CLEANUP(json_putp) struct json_object *answer = NULL;
+    struct json_object *error = NULL;
+    struct peer_state state;
+    struct err err = ERR_INIT;
+
+    if (peer_link_run(link, "query-replication", NULL, loop_now_ns(peer->loop) + PEER_ANSWER_NS,
+                      &answer, &err) < 0 ||
+        peer_state_read(answer, &state, &error, &err) < 0)
+        return;
+    json_object_put(error);
+    if (state.taken_over)
+        take_state(peer, &state);
 }
 
 /* One that the peer does not want is not told again. */
@@ -197,6 +271,8 @@ static int peer_connect(struct peer *peer, struct err *err) MAY_WAIT
     if (ret < 0)
         return ret;
     ret = say_hello(peer, link, err);
+    if (ret == -EREMOTEIO && peer->session != 0)
+        look_why(peer, link);
     if (ret == 0)
         ret = look(peer, link, err);
     if (ret == 0 && !peer_link_is_up(link)) {
@@ -416,7 +492,8 @@ static void checkpoint_taken(struct peer *peer, bool first)
         return;
     json_object_put(peer->error);
     peer->error = NULL;
-    peer->state = (struct peer_state){.intact = true};
+    peer->resync = false;
+    peer->state = (struct peer_state){.known = true, .intact = true};
 }
 
 /* One whose answer is lost is asked for again, though it may have been taken: its epoch alone would not tell
@@ -467,20 +544,20 @@ int peer_check(const struct peer *peer, struct err *err)
 {
     struct json_object *error = peer->error;
 
-    if (peer->is_over) {
-        *err = peer->why;
-        return err_prefix(err, "the session is over");
-    }
+    if (peer->state.taken_over)
+        return err_set(err, -EREMOTEIO, "the secondary takes no checkpoint: %s",
+                       peer->state.reason);
+    if (peer->is_over)
+        return err_set(err, peer->why.code, "the session is over: %s" SYNC_ADVICE, peer->why.text);
     if (error != NULL)
         return err_set(err, -EREMOTEIO,
                        "secondary: %s failed on node '%s' at offset %" PRIu64 ", %" PRIu64
-                       " bytes: %s; synchronise the disks and start anew (blockstep primary"
-                       " --sync)",
+                       " bytes: %s" SYNC_ADVICE,
                        json_text(error, "operation"), json_text(error, "node"),
                        json_uint(error, "offset"), json_uint(error, "length"),
                        json_text(error, "reason"));
     if (!peer->state.intact)
-        return err_set(err, -EREMOTEIO, "the secondary takes no checkpoint: %s",
+        return err_set(err, -EREMOTEIO, "the secondary takes no checkpoint: %s" SYNC_ADVICE,
                        peer->state.reason);
     return 0;
 }
@@ -496,6 +573,7 @@ struct json_object *peer_describe(const struct peer *peer)
         json_add_uint(object, "epoch", peer->epoch) < 0 ||
         json_add_bool(object, "stream-intact", peer->state.intact) < 0 ||
         (!peer->state.intact && json_add_string(object, "stream-reason", peer->state.reason) < 0) ||
+        (peer->state.taken_over && json_add_bool(object, "taken-over", true) < 0) ||
         (peer->error != NULL && json_add(object, "error", json_object_get(peer->error)) < 0))
         return NULL;
     return TAKE_PTR(object);

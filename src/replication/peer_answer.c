@@ -57,11 +57,21 @@ int peer_epoch_read(struct json_object *answer, uint64_t *ret_epoch, struct err 
     return read_number(answer, "replication-checkpoint", "epoch", ret_epoch, err);
 }
 
+static bool has_taken_over(struct json_object *answer)
+{
+    const char *stage = json_text(answer, "stage");
+
+    return json_flag(answer, "promoted") || json_flag(answer, "failover-interrupted") ||
+           (stage != NULL && strncmp(stage, "failover", strlen("failover")) == 0);
+}
+
 /* Why no checkpoint can be had of one in this state; NULL: it can. */
 static const char *trouble(struct json_object *answer)
 {
     const char *reason = json_text(answer, "inconsistent-reason");
 
+    if (has_taken_over(answer))
+        return "it has taken over: this primary is the old copy now";
     if (reason == NULL)
         reason = json_text(answer, "stream-reason");
     if (reason != NULL)
@@ -70,7 +80,7 @@ static const char *trouble(struct json_object *answer)
     if (role == NULL || strcmp(role, "secondary") != 0)
         return "it is no secondary any more";
     if (stage == NULL || strcmp(stage, "running") != 0)
-        return "its replication is not running any more: it has taken over, or was stopped";
+        return "its replication was stopped";
     return NULL;
 }
 
@@ -80,7 +90,11 @@ int peer_state_read(struct json_object *answer, struct peer_state *ret_state,
     if (!json_object_is_type(answer, json_type_object))
         return err_set(err, -EPROTO, "its answer to query-replication is no object");
     const char *reason = trouble(answer);
-    *ret_state = (struct peer_state){.intact = reason == NULL};
+    *ret_state = (struct peer_state){
+        .known = true,
+        .intact = reason == NULL,
+        .taken_over = has_taken_over(answer),
+    };
     put_text(ret_state->reason, sizeof(ret_state->reason), "%s", reason != NULL ? reason : "");
     *ret_error = peer_error_read(json_member(answer, "error"));
     return 0;

@@ -19,7 +19,9 @@ int peer_epoch_read(struct json_object *answer, uint64_t *ret_epoch, struct err 
 
 /* What query-replication shows of its state. */
 struct peer_state {
+    bool known;                             /* it has been asked */
     bool intact;                            /* its stream of writes */
+    bool taken_over;                        /* or it has begun to */
     char reason[GROUP_RECORD_REASON_BYTES]; /* why not */
 };
 /* *ret_error: its own first error, with a reference; NULL: none. */

@@ -116,9 +116,12 @@ def test_a_primary_that_starts_anew_is_believed_after_a_synchronisation_only(pai
     pair.io("p", "write -P 2 0 1M")
     pair.primary.kill()
     pair.start_primary()
+    warned = [line for line in pair.primary.log_text().splitlines() if "takes no checkpoint" in line]
+    assert len(warned) == 1 and warned[0].startswith("warning") and "primary --sync)" in warned[0], warned
     pair.io("p", "write -P 3 1M 1M")
     done = pair.daemons.cli("checkpoint", "--name", "p", check=False)
     assert done.returncode == 1 and "not synchronised" in done.stderr
+    assert done.stderr.rstrip().endswith("(blockstep primary --sync)")
     assert "takes no checkpoint" in pair.status("p")
     refuses(pair.primary, "xen-colo-do-checkpoint", "not synchronised")
     assert pair.primary.qmp.cmd("query-xen-replication-status")["error"] is True
@@ -227,6 +230,24 @@ def test_a_primary_that_does_not_reach_its_secondary_does_not_start(daemons, fol
                        "--peer-control", f"127.0.0.1:{control}", "--state", folder / "p",
                        "--export", f"unix:{folder}/p.sock", check=False)
     assert done.returncode == 1 and f"127.0.0.1:{control}" in done.stderr
+
+
+def test_a_takeover_while_the_primary_lives_is_told_there_at_once_and_once(pair):
+    pair.io("p", "write -P 1 0 1M")
+    pair.checkpoint()
+    pair.io("p", "write -P 2 0 1M")
+    pair.daemons.cli("failover", "--name", "s", "--wait")
+    event = pair.primary.qmp.event("REPLICATION_PEER", **{"taken-over": True})["data"]
+    assert "old copy" in event["stream-reason"]
+    assert pair.query("primary")["peer"]["taken-over"] is True
+    assert "has taken over: this primary is the old copy" in pair.status("p")
+    refuses(pair.primary, "replication-checkpoint", "lost|taken over")
+    pair.link.cut(TO_CLIENT)
+    pair.wait_peer(connected=False)
+    wait_for(lambda: "old primary" in pair.query("primary")["peer"]["reason"])
+    told = [line for line in pair.primary.log_text().splitlines() if line.startswith("error peer")]
+    assert len(told) == 1 and " UTC: " in told[0] and "(blockstep secondary --sync)" in told[0], told
+    assert "its link to the secondary, node 'disk0-peer', is lost" in pair.primary.log_text()
 
 
 # --- who knows of what ---

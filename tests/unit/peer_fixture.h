@@ -43,6 +43,7 @@ struct fake {
     uint64_t session, epoch;
     const char *error; /* JSON: of query-replication; NULL: none */
     const char *stream_reason;
+    const char *stage; /* NULL: running */
     unsigned connections, hellos, checkpoints, looks, reports;
     struct json_object *hello, *checkpoint, *report; /* the last arguments */
     struct co_queue changed;
@@ -106,8 +107,9 @@ static void fake_do(struct fake *fake, const char *command, struct json_object *
     } else if (strcmp(command, "query-replication") == 0) {
         fake->looks++;
         snprintf(text, size,
-                 "{\"role\":\"secondary\",\"stage\":\"running\",\"consistent\":true,"
+                 "{\"role\":\"secondary\",\"stage\":\"%s\",\"consistent\":true,"
                  "\"stream-intact\":%s%s%s%s%s%s}",
+                 fake->stage != NULL ? fake->stage : "running",
                  fake->stream_reason != NULL ? "false" : "true",
                  fake->stream_reason != NULL ? ",\"stream-reason\":\"" : "",
                  fake->stream_reason != NULL ? fake->stream_reason : "",

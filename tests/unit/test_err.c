@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
+#include <time.h>
 
 static void a_set_error_returns_its_code_and_keeps_its_text(void **state)
 {
@@ -158,6 +159,22 @@ static void a_cleared_error_is_not_set(void **state)
     assert_string_equal(err.text, "");
 }
 
+static void a_time_is_shown_as_the_calendar_has_it(void **state)
+{
+    (void)state;
+    char shown[TEXT_UTC_BYTES], wanted[TEXT_UTC_BYTES];
+
+    /* At all hours, about once a day, until 2500. */
+    for (time_t seconds = 0; seconds < INT64_C(16725225600); seconds += 3607 * 23) {
+        struct tm tm;
+
+        assert_non_null(gmtime_r(&seconds, &tm));
+        strftime(wanted, sizeof(wanted), "%Y-%m-%d %H:%M:%S UTC", &tm);
+        assert_string_equal(text_utc((uint64_t)seconds, shown), wanted);
+    }
+    assert_true(strlen(text_utc(UINT64_MAX, shown)) > 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -172,6 +189,7 @@ int main(void)
         cmocka_unit_test(utf8_lengths_follow_the_standard),
         cmocka_unit_test(errno_names_take_either_sign),
         cmocka_unit_test(a_cleared_error_is_not_set),
+        cmocka_unit_test(a_time_is_shown_as_the_calendar_has_it),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

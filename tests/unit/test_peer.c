@@ -6,6 +6,7 @@
 #include "nbd_peers.h"
 #include "peer_fixture.h"
 
+#include "base/log.h"
 #include "replication/group.h"
 
 #define EVENTS 1024u
@@ -677,6 +678,106 @@ TEST_LOOP(a_broken_stream_is_an_error_here_until_a_first_checkpoint_mends_it)
     rig_end(&rig);
 }
 
+/* --- what the log says of it --- */
+
+/* Lines of the log, of a level and with a text in them. */
+struct heard {
+    enum log_level level;
+    const char *part;
+    unsigned count;
+    char last[512];
+};
+
+static void hear(void *arg, enum log_level level, const char *subject, const char *text)
+{
+    struct heard *heard = arg;
+    if (level != heard->level || strstr(text, heard->part) == NULL)
+        return;
+    heard->count++;
+    snprintf(heard->last, sizeof(heard->last), "%s", text);
+}
+
+static void expect_advice(const struct heard *heard, const char *part)
+{
+    assert_int_equal(heard->count, 1);
+    if (strstr(heard->last, part) == NULL)
+        fail_msg("'%s' does not say '%s'", heard->last, part);
+}
+
+TEST_LOOP(a_secondary_that_takes_over_while_the_primary_lives_is_told_of_loudly_and_once)
+{
+    static const char event[] = "{\"event\":\"REPLICATION_STAGE_CHANGE\",\"data\":{}}";
+    struct heard heard = {LOG_LEVEL_ERROR, "has taken over", 0, ""};
+    struct rig rig;
+    struct err err = ERR_INIT;
+    rig_begin(&rig);
+    start_well(&rig);
+    log_set_sink(hear, &heard);
+    fake_says(&rig.fake, event); /* another stage is no news */
+    test_wait_until(rig.fake.looks == 2);
+    rig.fake.stage = "failover";
+    fake_says(&rig.fake, event);
+    fake_says(&rig.fake, event);
+    test_wait_until(json_flag(last_event(&rig, "REPLICATION_PEER"), "taken-over"));
+    rig.fake.fault = (struct fake_fault){
+        .kind = FAKE_REFUSE, .command = "replication-hello", .text = "it has taken over"};
+    fake_cut(&rig.fake);
+    test_wait_until(count_events(&rig, "REPLICATION_PEER") == 4);
+    log_set_sink(NULL, NULL);
+    expect_advice(&heard, " UTC: the secondary at ");
+    expect_advice(&heard, "(blockstep secondary --sync)");
+    assert_true(checkpoint(&rig, NS_PER_S, NULL, &err) < 0);
+    expect_error(&rig, "session");
+    rig_end(&rig);
+}
+
+TEST_LOOP(a_takeover_that_is_learnt_from_a_refused_hello_is_told_of_as_loudly)
+{
+    struct heard heard = {LOG_LEVEL_ERROR, "is the old copy now", 0, ""};
+    struct rig rig;
+    struct json_object *query;
+    rig_begin(&rig);
+    start_well(&rig);
+    log_set_sink(hear, &heard);
+    rig.fake.stage = "failover-failed";
+    rig.fake.fault = (struct fake_fault){.kind = FAKE_REFUSE,
+                                         .command = "replication-hello",
+                                         .text = "the caller is an old primary"};
+    fake_cut(&rig.fake);
+    test_wait_until(rig.fake.connections == 2 && !is_connected(&rig) &&
+                    replication_error_of(graph_find(rig.world.graph, "repl"))->count > 0);
+    log_set_sink(NULL, NULL);
+    expect_advice(&heard, "(blockstep secondary --sync)");
+    assert_true(json_flag(peer_of(&rig, &query), "taken-over"));
+    json_object_put(query);
+    expect_error(&rig, "");
+    rig_end(&rig);
+}
+
+TEST_LOOP(a_start_onto_a_stream_that_has_begun_warns_at_once_and_says_what_to_type)
+{
+    for (unsigned sync = 0; sync < 2; sync++) {
+        struct heard heard = {LOG_LEVEL_WARNING, "takes no checkpoint", 0, ""};
+        struct rig rig;
+        struct err err = ERR_INIT;
+        rig_begin(&rig);
+        rig.fake.stream_reason = "the primary was started anew and has not synchronised";
+        log_set_sink(hear, &heard);
+        assert_int_equal(
+            start(&rig, sync > 0 ? REPLICATION_OVERLAYS_SYNC : REPLICATION_OVERLAYS_EMPTY, &err),
+            0);
+        log_set_sink(NULL, NULL);
+        assert_int_equal(heard.count, sync == 0);
+        if (sync == 0)
+            expect_advice(&heard,
+                          "started anew and has not synchronised; synchronise the disks and "
+                          "start anew (blockstep primary --sync)");
+        assert_true(checkpoint(&rig, NS_PER_S, NULL, &err) < 0);
+        assert_non_null(strstr(err.text, "(blockstep primary --sync)"));
+        rig_end(&rig);
+    }
+}
+
 TEST_LOOP(an_error_here_is_reported_once_also_when_the_secondary_is_away_just_then)
 {
     struct rig rig;
@@ -737,6 +838,10 @@ int main(void)
         cmocka_unit_test(
             an_error_of_the_secondary_that_was_told_to_nobody_is_learnt_when_it_is_back),
         cmocka_unit_test(a_broken_stream_is_an_error_here_until_a_first_checkpoint_mends_it),
+        cmocka_unit_test(
+            a_secondary_that_takes_over_while_the_primary_lives_is_told_of_loudly_and_once),
+        cmocka_unit_test(a_takeover_that_is_learnt_from_a_refused_hello_is_told_of_as_loudly),
+        cmocka_unit_test(a_start_onto_a_stream_that_has_begun_warns_at_once_and_says_what_to_type),
         cmocka_unit_test(an_error_here_is_reported_once_also_when_the_secondary_is_away_just_then),
     };
 
