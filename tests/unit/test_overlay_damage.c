@@ -71,16 +71,35 @@ static void expect_model(const uint8_t *bytes, size_t length, const uint8_t *mod
     overlay_shut(&f);
 }
 
+/* How many records end at the byte or before it. */
+static unsigned whole_records(const struct small *small, size_t byte)
+{
+    unsigned whole = 0;
+
+    while (whole < WRITES && small->end_bytes[whole + 1] <= byte)
+        whole++;
+    return whole;
+}
+
+static void expect_text(const struct err *err, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static void expect_text(const struct err *err, const char *fmt, ...)
+{
+    char part[256];
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(part, sizeof(part), fmt, args);
+    va_end(args);
+    if (strstr(err->text, part) == NULL)
+        fail_msg("'%s' does not say '%s'", err->text, part);
+}
+
 TEST_LOOP(a_killed_log_cut_anywhere_shows_the_records_that_are_whole)
 {
     struct small *small = make_small();
 
     for (size_t cut = small->end_bytes[0]; cut <= small->live_bytes; cut += 512) {
-        unsigned whole = 0;
-
-        while (whole < WRITES && small->end_bytes[whole + 1] <= cut)
-            whole++;
-        expect_model(small->live, cut, small->model[whole]);
+        expect_model(small->live, cut, small->model[whole_records(small, cut)]);
     }
     free_small(small);
 }
@@ -94,7 +113,12 @@ TEST_LOOP(a_log_cut_after_it_was_closed_is_refused)
 
         overlay_put_file(test_path("b"), small->clean, cut);
         assert_true(overlay_refusal(test_path("b"), SIZE_BYTES, &err) < 0);
-        assert_non_null(strstr(err.text, cut < 512 ? "not an overlay" : "truncated"));
+        unsigned whole = whole_records(small, cut);
+        if (cut < small->end_bytes[0])
+            expect_text(&err, cut < 512 ? "not an overlay" : "truncated");
+        else
+            expect_text(&err, "%u of %u records are good, up to byte %" PRIu64, whole, WRITES,
+                        small->end_bytes[whole]);
     }
     expect_model(small->clean, small->clean_bytes, small->model[WRITES]);
     free_small(small);
@@ -118,7 +142,11 @@ TEST_LOOP(a_flipped_bit_in_a_record_that_others_follow_is_damage)
         overlay_put_file(test_path("b"), small->live, small->live_bytes);
         if (overlay_refusal(test_path("b"), SIZE_BYTES, &err) != -EUCLEAN)
             fail_msg("a flipped bit %u at byte %zu was not found: %s", bit, at, err.text);
-        assert_non_null(strstr(err.text, "damaged"));
+        unsigned whole = whole_records(small, at);
+        expect_text(&err,
+                    "record %u at byte %" PRIu64 " is bad, and record %u at byte %" PRIu64
+                    " follows",
+                    whole + 1, small->end_bytes[whole], WRITES, (uint64_t)last);
         small->live[at] ^= bit;
     }
     free_small(small);
