@@ -7,6 +7,7 @@
 #include "replication_fixture.h"
 
 #include "loop/sim.h"
+#include "replication/group_internal.h"
 
 #define BLOCK  4096u
 #define FIRST  0x1111111111111111u
@@ -203,6 +204,53 @@ TEST_LOOP(the_link_of_one_disk_that_is_lost_stops_the_others_too)
     leave(&stage, &a, false);
     write_as(&stage, &b);
     expect_broken(&stage, "was lost");
+    end(&stage);
+}
+
+struct admission {
+    struct stage *stage;
+    struct replication_writer writer;
+    int result;
+    bool done;
+};
+
+static void admission_run(void *arg) MAY_WAIT
+{
+    struct admission *admission = arg;
+    admission->result = admit(admission->stage, &admission->writer);
+    admission->done = true;
+}
+
+/* One write to each disk in one turn. */
+static void write_at_once(struct stage *stage, uint64_t instance) MAY_WAIT
+{
+    struct admission admissions[2];
+    for (unsigned i = 0; i < 2; i++) {
+        admissions[i] = (struct admission){.stage = stage, .writer = connect(stage, i, instance)};
+        assert_int_equal(co_spawn(stage->fix.loop, "write", admission_run, &admissions[i]), 0);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        test_wait_until(admissions[i].done);
+        assert_int_equal(admissions[i].result, 0);
+    }
+}
+
+TEST_LOOP(writes_that_come_at_once_are_recorded_once)
+{
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    write_at_once(&stage, FIRST);
+    uint64_t changes = stage.fix.s.group->record_changes;
+    expect_intact(&stage);
+    assert_int_equal(stage.fix.s.group->record_changes, changes + 1); /* the checkpoint's */
+    restart(&stage);
+    changes = stage.fix.s.group->record_changes;
+    write_at_once(&stage, SECOND);
+    assert_int_equal(stage.fix.s.group->record_changes, changes + 1);
+    expect_broken(&stage, "was started again while a primary was writing");
+    synchronise(&stage);
+    write_at_once(&stage, SECOND);
+    expect_intact(&stage);
     end(&stage);
 }
 
@@ -540,6 +588,7 @@ int main(void)
         cmocka_unit_test(
             who_follows_a_writer_that_was_lost_is_not_believed_until_a_synchronisation),
         cmocka_unit_test(the_link_of_one_disk_that_is_lost_stops_the_others_too),
+        cmocka_unit_test(writes_that_come_at_once_are_recorded_once),
         cmocka_unit_test(two_writers_of_one_disk_are_not_believed),
         cmocka_unit_test(who_never_wrote_is_no_loss),
         cmocka_unit_test(the_user_of_the_secondary_is_not_the_peer),
