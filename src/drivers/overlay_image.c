@@ -63,7 +63,7 @@ static int superblock_choose(const uint8_t *bytes, struct overlay_superblock *re
 static int superblocks_read(struct edge *file, struct buf **ret_buf, struct err *err) MAY_WAIT
 {
     size_t length = OVERLAY_SUPERBLOCK_STRIDE + OVERLAY_SUPERBLOCK_BYTES;
-    struct buf *buf = buf_alloc(loop_bufs(graph_loop(file->graph)), length);
+    CLEANUP(buf_unrefp) struct buf *buf = buf_alloc(loop_bufs(graph_loop(file->graph)), length);
 
     if (buf == NULL)
         return err_no_memory(err);
@@ -71,17 +71,15 @@ static int superblocks_read(struct edge *file, struct buf **ret_buf, struct err 
     io.data = buf_slice_of(buf, 0, io.length_bytes);
     memset(buf->bytes, 0, length);
     int ret = io.length_bytes == 0 ? 0 : io_read(file, &io);
-    if (ret < 0) {
-        buf_unref(buf);
+    if (ret < 0)
         return err_set_errno(err, ret, "its superblocks cannot be read");
-    }
-    *ret_buf = buf;
+    *ret_buf = TAKE_PTR(buf);
     return 0;
 }
 
 int overlay_superblock_load(struct edge *file, struct overlay_superblock *ret_sb, struct err *err)
 {
-    struct buf *buf;
+    CLEANUP(buf_unrefp) struct buf *buf = NULL;
     int ret;
 
     if (file->child->length_bytes < OVERLAY_SUPERBLOCK_BYTES)
@@ -95,7 +93,6 @@ int overlay_superblock_load(struct edge *file, struct overlay_superblock *ret_sb
     if (ret == 0 && file->child->length_bytes < OVERLAY_LOG_OFFSET_BYTES)
         ret = err_set(err, -EUCLEAN, "it is truncated: %" PRIu64 " bytes are left of at least %u",
                       file->child->length_bytes, OVERLAY_LOG_OFFSET_BYTES);
-    buf_unref(buf);
     return ret;
 }
 
@@ -104,6 +101,7 @@ int overlay_superblock_load(struct edge *file, struct overlay_superblock *ret_sb
 int overlay_superblock_store(struct overlay *overlay, const struct overlay_superblock *sb)
 {
     struct overlay_superblock next = *sb;
+    CLEANUP(buf_unrefp)
     struct buf *buf = buf_alloc(loop_bufs(graph_loop(overlay->node->graph)),
                                 OVERLAY_SUPERBLOCK_STRIDE);
     int ret;
@@ -119,7 +117,6 @@ int overlay_superblock_store(struct overlay *overlay, const struct overlay_super
         .data = buf_slice_of(buf, 0, OVERLAY_SUPERBLOCK_STRIDE),
     };
     ret = io_write(overlay->file, &io);
-    buf_unref(buf);
     if (ret < 0)
         return ret;
     overlay->sb = next;
@@ -263,13 +260,12 @@ int overlay_create_in(struct edge *file, const struct overlay_create *create, st
 
     if (ret < 0)
         return err_prefix(err, "cannot create an overlay in node '%s'", file->child->name);
-    struct buf *buf = create_bytes(loop, &sb);
+    CLEANUP(buf_unrefp) struct buf *buf = create_bytes(loop, &sb);
     if (buf == NULL)
         return err_no_memory(err);
     struct io io = {.length_bytes = OVERLAY_LOG_OFFSET_BYTES,
                     .data = buf_slice_of(buf, 0, OVERLAY_LOG_OFFSET_BYTES)};
     ret = io_write(file, &io);
-    buf_unref(buf);
     if (ret == 0)
         ret = io_flush(file);
     return ret < 0
@@ -337,10 +333,8 @@ int overlay_info(struct edge *file, struct json_object **ret_info, struct err *e
         return ret;
     overlay_id_format(sb.image_id, image_id);
     overlay_id_format(sb.disk_id, disk_id);
-    struct json_object *info = json_object_new_object();
-    if (info == NULL)
-        return err_no_memory(err);
-    if (json_add_string(info, "format", "overlay") < 0 ||
+    CLEANUP(json_putp) struct json_object *info = json_object_new_object();
+    if (info == NULL || json_add_string(info, "format", "overlay") < 0 ||
         json_add_uint(info, "version", sb.version) < 0 ||
         json_add_string(info, "image-id", image_id) < 0 ||
         json_add_string(info, "disk-id", disk_id) < 0 ||
@@ -350,10 +344,8 @@ int overlay_info(struct edge *file, struct json_object **ret_info, struct err *e
         json_add_uint(info, "segment-size", sb.segment_bytes) < 0 ||
         json_add_uint(info, "generation", sb.generation) < 0 ||
         json_add_uint(info, "epoch", sb.epoch) < 0 ||
-        json_add_bool(info, "clean", (sb.flags & OVERLAY_CLEAN) != 0) < 0) {
-        json_object_put(info);
+        json_add_bool(info, "clean", (sb.flags & OVERLAY_CLEAN) != 0) < 0)
         return err_no_memory(err);
-    }
-    *ret_info = info;
+    *ret_info = TAKE_PTR(info);
     return 0;
 }

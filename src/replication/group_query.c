@@ -125,13 +125,10 @@ static int add_disks(struct replication_group *group, struct json_object *object
          node = graph_next(group->graph, node)) {
         if (!replication_is(node) || !node->opened)
             continue;
-        struct json_object *disk = query_disk(group, node);
-        if (disk == NULL)
+        CLEANUP(json_putp) struct json_object *disk = query_disk(group, node);
+        if (disk == NULL || json_object_array_add(disks, disk) < 0)
             return -1;
-        if (json_object_array_add(disks, disk) < 0) {
-            json_object_put(disk);
-            return -1;
-        }
+        TAKE_PTR(disk);
         if (*ret_failed == NULL && replication_error_of(node)->count > 0)
             *ret_failed = node;
     }

@@ -76,6 +76,27 @@ TEST_LOOP(an_end_in_good_order_is_survived_by_every_level_and_by_another_boot)
     }
 }
 
+TEST_LOOP(a_start_that_fails_leaves_an_end_in_good_order_as_it_was)
+{
+    struct fix fix;
+    struct edge *reader;
+    begin(&fix, 2, GROUP_LEVEL_PROCESS);
+    live_epoch(&fix);
+    close_secondary(&fix);
+    open_secondary(&fix, GROUP_LEVEL_PROCESS, boot_a);
+    graph_detach(TAKE_PTR(fix.peer[1]));
+    fix_ok(graph_attach_root(fix.s.graph, fix_node(&fix.s, "sdisk", 1), "reader",
+                             PERM_CONSISTENT_READ, PERM_ALL & ~(unsigned)PERM_WRITE, NULL, NULL,
+                             &reader, &err));
+    refuse_start(&fix, REPLICATION_OVERLAYS_EMPTY, "which reader does not allow");
+    graph_detach(reader);
+    close_secondary(&fix);
+    open_secondary(&fix, GROUP_LEVEL_PROCESS, boot_b);
+    restart(&fix);
+    expect_live_epoch(&fix);
+    end(&fix);
+}
+
 TEST_LOOP(an_end_that_cannot_flush_what_the_overlays_hold_does_not_outlive_the_host)
 {
     static const char *const nodes[] = {"sdisk", "adebug", "hdebug"};
@@ -242,6 +263,7 @@ int main(void)
         cmocka_unit_test(a_checkpoint_counts_on_in_both_overlays),
         cmocka_unit_test(the_age_of_a_checkpoint_survives_a_restart),
         cmocka_unit_test(an_end_in_good_order_is_survived_by_every_level_and_by_another_boot),
+        cmocka_unit_test(a_start_that_fails_leaves_an_end_in_good_order_as_it_was),
         cmocka_unit_test(an_end_that_cannot_flush_what_the_overlays_hold_does_not_outlive_the_host),
         cmocka_unit_test(an_interrupted_failover_is_finished_and_done_is_done),
         cmocka_unit_test(a_group_that_was_stopped_stays_so),

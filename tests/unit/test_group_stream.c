@@ -568,6 +568,7 @@ TEST_LOOP(what_the_primary_reports_breaks_the_stream_until_it_has_synchronised)
     CLEANUP(json_putp) struct json_object *error = json_object_new_object();
     fix_refused(replication_session_report(stage.fix.s.group, 2, error, "late", &err), "ended");
     fix_ok(replication_session_report(stage.fix.s.group, 1, error, "a write was lost", &err));
+    fix_ok(replication_session_report(stage.fix.s.group, 1, error, "another too", &err));
     struct replication_cut asked = {.session = 1};
     fix_refused(cut(&stage, &asked, &err), "the primary reports: a write was lost");
     CLEANUP(json_putp) struct json_object *query = replication_query(stage.fix.s.group);

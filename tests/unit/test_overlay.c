@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "overlay_fixture.h"
 
+#include "loop/sim.h"
+
 #define SIZE_BYTES (3u * 1024 * 1024 + 3 * 512)
 
 static struct overlay_fixture open_new(uint32_t block_bytes, uint32_t unit_bytes) MAY_WAIT
@@ -540,6 +542,33 @@ TEST_LOOP(an_existing_file_is_not_overwritten_by_a_new_image)
     test_folder_remove();
 }
 
+/* Nor half a new one left behind. */
+TEST_LOOP(an_image_that_cannot_be_made_durable_is_an_error)
+{
+    static const enum sim_op ops[] = {SIM_OP_OPEN, SIM_OP_WRITE, SIM_OP_SYNC, SIM_OP_RENAME,
+                                      SIM_OP_SYNC_FOLDER};
+    const struct overlay_create create = {.virtual_bytes = SIZE_BYTES};
+
+    if (!test_loop_is_sim())
+        return;
+    struct sim *sim = sim_of(loop_current());
+    for (unsigned i = 0; i < 2 * ARRAY_LEN(ops); i++) {
+        const struct sim_fault fault = {.op = ops[i / 2], .error = -EIO};
+        struct err err = ERR_INIT;
+        bool replace = i % 2 == 1;
+
+        assert_int_equal(sim_fault_add(sim, "host", &fault), 0);
+        int ret = overlay_create(loop_current(), test_path("a"), &create, replace, &err);
+        sim_fault_clear(sim, "host");
+        bool asked = replace || fault.op != SIM_OP_RENAME;
+        assert_int_equal(ret, asked ? -EIO : 0);
+        if (asked && fault.op != SIM_OP_SYNC_FOLDER)
+            assert_int_equal(sim_disk_used_bytes(sim, "host"), 0);
+        (void)path_unlink(loop_current(), test_path("a"));
+    }
+    test_folder_remove();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -563,6 +592,7 @@ int main(void)
         cmocka_unit_test(each_superblock_is_told_as_good_unused_or_bad),
         cmocka_unit_test(what_lies_behind_the_end_of_the_disk_is_zero_in_the_file),
         cmocka_unit_test(an_existing_file_is_not_overwritten_by_a_new_image),
+        cmocka_unit_test(an_image_that_cannot_be_made_durable_is_an_error),
     };
 
     return cmocka_run_group_tests_name("overlay", tests, NULL, NULL);

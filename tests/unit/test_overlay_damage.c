@@ -143,10 +143,9 @@ TEST_LOOP(a_flipped_bit_in_a_record_that_others_follow_is_damage)
         if (overlay_refusal(test_path("b"), SIZE_BYTES, &err) != -EUCLEAN)
             fail_msg("a flipped bit %u at byte %zu was not found: %s", bit, at, err.text);
         unsigned whole = whole_records(small, at);
-        expect_text(&err,
-                    "record %u at byte %" PRIu64 " is bad, and record %u at byte %" PRIu64
-                    " follows",
-                    whole + 1, small->end_bytes[whole], WRITES, (uint64_t)last);
+        expect_text(
+            &err, "record %u at byte %" PRIu64 " is bad, and record %u at byte %" PRIu64 " follows",
+            whole + 1, small->end_bytes[whole], WRITES, (uint64_t)last);
         small->live[at] ^= bit;
     }
     free_small(small);

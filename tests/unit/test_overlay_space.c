@@ -223,7 +223,8 @@ static void rewrite_under_cleaning(bool zeroed) MAY_WAIT
     blocks_start_write(&task, f.edge, 0, 4096, 3);
     assert_int_equal(blkdebug_await_held(f.debug, writing, 1, test_deadline_ns(10)), 0);
     blkdebug_release(f.debug, reading);
-    test_wait_until(blkdebug_matches(f.debug, reading) >= 2); /* it goes on; now to where it waits */
+    test_wait_until(blkdebug_matches(f.debug, reading) >=
+                    2); /* it goes on; now to where it waits */
     co_sleep(20 * NS_PER_MS);
     blkdebug_release(f.debug, writing);
     test_wait_until(task.done);

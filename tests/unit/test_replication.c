@@ -74,12 +74,30 @@ static uint64_t epoch_of(struct fix_side *side) MAY_WAIT
     return epoch;
 }
 
+/* A change of the stage is told of each disk, and nothing else is. */
+static void expect_told(const struct fix_side *side, enum replication_mode mode,
+                        enum replication_stage before, enum replication_stage after, unsigned told)
+{
+    const char *name = "REPLICATION_STAGE_CHANGE";
+    assert_int_equal(fix_count_events(side, name) > told, before != after);
+    if (before == after)
+        return;
+    struct json_object *event = fix_last_event(side, name);
+    assert_string_equal(json_object_get_string(json_object_object_get(event, "role")),
+                        replication_mode_name(mode));
+    assert_string_equal(json_object_get_string(json_object_object_get(event, "stage")),
+                        replication_stage_name(after));
+    assert_non_null(
+        graph_find(side->graph, json_object_get_string(json_object_object_get(event, "node"))));
+}
+
 static void check_cell(struct fix_side *side, enum replication_mode mode,
                        enum replication_stage stage, enum call call, const struct cell *cell)
     MAY_WAIT
 {
     struct err err = ERR_INIT;
     uint64_t epoch = epoch_of(side);
+    unsigned told = fix_count_events(side, "REPLICATION_STAGE_CHANGE");
     int ret = make_call(side, mode, call, &err);
     if ((ret < 0) != (cell->refused != NULL) ||
         (ret < 0 && strstr(err.text, cell->refused) == NULL))
@@ -91,6 +109,7 @@ static void check_cell(struct fix_side *side, enum replication_mode mode,
                  replication_stage_name(stage), call_names[call],
                  replication_stage_name(fix_stage(side)));
     assert_int_equal(epoch_of(side), epoch + cell->counts);
+    expect_told(side, mode, stage, cell->after, told);
 }
 
 #define NONE     REPLICATION_NONE
