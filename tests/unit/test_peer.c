@@ -704,6 +704,23 @@ static void expect_advice(const struct heard *heard, const char *part)
         fail_msg("'%s' does not say '%s'", heard->last, part);
 }
 
+TEST_LOOP(a_session_that_goes_well_warns_nobody)
+{
+    struct heard warnings = {LOG_LEVEL_WARNING, "", 0, ""};
+    struct rig rig;
+    log_set_sink(hear, &warnings);
+    rig_begin(&rig);
+    start_well(&rig);
+    checkpoint_well(&rig, 41);
+    unsigned looks = rig.fake.looks;
+    fake_says(&rig.fake, "{\"event\":\"REPLICATION_STAGE_CHANGE\",\"data\":{}}");
+    test_wait_until(rig.fake.looks > looks);
+    checkpoint_well(&rig, 42);
+    log_set_sink(NULL, NULL);
+    assert_int_equal(warnings.count, 0);
+    rig_end(&rig);
+}
+
 TEST_LOOP(a_secondary_that_takes_over_while_the_primary_lives_is_told_of_loudly_and_once)
 {
     static const char event[] = "{\"event\":\"REPLICATION_STAGE_CHANGE\",\"data\":{}}";
@@ -838,6 +855,7 @@ int main(void)
         cmocka_unit_test(
             an_error_of_the_secondary_that_was_told_to_nobody_is_learnt_when_it_is_back),
         cmocka_unit_test(a_broken_stream_is_an_error_here_until_a_first_checkpoint_mends_it),
+        cmocka_unit_test(a_session_that_goes_well_warns_nobody),
         cmocka_unit_test(
             a_secondary_that_takes_over_while_the_primary_lives_is_told_of_loudly_and_once),
         cmocka_unit_test(a_takeover_that_is_learnt_from_a_refused_hello_is_told_of_as_loudly),
