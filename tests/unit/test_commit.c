@@ -414,7 +414,7 @@ TEST_LOOP(others_have_a_turn_after_each_piece_also_when_nothing_waits)
     world_close(&world);
 }
 
-/* The job looks up 2048 stretches before it copies the first. */
+/* The job looks up 2048 stretches before it copies the first; the test may look first, or after 256. */
 TEST_LOOP(others_have_turns_while_a_commit_looks_for_what_is_held)
 {
     struct world world;
@@ -427,7 +427,7 @@ TEST_LOOP(others_have_turns_while_a_commit_looks_for_what_is_held)
         looks++;
         co_sleep_until(loop_now_ns(loop_current()));
     }
-    assert_in_range(looks, 2048 / 256, 2048);
+    assert_in_range(looks, 2048 / 256 - 1, 2048);
     assert_int_equal(job_wait(job), 0);
     job_unref(job);
     assert_int_equal(fix_byte(world.to, DISK_BYTES - 2 * BLOCK, BLOCK), 1);
