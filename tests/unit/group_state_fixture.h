@@ -113,6 +113,18 @@ UNUSED static void refuse_start(struct fix *fix, enum replication_overlays overl
     fix_refused(replication_start(fix->s.group, REPLICATION_SECONDARY, overlays, &err), part);
 }
 
+/* When its disks have been looked at, and the first put together. */
+UNUSED static void refuse_start_for_a_reader(struct fix *fix) MAY_WAIT
+{
+    struct edge *reader;
+    graph_detach(TAKE_PTR(fix->peer[1]));
+    fix_ok(graph_attach_root(fix->s.graph, fix_node(&fix->s, "sdisk", 1), "reader",
+                             PERM_CONSISTENT_READ, PERM_ALL & ~(unsigned)PERM_WRITE, NULL, NULL,
+                             &reader, &err));
+    refuse_start(fix, REPLICATION_OVERLAYS_EMPTY, "which reader does not allow");
+    graph_detach(reader);
+}
+
 UNUSED static struct json_object *member(struct json_object *object, const char *key)
 {
     struct json_object *value = NULL;

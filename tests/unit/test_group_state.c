@@ -79,17 +79,11 @@ TEST_LOOP(an_end_in_good_order_is_survived_by_every_level_and_by_another_boot)
 TEST_LOOP(a_start_that_fails_leaves_an_end_in_good_order_as_it_was)
 {
     struct fix fix;
-    struct edge *reader;
     begin(&fix, 2, GROUP_LEVEL_PROCESS);
     live_epoch(&fix);
     close_secondary(&fix);
     open_secondary(&fix, GROUP_LEVEL_PROCESS, boot_a);
-    graph_detach(TAKE_PTR(fix.peer[1]));
-    fix_ok(graph_attach_root(fix.s.graph, fix_node(&fix.s, "sdisk", 1), "reader",
-                             PERM_CONSISTENT_READ, PERM_ALL & ~(unsigned)PERM_WRITE, NULL, NULL,
-                             &reader, &err));
-    refuse_start(&fix, REPLICATION_OVERLAYS_EMPTY, "which reader does not allow");
-    graph_detach(reader);
+    refuse_start_for_a_reader(&fix);
     close_secondary(&fix);
     open_secondary(&fix, GROUP_LEVEL_PROCESS, boot_b);
     restart(&fix);

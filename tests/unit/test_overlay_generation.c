@@ -145,6 +145,19 @@ TEST_LOOP(closing_writes_the_superblock_that_is_due)
     done(&f);
 }
 
+TEST_LOOP(a_superblock_that_is_due_is_written_soon_also_without_a_save)
+{
+    struct overlay_fixture f = open_new(), killed;
+
+    overlay_set_recorded(f.node, true);
+    empty(f.node);
+    co_sleep(200 * NS_PER_MS);
+    kill_and_open(&killed);
+    assert_int_equal(identity_of(killed.node).generation, 2);
+    overlay_shut(&killed);
+    done(&f);
+}
+
 TEST_LOOP(an_overlay_newer_than_its_record_is_refused)
 {
     struct overlay_fixture f = open_new();
@@ -355,6 +368,7 @@ int main(void)
         cmocka_unit_test(an_image_is_known_by_its_id),
         cmocka_unit_test(no_save_counts_while_the_superblock_cannot_follow),
         cmocka_unit_test(closing_writes_the_superblock_that_is_due),
+        cmocka_unit_test(a_superblock_that_is_due_is_written_soon_also_without_a_save),
         cmocka_unit_test(an_overlay_newer_than_its_record_is_refused),
         cmocka_unit_test(a_damaged_overlay_can_be_held_and_emptied_but_never_read),
         cmocka_unit_test(a_lost_superblock_is_never_taken_for_an_older_generation),

@@ -392,6 +392,18 @@ TEST_LOOP(what_an_emptying_leaves_goes_back_to_the_file_system)
     done(&f);
 }
 
+TEST_LOOP(what_an_emptying_leaves_goes_back_also_when_nothing_is_written_after_it)
+{
+    struct overlay_fixture f = open_new(4096, 512);
+
+    for (unsigned i = 0; i < 64; i++)
+        assert_int_equal(blocks_write(f.edge, i % 16 * UINT64_C(131072), 131072, (uint8_t)i, 0), 0);
+    empty(f.node);
+    test_wait_until(overlay_stats(f.node).spare_bytes == 0);
+    assert_in_range(file_data_bytes(), 1, SEGMENT_BYTES + 2 * OVERLAY_LOG_OFFSET_BYTES);
+    done(&f);
+}
+
 TEST_LOOP(what_a_killed_daemon_left_goes_back_too)
 {
     struct overlay_fixture f = open_new(4096, 512);
@@ -607,6 +619,7 @@ int main(void)
         cmocka_unit_test(damage_in_the_file_is_never_given_a_good_crc),
         cmocka_unit_test(a_long_log_that_is_cut_or_torn_shows_one_moment_or_is_refused),
         cmocka_unit_test(what_an_emptying_leaves_goes_back_to_the_file_system),
+        cmocka_unit_test(what_an_emptying_leaves_goes_back_also_when_nothing_is_written_after_it),
         cmocka_unit_test(what_a_killed_daemon_left_goes_back_too),
         cmocka_unit_test(emptied_again_and_again_under_load_it_takes_what_one_generation_took),
         cmocka_unit_test(emptying_while_the_log_is_made_shorter_forgets_all),

@@ -79,6 +79,21 @@ TEST_LOOP(a_pair_that_fails_over_warns_nobody)
     expect_quiet(&loud);
 }
 
+/* The answer tells it. */
+TEST_LOOP(a_start_that_is_refused_warns_nobody)
+{
+    unsigned loud;
+    struct fix fix;
+    listen_begin(&loud);
+    begin(&fix, 2, GROUP_LEVEL_PROCESS);
+    live_epoch(&fix);
+    close_secondary(&fix);
+    open_secondary(&fix, GROUP_LEVEL_PROCESS, boot_a);
+    refuse_start_for_a_reader(&fix);
+    end(&fix);
+    expect_quiet(&loud);
+}
+
 /* Disks that are read-only before it, and again after it. */
 TEST_LOOP(a_pair_of_read_only_disks_warns_nobody)
 {
@@ -106,6 +121,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_pair_that_is_stopped_and_ends_warns_nobody),
         cmocka_unit_test(a_pair_that_fails_over_warns_nobody),
+        cmocka_unit_test(a_start_that_is_refused_warns_nobody),
         cmocka_unit_test(a_pair_of_read_only_disks_warns_nobody),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
