@@ -240,6 +240,20 @@ static void test_a_long_zeroed_run_costs_next_to_nothing(void **state)
     overlay_map_free(map);
 }
 
+static void test_a_zeroed_run_is_long_from_64_blocks_on(void **state)
+{
+    struct overlay_map *map = overlay_map_new(STEP);
+
+    assert_int_equal(0, overlay_map_reserve(map, 2, 2 * OVERLAY_MAP_LONG_RUN));
+    overlay_map_put_zero(map, 1000, OVERLAY_MAP_LONG_RUN - 1);
+    assert_int_equal(0, overlay_map_long_blocks(map));
+    assert_int_equal(OVERLAY_MAP_LONG_RUN - 1, overlay_map_blocks(map));
+    overlay_map_put_zero(map, 5000, OVERLAY_MAP_LONG_RUN);
+    assert_int_equal(OVERLAY_MAP_LONG_RUN, overlay_map_long_blocks(map));
+    assert_int_equal(OVERLAY_MAP_LONG_RUN - 1, overlay_map_blocks(map));
+    overlay_map_free(map);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -248,6 +262,7 @@ int main(void)
         cmocka_unit_test(test_dropping_forgets_all_and_gives_memory_back),
         cmocka_unit_test(test_a_block_costs_less_than_16_bytes_in_any_distribution),
         cmocka_unit_test(test_a_long_zeroed_run_costs_next_to_nothing),
+        cmocka_unit_test(test_a_zeroed_run_is_long_from_64_blocks_on),
     };
 
     random_seed();
