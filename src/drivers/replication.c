@@ -566,9 +566,9 @@ static void replication_close(struct node *node) MAY_WAIT
     tls_creds_unref(s->peer_control.tls);
 }
 
-void replication_set_lower_writable(struct node *node, bool writable)
+void replication_set_lower_read_only(struct node *node)
 {
-    state_of(node)->lower_read_only = !writable;
+    state_of(node)->lower_read_only = true;
 }
 
 /* The data child is shared with the peer's writes (through copy-before-write), so they are let. */

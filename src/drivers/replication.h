@@ -93,9 +93,9 @@ void replication_forward_flush(struct node *node) MAY_WAIT;
 /* Where the split writes of a failover and all I/O after it go: an edge of the node to the secondary
  * disk, attached by the group before the stage leaves `none`, called REPLICATION_LOWER_EDGE. */
 #define REPLICATION_LOWER_EDGE "secondary"
-/* Whether that edge needs PERM_WRITE; takes effect with the graph's next change of permissions. A
- * stop that puts a read-only disk back takes it away. */
-void replication_set_lower_writable(struct node *node, bool writable);
+/* That edge does not need PERM_WRITE any more: a stop puts a read-only disk back. Takes effect with the
+ * graph's next change of permissions. */
+void replication_set_lower_read_only(struct node *node);
 
 /* Who is asked before a flush or a change with IO_FUA succeeds, after it has been carried out: 0, or the
  * -errno that it fails with. May wait, for no request from above. NULL: nobody. Copied. */

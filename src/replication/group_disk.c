@@ -285,7 +285,6 @@ int disk_prepare(struct group_disk *disk, bool copies, const struct group_record
         cbw_on_failure(&disk->cbw, disk_failed, disk);
     }
     /* After the filter: what is attached before it is led to it. */
-    replication_set_lower_writable(disk->node, true);
     return graph_attach_child(disk->group->graph, disk->node, disk->disk, REPLICATION_LOWER_EDGE,
                               &disk->lower, err);
 }
@@ -316,7 +315,7 @@ void disk_undo(struct group_disk *disk)
 void disk_put_back(struct group_disk *disk)
 {
     if (disk->disk_was_read_only)
-        replication_set_lower_writable(disk->node, false);
+        replication_set_lower_read_only(disk->node);
     put_back_read_only(disk->disk, &disk->disk_was_read_only);
     put_back_read_only(disk->hidden, &disk->hidden_was_read_only);
 }
