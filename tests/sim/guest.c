@@ -15,6 +15,7 @@ struct request {
     bool well;   /* when it began */
     bool closed; /* its host was: nothing but errors is to be expected */
     unsigned troubles;
+    uint64_t began_ns;
 };
 
 void guest_init(struct guest *guest, struct host *host)
@@ -164,8 +165,12 @@ static void guest_excuse(struct request *request, int r)
 {
     struct host *host = request->guest->host;
     struct world *world = host->world;
+    uint64_t age_ns = sim_now_ns(world->sim) - request->began_ns;
     char text[160];
 
+    /* A connection that is given up for an older request takes this one with it: that one is asked. */
+    if (r == -ETIMEDOUT && age_ns < GUEST_TIMEOUT_NS)
+        return;
     if (!request->well || request->closed || !host_is_well(host) ||
         request->troubles != host->troubles || host->changing)
         return;
@@ -335,6 +340,7 @@ static void guest_work(struct request *request) MAY_WAIT
     guest->inside++;
     request->well = host_is_well(guest->host) && !guest->host->changing;
     request->troubles = guest->host->troubles;
+    request->began_ns = sim_now_ns(world->sim);
     client = guest_enter(guest, op->disk);
     if (client == NULL) {
         guest->inside--;
