@@ -56,6 +56,8 @@ static bool undo_is_flushed(const struct group_disk *disk)
 static int flush_undo(struct group_disk *disk) MAY_WAIT
 {
     int ret = 0;
+    if (undo_is_flushed(disk)) /* the disk may be about to go: nobody waits for its lock */
+        return 0;
     co_mutex_lock(&disk->undo_lock);
     if (!undo_is_flushed(disk)) {
         replication_plain_writes_end(disk->node);

@@ -258,6 +258,8 @@ TEST_LOOP(a_merge_that_ends_while_a_flush_tries_again_for_its_disk_waits_for_it)
     test_wait_until(replication_stage_of(fix_node(&fix.s, "rep", 1)) == REPLICATION_DONE);
     co_sleep(5 * NS_PER_MS);
     assert_false(flush.done);
+    /* Nobody queues behind the merge, for what it frees. */
+    assert_int_equal(io_flush(fix.top[1]), 0);
     release(&fix, "hdebug", 1);
     test_wait_until(flush.done);
     assert_int_equal(flush.result, 0);
