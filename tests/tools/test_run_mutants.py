@@ -117,3 +117,39 @@ def test_arguments_whose_order_means_nothing_are_left_alone(small_tree):
 def test_all_that_may_live_is_still_there(run_mutants):
     names = {mutant.name for mutant in run_mutants.all_mutants(run_mutants.SUBJECTS)}
     assert run_mutants.read_survivors() - names == set(), "gone: delete them in survivors.txt"
+
+
+class Trial:
+    """Notices every mutant, and finds something in the unbroken tree too unless it is sound."""
+
+    def __init__(self, kind, file, sound):
+        self.kind, self.file, self.sound, self.program = kind, file, sound, "program"
+        self.proven = False
+
+    def notices(self, mutant):
+        return self.file.read_text() == "broken"
+
+    def proves(self):
+        assert self.file.read_text() == "whole"
+        self.proven = self.sound
+        return self.sound
+
+
+def judged(run_mutants, tmp_path, *trials):
+    file = tmp_path / "x.c"
+    file.write_text("broken")
+    judge = object.__new__(run_mutants.Judge)
+    judge.trials = [Trial(kind, file, sound) for kind, sound in trials]
+    return judge, judge.judge(None, file, "whole", "broken")
+
+
+def test_seeds_at_which_the_tree_fails_anyway_judge_nobody(run_mutants, tmp_path):
+    judge, killer = judged(run_mutants, tmp_path, ("simulator", False), ("simulator", True))
+    assert killer == "simulator" and [trial.sound for trial in judge.trials] == [True]
+    judge, killer = judged(run_mutants, tmp_path, ("simulator", False))
+    assert killer is None and not judge.trials
+
+
+def test_a_unit_test_that_fails_anyway_ends_the_run(run_mutants, tmp_path):
+    with pytest.raises(SystemExit, match="before anything has been broken"):
+        judged(run_mutants, tmp_path, ("unit tests", False))
