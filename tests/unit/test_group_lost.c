@@ -344,6 +344,10 @@ TEST_LOOP(a_damaged_record_is_refused_and_replaced_by_somebodys_word_alone)
              (struct content){calloc(1, GROUP_RECORD_MAX_BYTES + 1), GROUP_RECORD_MAX_BYTES + 1});
     open_secondary(&fix, GROUP_LEVEL_PROCESS, boot_a);
     refuse_start(&fix, REPLICATION_OVERLAYS_EMPTY, "it is too long");
+    close_secondary(&fix);
+    file_put("group", (struct content){calloc(1, GROUP_RECORD_MAX_BYTES), GROUP_RECORD_MAX_BYTES});
+    open_secondary(&fix, GROUP_LEVEL_PROCESS, boot_a);
+    refuse_start(&fix, REPLICATION_OVERLAYS_EMPTY, "its checksum is wrong");
     fix_ok(replication_start(fix.s.group, REPLICATION_SECONDARY, REPLICATION_OVERLAYS_SYNC, &err));
     expect_inconsistent(&fix, "never synchronised");
     free(file_take("group.damaged").bytes);

@@ -531,7 +531,15 @@ TEST_LOOP(a_session_goes_on_for_the_same_instance_alone)
     fix_refused(replication_session_begin(stage.fix.s.group, &hello, &err), "started again");
     begin_session(&stage, FIRST, false);
     replication_session_left(stage.fix.s.group, "gone");
+    struct json_object *event = fix_last_event(&stage.fix.s, "REPLICATION_PEER");
+    assert_false(json_flag(event, "connected"));
+    assert_string_equal(json_text(event, "reason"), "gone");
     fix_ok(replication_session_begin(stage.fix.s.group, &hello, &err));
+    assert_int_equal(fix_count_events(&stage.fix.s, "REPLICATION_PEER"), 3);
+    event = fix_last_event(&stage.fix.s, "REPLICATION_PEER");
+    assert_true(json_flag(event, "connected"));
+    assert_string_equal(json_text(event, "role"), "secondary");
+    assert_int_equal(json_uint(event, "session"), 1);
     assert_true(replication_session(stage.fix.s.group).connected);
     struct replication_cut asked = {.session = 1};
     fix_ok(cut(&stage, &asked, &err));

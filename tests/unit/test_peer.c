@@ -160,6 +160,12 @@ TEST_LOOP(a_start_says_hello_and_each_checkpoint_is_one_of_the_secondary)
     char instance[17];
     rig_begin(&rig);
     start_well(&rig);
+    assert_int_equal(count_events(&rig, "REPLICATION_LINK"), 1);
+    struct json_object *link = last_event(&rig, "REPLICATION_LINK");
+    assert_string_equal(json_text(link, "node"), "repl");
+    assert_string_equal(json_text(link, "peer"), "link");
+    assert_true(json_flag(link, "connected"));
+    assert_null(json_member(link, "reason"));
     snprintf(instance, sizeof(instance), "%016" PRIx64, graph_instance(rig.world.graph));
     assert_string_equal(json_text(rig.fake.hello, "instance"), instance);
     assert_int_equal(json_uint(rig.fake.hello, "version-min"), 1);
@@ -391,6 +397,9 @@ TEST_LOOP(a_secondary_that_has_gone_with_all_its_connections_is_not_waited_for)
     assert_true(loop_now_ns(loop_current()) - then_ns < 5 * NS_PER_S);
     assert_int_equal(rig.fake.looks, looks);
     expect_error(&rig, "checkpoint failed");
+    struct json_object *event = last_event(&rig, "REPLICATION_LINK");
+    assert_false(json_flag(event, "connected"));
+    assert_string_equal(json_text(event, "reason"), strerror(ECONNRESET));
     rig_end(&rig);
 }
 
