@@ -46,6 +46,11 @@ bool json_reader_in_value(const struct json_reader *reader);
 int json_parse(const char *text, size_t length_bytes, const char *where,
                struct json_object **ret_value, struct err *err);
 
+/* The value as text, whole; NULL when memory is out. The caller frees it. JSON_LINE: one line, spaced as QEMU
+ * does it ({"a": 1, "b": []}); several managers match on the text. JSON_PRETTY: a line for each item. */
+enum json_style { JSON_LINE, JSON_PRETTY };
+char *json_format(struct json_object *value, enum json_style style, size_t *ret_length_bytes);
+
 /* For CLEANUP of a struct json_object *. */
 void json_putp(struct json_object **value);
 

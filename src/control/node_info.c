@@ -161,7 +161,7 @@ static struct json_object *recipe_filename(const struct node *node)
     size_t length;
 
     recipe = node_recipe(node, &left);
-    text = recipe != NULL ? qmp_text(recipe, &length) : NULL;
+    text = recipe != NULL ? json_format(recipe, JSON_LINE, &length) : NULL;
     return text != NULL ? text_json("json:%.*s", (int)length, text) : NULL;
 }
 

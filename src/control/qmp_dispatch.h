@@ -41,8 +41,4 @@ const struct qmp_command *qmp_command_find(const struct qmp_command *const *tabl
  */
 int qmp_check_arguments(const struct opt *table, struct json_object *arguments, struct err *err);
 
-/* The value as one line of JSON, spaced as QEMU does it ({"a": 1, "b": []}); several managers match
- * on the text. NULL when memory is out. The caller frees it. */
-char *qmp_text(struct json_object *value, size_t *ret_length_bytes);
-
 #endif

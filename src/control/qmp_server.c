@@ -171,7 +171,8 @@ static void client_queue(struct qmp_client *client, const char *text, size_t len
 static void client_answer(struct qmp_client *client, struct json_object *value)
 {
     size_t length_bytes;
-    CLEANUP(free_ptr) char *text = value != NULL ? qmp_text(value, &length_bytes) : NULL;
+    CLEANUP(free_ptr)
+    char *text = value != NULL ? json_format(value, JSON_LINE, &length_bytes) : NULL;
 
     json_object_put(value);
     if (text != NULL) {
@@ -265,7 +266,7 @@ void qmp_server_event(struct qmp_server *server, const char *name, struct json_o
 
     TRACE("qmp.event", "%s", name);
     event = qmp_event(loop_wall_ns(server->loop), name, json_object_get(data));
-    text = event != NULL ? qmp_text(event, &length_bytes) : NULL;
+    text = event != NULL ? json_format(event, JSON_LINE, &length_bytes) : NULL;
     if (text == NULL) {
         log_error("qmp", "out of memory: event %s is lost", name);
     } else if (type != NULL && type->interval_ns != 0 && !server->closing) {

@@ -157,11 +157,11 @@ static void receiver_run(void *arg) MAY_WAIT
 
 static int link_send(struct peer_link *link, struct json_object *request, struct err *err) MAY_WAIT
 {
-    const char *text = request != NULL
-                           ? json_object_to_json_string_ext(request, JSON_C_TO_STRING_PLAIN)
-                           : NULL;
+    size_t length_bytes = 0;
+    CLEANUP(free_ptr)
+    char *text = request != NULL ? json_format(request, JSON_LINE, &length_bytes) : NULL;
     struct iovec iov[] = {
-        {.iov_base = (void *)(uintptr_t)text, .iov_len = text != NULL ? strlen(text) : 0},
+        {.iov_base = text, .iov_len = length_bytes},
         {.iov_base = (void *)(uintptr_t) "\n", .iov_len = 1},
     };
 

@@ -145,9 +145,7 @@ char *group_record_encode(const struct group_record *record, size_t *ret_length)
     if (object == NULL || add_state(object, record) < 0 || add_marks(object, record) < 0 ||
         add_disks(object, record) < 0)
         return NULL;
-    const char *body = json_object_to_json_string_length(
-        object, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE,
-        &length);
+    CLEANUP(free_ptr) char *body = json_format(object, JSON_PRETTY, &length);
     if (body == NULL)
         return NULL;
     assert(length > strlen(OBJECT_END));

@@ -250,7 +250,7 @@ UNUSED static void expect(struct client *client, const char *text) MAY_WAIT
     char *found;
 
     assert_non_null(value);
-    found = qmp_text(value, &length_bytes);
+    found = json_format(value, JSON_LINE, &length_bytes);
     assert_string_equal(found, text);
     free(found);
     json_object_put(value);

@@ -210,7 +210,7 @@ static void text_is_spaced_as_qemu_does_it_and_escaped(void **state)
     json_object_object_add(value, "a \"b\"", list);
     json_object_object_add(value, "c", json_object_new_string("x/y\n\t\"\\"));
     json_object_object_add(value, "d", NULL);
-    text = qmp_text(value, &length_bytes);
+    text = json_format(value, JSON_LINE, &length_bytes);
     assert_string_equal(text,
                         "{\"a \\\"b\\\"\": [1, {}], \"c\": \"x/y\\n\\t\\\"\\\\\", \"d\": null}");
     assert_int_equal(length_bytes, strlen(text));
