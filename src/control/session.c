@@ -245,14 +245,16 @@ static int say_hello(struct qmp_call *call, const struct hello_args *args,
 
     if (r == 0)
         r = check_exports(daemon, &args->exports, err);
-    if (r == 0)
-        r = take_session(call, hello, err);
     if (r < 0)
         return r;
     call->result = replication_session_answer(daemon->group);
-    call->peer_events = true;
     if (call->result == NULL || json_add_uint(call->result, "version", PEER_VERSION_MAX) < 0)
         return err_no_memory(err);
+    r = take_session(call, hello, err);
+    if (r < 0)
+        return r;
+    replication_session_answer_fill(daemon->group, call->result);
+    call->peer_events = true;
     return 0;
 }
 

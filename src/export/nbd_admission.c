@@ -7,15 +7,30 @@
 
 #include <errno.h>
 
-static struct nbd_writer writer_of(const struct nbd_connection *connection)
+/* Who has written, or may have sent what has not arrived yet: whoever names an instance is a primary. What one
+ * was to write who came before this round is of no account any more. */
+static uint64_t former_of(const struct nbd_connection *connection)
 {
     const struct nbd_export *export = connection->export;
 
+    if (export->writer != 0 && export->writer != connection->id)
+        return export->writer;
+    LIST_FOR_EACH(other, &connection->server->connections, struct nbd_connection, link) {
+        if (other->export == export && other->came == connection->service->round &&
+            other->instance != 0 && other->instance != connection->instance && !other->cut &&
+            !other->said_goodbye)
+            return other->id;
+    }
+    return 0;
+}
+
+static struct nbd_writer writer_of(const struct nbd_connection *connection)
+{
     return (struct nbd_writer){
-        .root = export->edge,
+        .root = connection->export->edge,
         .connection = connection->id,
         .instance = connection->instance,
-        .former = export->writer != connection->id ? export->writer : 0,
+        .former = former_of(connection),
     };
 }
 
@@ -54,7 +69,8 @@ void nbd_admission_ended(struct nbd_connection *connection)
     struct nbd_service *service = connection->service;
     struct nbd_export *export = connection->export;
 
-    if (connection->admitted == 0)
+    if (export == NULL || (connection->admitted == 0 && connection->instance == 0) ||
+        service->admission.ended == NULL)
         return;
     struct nbd_writer writer = writer_of(connection);
     if (export->writer == connection->id)

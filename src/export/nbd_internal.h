@@ -98,6 +98,7 @@ struct nbd_connection {
     struct nbd_export *pinned; /* a reply about it is being sent */
     uint64_t id;               /* of the service; never used again */
     uint64_t instance;         /* whose it says it is; 0: it does not */
+    uint64_t came;             /* the round in which transmission began */
     uint64_t
         admitted; /* the round in which it was let write last; 0: none; see nbd_service.round */
     bool structured;

@@ -139,6 +139,7 @@ static int send_infos(struct nbd_connection *connection, const struct nbd_export
 static void connection_enter_export(struct nbd_connection *connection, struct nbd_export *export)
 {
     connection->export = export;
+    connection->came = connection->service->round;
     export->connection_count++;
     if (connection->context_export != export)
         connection->contexts = 0;

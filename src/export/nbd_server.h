@@ -38,7 +38,8 @@ struct nbd_writer {
     const struct edge *root; /* of the export */
     uint64_t connection;     /* a number never used again */
     uint64_t instance;       /* whose it says it is (wire/nbd.h); 0: it does not */
-    uint64_t former;         /* who wrote before and is still connected; 0: nobody */
+    uint64_t
+        former; /* who is still connected and wrote before, or is of another instance; 0: nobody */
 };
 
 /*
@@ -49,7 +50,7 @@ struct nbd_admission {
     /* 0, or the errno that the request gets (and the next one asks again). Waiting is fine, but not for
      * requests: these may wait for this. NULL: all may. */
     int (*admit)(void *arg, const struct nbd_writer *writer);
-    /* One that was admitted, in whatever round, has ended. In good order: it said so, and no change that it asked for has
+    /* One that was admitted, in whatever round, or that says whose it is, has ended. In good order: it said so, and no change that it asked for has
      * failed. Must not wait. */
     void (*ended)(void *arg, const struct nbd_writer *writer, bool orderly);
     void *arg;

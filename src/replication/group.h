@@ -150,11 +150,13 @@ struct replication_writer {
     const struct edge *root; /* of the export: any, also one that is not the peer's */
     uint64_t connection;     /* a number never used again */
     uint64_t instance;       /* whose it says it is; 0: it does not */
-    uint64_t former;         /* the connection that wrote before and still stands; 0: none */
+    uint64_t
+        former; /* the connection that still stands and wrote before, or is of another primary; 0: none */
 };
 int replication_admit(struct replication_group *group, const struct replication_writer *writer)
     MAY_WAIT;
-/* One that was admitted has gone; in good order: it said so, and all that it asked for went well. */
+/* One that was admitted, or says whose it is, has gone; in good order: it said so, and all that it asked for
+ * went well. */
 void replication_writer_ended(struct replication_group *group,
                               const struct replication_writer *writer, bool orderly);
 
@@ -190,8 +192,11 @@ int replication_session_report(struct replication_group *group, uint64_t session
                                struct json_object *error, const char *text, struct err *err)
     MAY_WAIT;
 /* What a hello is answered with: {"session", "epoch", "generation", and the marks}; NULL when memory is
- * out. */
-struct json_object *replication_session_answer(struct replication_group *group);
+ * out. Made before the session begins, and filled when it has, which cannot fail: who is told of an error
+ * has no session. */
+struct json_object *replication_session_answer(const struct replication_group *group);
+void replication_session_answer_fill(const struct replication_group *group,
+                                     struct json_object *answer);
 /* The edges by which a primary may write to each secondary disk; `disk` is its top-id. */
 void replication_visit_roots(struct replication_group *group,
                              void (*visit)(void *arg, const char *disk, struct edge *const *roots,

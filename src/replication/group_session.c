@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 struct replication_session replication_session(const struct replication_group *group)
 {
@@ -162,18 +163,53 @@ void replication_session_left(struct replication_group *group, const char *reaso
     tell(group, reason);
 }
 
-struct json_object *replication_session_answer(struct replication_group *group)
+/* --- the answer --- */
+
+struct json_object *replication_session_answer(const struct replication_group *group)
+{
+    CLEANUP(json_putp) struct json_object *answer = json_object_new_object();
+    char room[GROUP_RECORD_REASON_BYTES];
+
+    memset(room, ' ', sizeof(room) - 1);
+    room[sizeof(room) - 1] = '\0';
+    if (answer == NULL || json_add_uint(answer, "session", 0) < 0 ||
+        json_add_uint(answer, "epoch", 0) < 0 ||
+        json_add_string(answer, "generation", "0000000000000000") < 0 ||
+        json_add_bool(answer, "consistent", true) < 0 ||
+        json_add_bool(answer, "stream-intact", true) < 0 ||
+        json_add_string(answer, "inconsistent-reason", room) < 0 ||
+        json_add_string(answer, "stream-reason", room) < 0 ||
+        (group->file != NULL &&
+         json_add_string(answer, "durability", group_durability_name(group->level)) < 0))
+        return NULL;
+    return TAKE_PTR(answer);
+}
+
+/* A text that is no longer than the one it replaces takes its place. */
+static void fill_mark(struct json_object *answer, const char *mark, const char *reason_key,
+                      bool good, const char *reason)
+{
+    json_object_set_boolean(json_member(answer, mark), good);
+    if (good)
+        json_object_object_del(answer, reason_key);
+    else
+        json_object_set_string(json_member(answer, reason_key), reason);
+}
+
+void replication_session_answer_fill(const struct replication_group *group,
+                                     struct json_object *answer)
 {
     const struct group_record *record = group->record;
-    CLEANUP(json_putp) struct json_object *answer = json_object_new_object();
     char generation[TEXT_HEX64_DIGITS + 1];
 
     snprintf(generation, sizeof(generation), "%016" PRIx64, record->generation);
-    if (answer == NULL || json_add_uint(answer, "session", group->session.now.number) < 0 ||
-        json_add_uint(answer, "epoch", record->epoch) < 0 ||
-        json_add_string(answer, "generation", generation) < 0 || group_add_marks(group, answer) < 0)
-        return NULL;
-    return TAKE_PTR(answer);
+    json_object_set_uint64(json_member(answer, "session"), group->session.now.number);
+    json_object_set_uint64(json_member(answer, "epoch"), record->epoch);
+    json_object_set_string(json_member(answer, "generation"), generation);
+    fill_mark(answer, "consistent", "inconsistent-reason", record->consistent,
+              record->inconsistent_reason);
+    fill_mark(answer, "stream-intact", "stream-reason", record->stream_intact,
+              record->stream_reason);
 }
 
 /* --- while it lasts --- */

@@ -3,7 +3,8 @@
  * The mark of the stream: whether all that the primary wrote since the disks were equal is here. S
  * cannot see what never came; but it sees who writes. As long as one connection to each export writes,
  * and ends in good order before the next one begins, nothing was lost that the primary does not know
- * of. Else whoever writes next has to synchronise first.
+ * of. Else whoever writes next has to synchronise first. A connection that says whose it is belongs to a
+ * primary from the first moment; of others only those count that have written.
  */
 #include "replication/group_internal.h"
 
@@ -107,7 +108,7 @@ int group_stream_continue(struct replication_group *group, bool resync, struct e
         return 0;
     if (resync)
         return record_break(group, "a synchronisation is under way", err);
-    if (group->record->stream_begun)
+    if (group->record->stream_begun || group->stream.suspect)
         return record_break(group, "the primary was started anew and has not synchronised", err);
     return record_begun(group, err);
 }
@@ -136,7 +137,8 @@ static bool breaks_stream(const struct replication_group *group,
                  group->stream.suspicion);
     else if (writer->former != 0)
         snprintf(reason, GROUP_RECORD_REASON_BYTES,
-                 "%.110s writes while connection %" PRIu64 " does too", who, writer->former);
+                 "%.110s writes while connection %" PRIu64 " does too, or may", who,
+                 writer->former);
     return group->stream.suspect || writer->former != 0;
 }
 
@@ -154,11 +156,11 @@ int replication_admit(struct replication_group *group, const struct replication_
     group->stream.written |= group->awaits_sync || group->record->stage == GROUP_RUNNING;
     if (!may_break(group, group->record))
         return 0;
-    if (!group->record->stream_begun) {
-        ret = record_begun(group, &err);
-    } else if (breaks_stream(group, writer, reason)) {
+    if (breaks_stream(group, writer, reason)) {
         log_warning("replication", "the stream of the primary's writes is broken: %s", reason);
         ret = record_break(group, reason, &err);
+    } else if (!group->record->stream_begun) {
+        ret = record_begun(group, &err);
     }
     if (ret == 0)
         return 0;
@@ -172,8 +174,9 @@ void replication_writer_ended(struct replication_group *group,
 {
     char who[EDGE_NAME_BYTES + 64], why[sizeof(group->stream.suspicion)];
 
-    if (orderly || !group->record->stream_begun || !may_break(group, group->record) ||
-        !group_is_peers(group, writer->root))
+    /* The first write of a primary may have been lost on its way: then nobody else knows of it. */
+    if (orderly || (writer->instance == 0 && !group->record->stream_begun) ||
+        !may_break(group, group->record) || !group_is_peers(group, writer->root))
         return;
     describe(writer, who, sizeof(who));
     snprintf(why, sizeof(why), "%s was lost, and perhaps writes with it", who);

@@ -30,9 +30,9 @@ struct peer {
     struct err why;         /* why not, or why it is over */
     uint64_t session, epoch;
     struct peer_state state;
-    struct json_object *error;  /* the secondary's own; NULL: none */
-    struct json_object *report; /* of an error here, to be sent; NULL: none */
-    bool reported;
+    struct json_object *error;       /* the secondary's own; NULL: none */
+    struct replication_error report; /* of an error here; count 0: none */
+    bool report_due;
     uint64_t look_ns; /* when to look next */
     bool is_over, closing;
     bool hopeless;           /* no checkpoint will be taken any more */
@@ -242,22 +242,22 @@ static void look_why(struct peer *peer, struct peer_link *link) MAY_WAIT
 static void send_report(struct peer *peer) MAY_WAIT
 {
     struct err err = ERR_INIT;
+    uint64_t now_ns = loop_now_ns(peer->loop);
     struct json_object *arguments = json_object_new_object();
 
     if (arguments == NULL || json_add_uint(arguments, "session", peer->session) < 0 ||
-        json_add(arguments, "error", json_object_get(peer->report)) < 0) {
+        json_add(arguments, "error", replication_error_json(&peer->report)) < 0) {
         json_object_put(arguments);
-        log_error("peer", "out of memory: the secondary is not told of the error here");
-    } else {
-        int ret = peer_link_run(peer->link, "replication-report", arguments,
-                                loop_now_ns(peer->loop) + PEER_ANSWER_NS, NULL, &err);
-        if (ret < 0 && ret != -EREMOTEIO)
-            return;
-        if (ret < 0)
-            log_warning("peer", "the error here is not taken: %s", err.text);
+        (void)co_queue_wait_until(&peer->changed, now_ns + PEER_BACK_OFF_MIN_NS);
+        return; /* memory is out: later */
     }
-    json_object_put(peer->report);
-    peer->report = NULL;
+    int ret = peer_link_run(peer->link, "replication-report", arguments, now_ns + PEER_ANSWER_NS,
+                            NULL, &err);
+    if (ret < 0 && ret != -EREMOTEIO)
+        return;
+    if (ret < 0)
+        log_warning("peer", "the error here is not taken: %s", err.text);
+    peer->report_due = false;
 }
 
 /* --- connecting --- */
@@ -310,7 +310,7 @@ static void keep_up(struct peer *peer) MAY_WAIT
 {
     struct err err = ERR_INIT;
 
-    if (peer->report != NULL)
+    if (peer->report_due)
         send_report(peer);
     else if (loop_now_ns(peer->loop) < peer->look_ns)
         (void)co_queue_wait_until(&peer->changed, peer->look_ns);
@@ -347,7 +347,6 @@ static void peer_free(struct peer *peer)
     free((char *)(uintptr_t)peer->where.tls_hostname);
     json_object_put(peer->exports);
     json_object_put(peer->error);
-    json_object_put(peer->report);
     free(peer);
 }
 
@@ -527,10 +526,10 @@ int peer_checkpoint(struct peer *peer, bool first, uint64_t deadline_ns, bool *r
 
 void peer_report(struct peer *peer, const struct replication_error *error)
 {
-    if (peer->reported)
+    if (peer->report.count > 0)
         return;
-    peer->reported = true;
-    peer->report = replication_error_json(error);
+    peer->report = *error;
+    peer->report_due = true;
     co_queue_wake_all(&peer->changed);
 }
 

@@ -155,7 +155,7 @@ def test_a_session_begins_goes_on_and_tells(daemons, folder):
 def test_while_it_is_connected_nobody_else_writes_or_asks_for_checkpoints(daemons, folder):
     secondary = Secondary(daemons, folder)
     primary = Primary(secondary)
-    stranger, nobody = connect(folder, 0, THEIRS), connect(folder, 1)
+    stranger, nobody = connect(folder, 0), connect(folder, 1)
     primary.hello()
     data = primary.connect()
     write(data, 1)

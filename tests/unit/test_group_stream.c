@@ -4,6 +4,7 @@
  * wrote is not believed any more; and the primary's sessions. The tests are the exports: they ask for
  * each writer.
  */
+#include "fail_alloc.h"
 #include "replication_fixture.h"
 
 #include "loop/sim.h"
@@ -271,8 +272,10 @@ TEST_LOOP(who_never_wrote_is_no_loss)
 {
     struct stage stage;
     begin(&stage, REPLICATION_OVERLAYS_EMPTY);
-    struct replication_writer idle = connect(&stage, 0, FIRST), second = connect(&stage, 0, SECOND);
-    leave(&stage, &idle, false);
+    struct replication_writer nobodys = connect(&stage, 0, 0), idle = connect(&stage, 0, FIRST);
+    struct replication_writer second = connect(&stage, 0, SECOND);
+    leave(&stage, &nobodys, false);
+    leave(&stage, &idle, true);
     write_as(&stage, &second);
     expect_intact(&stage);
     leave(&stage, &second, true);
@@ -429,6 +432,8 @@ static uint64_t epoch_of(struct stage *stage) MAY_WAIT
     CLEANUP(json_putp)
     struct json_object *answer = replication_session_answer(stage->fix.s.group);
     struct json_object *epoch = NULL;
+    assert_non_null(answer);
+    replication_session_answer_fill(stage->fix.s.group, answer);
     json_object_object_get_ex(answer, "epoch", &epoch);
     return json_object_get_uint64(epoch);
 }
@@ -523,6 +528,30 @@ TEST_LOOP(only_the_first_primary_is_believed_without_a_synchronisation)
     end(&stage);
 }
 
+/* What it has written may all have been lost on its way. */
+TEST_LOOP(a_primary_that_was_lost_before_its_first_write_came_is_no_less_lost)
+{
+    for (unsigned greets = 0; greets < 2; greets++) {
+        struct stage stage;
+        begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+        struct replication_writer first = connect(&stage, 0, FIRST);
+        unsigned renewed = stage.renewed;
+        leave(&stage, &first, false);
+        assert_int_equal(stage.renewed, renewed + 1);
+        expect_intact(&stage); /* until somebody follows it */
+        if (greets > 0)
+            begin_session(&stage, SECOND, false);
+        struct replication_writer second = connect(&stage, 1, SECOND);
+        write_as(&stage, &second);
+        if (greets > 0)
+            replication_session_left(stage.fix.s.group, NULL);
+        expect_broken(&stage, greets > 0 ? "has not synchronised" : "was lost, and perhaps writes");
+        synchronise(&stage);
+        expect_intact(&stage);
+        end(&stage);
+    }
+}
+
 TEST_LOOP(a_session_goes_on_for_the_same_instance_alone)
 {
     struct stage stage;
@@ -548,6 +577,27 @@ TEST_LOOP(a_session_goes_on_for_the_same_instance_alone)
     hello = (struct replication_hello){.instance = FIRST, .session = 2};
     fix_refused(replication_session_begin(stage.fix.s.group, &hello, &err), "is with session 1");
     fix_ok(cut(&stage, &asked, &err));
+    end(&stage);
+}
+
+TEST_LOOP(the_answer_to_a_hello_needs_no_memory_once_the_session_has_begun)
+{
+    struct stage stage;
+    begin(&stage, REPLICATION_OVERLAYS_EMPTY);
+    CLEANUP(json_putp)
+    struct json_object *answer = replication_session_answer(stage.fix.s.group);
+    assert_non_null(answer);
+    begin_session(&stage, FIRST, true);
+    fail_alloc_begin(0, false, NULL);
+    replication_session_answer_fill(stage.fix.s.group, answer);
+    assert_int_equal(fail_alloc_end(), 0);
+    assert_int_equal(json_uint(answer, "session"), 1);
+    assert_int_equal(json_uint(answer, "epoch"), 1);
+    assert_true(json_flag(answer, "consistent"));
+    assert_null(json_member(answer, "inconsistent-reason"));
+    assert_false(json_flag(answer, "stream-intact"));
+    assert_string_equal(json_text(answer, "stream-reason"), "a synchronisation is under way");
+    assert_string_equal(json_text(answer, "durability"), "process");
     end(&stage);
 }
 
@@ -600,6 +650,7 @@ int main(void)
         cmocka_unit_test(writes_that_come_at_once_are_recorded_once),
         cmocka_unit_test(two_writers_of_one_disk_are_not_believed),
         cmocka_unit_test(who_never_wrote_is_no_loss),
+        cmocka_unit_test(a_primary_that_was_lost_before_its_first_write_came_is_no_less_lost),
         cmocka_unit_test(the_user_of_the_secondary_is_not_the_peer),
         cmocka_unit_test(after_a_restart_nobody_is_believed_who_goes_on_writing),
         cmocka_unit_test(a_secondary_that_nobody_wrote_to_restarts_as_if_nothing_had_been),
@@ -611,6 +662,7 @@ int main(void)
         cmocka_unit_test(a_checkpoint_that_is_asked_for_again_is_taken_once),
         cmocka_unit_test(only_the_first_primary_is_believed_without_a_synchronisation),
         cmocka_unit_test(a_session_goes_on_for_the_same_instance_alone),
+        cmocka_unit_test(the_answer_to_a_hello_needs_no_memory_once_the_session_has_begun),
         cmocka_unit_test(a_session_that_cannot_be_recorded_does_not_begin),
         cmocka_unit_test(what_the_primary_reports_breaks_the_stream_until_it_has_synchronised),
     };

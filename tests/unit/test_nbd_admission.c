@@ -218,7 +218,7 @@ TEST_LOOP(a_second_writer_is_told_from_the_first_while_that_is_connected)
     struct gatekeeper keeper;
 
     begin(&world, &keeper);
-    struct sock *first = session_of(&world, OURS), *second = session_of(&world, THEIRS);
+    struct sock *first = session_of(&world, OURS), *second = session(&world, "");
     assert_int_equal(zero(first, 1), 0);
     uint64_t number = keeper.last.connection;
     assert_int_equal(keeper.last.former, 0);
@@ -234,6 +234,35 @@ TEST_LOOP(a_second_writer_is_told_from_the_first_while_that_is_connected)
     assert_int_equal(zero(third, 1), 0);
     assert_int_equal(keeper.last.former, 0);
     say_goodbye(third);
+    nbd_world_end(&world);
+}
+
+/* What it has sent may be on its way. */
+TEST_LOOP(a_primary_that_is_connected_counts_as_a_writer_until_the_next_round)
+{
+    struct nbd_world world;
+    struct gatekeeper keeper;
+
+    begin(&world, &keeper);
+    struct sock *idle = session_of(&world, THEIRS), *first = session_of(&world, OURS);
+    assert_int_equal(zero(first, 1), 0);
+    assert_true(keeper.last.former == keeper.last.connection - 1);
+    nbd_admission_renew(world.service);
+    assert_int_equal(zero(first, 2), 0);
+    assert_int_equal(keeper.last.former, 0);
+    peer_close(idle);
+    test_wait_until(keeper.ended == 1);
+    assert_int_equal(keeper.ended_well, 0);
+    assert_true(keeper.last.instance == THEIRS);
+    say_goodbye(first);
+    test_wait_until(keeper.ended == 2);
+    /* Of nobody's that has not written nobody is told. */
+    struct sock *nobodys = session(&world, ""), *last = session_of(&world, OURS);
+    peer_close(nobodys);
+    say_goodbye(last);
+    test_wait_until(keeper.ended == 3);
+    assert_true(keeper.last.instance == OURS);
+    assert_int_equal(keeper.ended_well, 2);
     nbd_world_end(&world);
 }
 
@@ -382,6 +411,7 @@ int main(void)
         cmocka_unit_test(what_comes_while_one_is_asked_about_waits_for_the_answer),
         cmocka_unit_test(who_is_refused_changes_nothing_and_is_asked_about_again),
         cmocka_unit_test(a_second_writer_is_told_from_the_first_while_that_is_connected),
+        cmocka_unit_test(a_primary_that_is_connected_counts_as_a_writer_until_the_next_round),
         cmocka_unit_test(a_new_round_asks_about_everybody_again_and_forgets_who_wrote),
         cmocka_unit_test(who_is_admitted_when_a_round_ends_is_of_the_former_one),
         cmocka_unit_test(only_who_says_good_bye_after_all_went_well_ends_in_good_order),

@@ -3,6 +3,7 @@
  * A primary's session with its secondary: checkpoints through it, answers that are lost at each point,
  * errors of either side known on the other. The secondary's disk is an NBD export, its control a fake.
  */
+#include "fail_alloc.h"
 #include "nbd_peers.h"
 #include "peer_fixture.h"
 
@@ -837,6 +838,100 @@ TEST_LOOP(an_error_here_is_reported_once_also_when_the_secondary_is_away_just_th
     rig_end(&rig);
 }
 
+/* --- without memory --- */
+
+#define ALLOCATIONS_MAX 1000
+
+static struct co *caller;
+
+/* What the primary does: its command, and the coroutines of its session. */
+static bool is_primarys(void)
+{
+    const struct co *co = co_self();
+    return co != NULL && (co == caller || strncmp(co_name(co), "peer", 4) == 0 ||
+                          strcmp(co_name(co), "flush of the peer") == 0);
+}
+
+static void fail_after(long allocations)
+{
+    caller = co_self();
+    fail_alloc_begin(allocations, true, is_primarys);
+}
+
+TEST_LOOP(a_session_for_which_memory_is_out_begins_whole_or_not_at_all)
+{
+    if (!fail_alloc_possible())
+        return;
+    for (long nth = 0, failed = 1; failed > 0; nth++) {
+        struct rig rig;
+        struct err err = ERR_INIT;
+        assert_true(nth < ALLOCATIONS_MAX);
+        rig_begin(&rig);
+        fail_after(nth);
+        int ret = start(&rig, REPLICATION_OVERLAYS_EMPTY, &err);
+        failed = fail_alloc_end();
+        if (failed == 0)
+            assert_int_equal(ret, 0);
+        if (ret < 0)
+            start_well(&rig);
+        checkpoint_well(&rig, 41);
+        assert_true(is_connected(&rig));
+        rig_end(&rig);
+    }
+}
+
+/* It fails, or it has been taken; what is not known costs the links, as ever. */
+TEST_LOOP(a_checkpoint_for_which_memory_is_out_is_taken_on_both_sides_or_not_believed)
+{
+    if (!fail_alloc_possible())
+        return;
+    for (long nth = 0, failed = 1; failed > 0; nth++) {
+        struct rig rig;
+        struct err err = ERR_INIT;
+        uint64_t epoch = 0;
+        assert_true(nth < ALLOCATIONS_MAX);
+        rig_begin(&rig);
+        start_well(&rig);
+        assert_int_equal(blocks_write(rig.forward, 0, 4096, 1, 0), 0);
+        fail_after(nth);
+        int ret = checkpoint(&rig, 5 * NS_PER_S, &epoch, &err);
+        failed = fail_alloc_end();
+        if (failed == 0)
+            assert_int_equal(ret, 0);
+        if (ret == 0)
+            assert_int_equal(epoch, rig.fake.epoch);
+        else if (links_are_dropped(&rig))
+            expect_error(&rig, "");
+        else
+            checkpoint_well(&rig, rig.fake.epoch + 1);
+        rig_end(&rig);
+    }
+}
+
+/* Of an error here, of a lost connection, and of an error there. */
+TEST_LOOP(an_error_while_memory_is_out_is_told_all_the_same)
+{
+    if (!fail_alloc_possible())
+        return;
+    for (long nth = 0, failed = 1; failed > 0; nth++) {
+        struct rig rig;
+        assert_true(nth < ALLOCATIONS_MAX);
+        rig_begin(&rig);
+        start_well(&rig);
+        rig.fake.error = ERROR_OF_S;
+        caller = NULL; /* that is the test itself */
+        fail_alloc_begin(nth, true, is_primarys);
+        nbd_client_shutdown(nbd_client_of(graph_find(rig.world.graph, "link")), -ECONNRESET);
+        assert_int_equal(blocks_write(rig.forward, 0, 4096, 1, 0), 0);
+        fake_cut(&rig.fake);
+        test_wait_until(rig.fake.hellos >= 2 && is_connected(&rig));
+        test_wait_until(rig.fake.reports >= 1);
+        failed = fail_alloc_end();
+        expect_error(&rig, "");
+        rig_end(&rig);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -870,6 +965,10 @@ int main(void)
         cmocka_unit_test(a_takeover_that_is_learnt_from_a_refused_hello_is_told_of_as_loudly),
         cmocka_unit_test(a_start_onto_a_stream_that_has_begun_warns_at_once_and_says_what_to_type),
         cmocka_unit_test(an_error_here_is_reported_once_also_when_the_secondary_is_away_just_then),
+        cmocka_unit_test(a_session_for_which_memory_is_out_begins_whole_or_not_at_all),
+        cmocka_unit_test(
+            a_checkpoint_for_which_memory_is_out_is_taken_on_both_sides_or_not_believed),
+        cmocka_unit_test(an_error_while_memory_is_out_is_told_all_the_same),
     };
 
     return cmocka_run_group_tests_name("peer", tests, NULL, NULL);
