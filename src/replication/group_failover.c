@@ -110,6 +110,26 @@ void group_keep_flushes(struct replication_group *group, struct node *node)
     replication_set_keeper(node, &keeper);
 }
 
+/* A record that cannot be written is found out while the primary still has its way in. */
+static int shut_out(struct replication_group *group, struct group_disk *const *disks, size_t count,
+                    struct err *err) MAY_WAIT
+{
+    int ret = group_record_try(group, err);
+    return ret < 0 ? err_prefix(err, "no failover, and nothing has changed: it cannot be recorded")
+                   : fence(group, disks, count, err);
+}
+
+/* What is refused after the fence. */
+static int refuse_shut(int code, struct err *err)
+{
+    return err_set(
+        err, code,
+        "no failover: it cannot be recorded: %s; the primary is shut out by now: mend that"
+        " and repeat the failover, or start this daemon again, and then the primary"
+        " (blockstep primary --sync)",
+        err->text);
+}
+
 /* --- the merge --- */
 
 static const struct node *merge_base(void *arg)
@@ -295,13 +315,13 @@ static int record_failover(struct replication_group *group, struct group_disk *c
         record_set_forced(group, change);
     record_set_overlays(change, disks, count, false);
     int ret = group_record_write(group, err);
-    return ret < 0 ? err_prefix(err, "no failover: it cannot be recorded") : 0;
+    return ret < 0 ? refuse_shut(ret, err) : 0;
 }
 
 int group_fail_over(struct replication_group *group, struct group_disk *const *disks, size_t count,
                     struct err *err)
 {
-    int ret = fence(group, disks, count, err);
+    int ret = shut_out(group, disks, count, err);
     if (ret == 0)
         ret = record_failover(group, disks, count, err);
     if (ret < 0)
@@ -333,7 +353,7 @@ int group_take_over(struct replication_group *group, struct group_disk *const *d
                     struct err *err)
 {
     struct graph_drain drain;
-    int ret = fence(group, disks, count, err);
+    int ret = shut_out(group, disks, count, err);
     if (ret == 0)
         ret = disks_drain(disks, count, &drain, err);
     if (ret < 0)
@@ -341,8 +361,10 @@ int group_take_over(struct replication_group *group, struct group_disk *const *d
     ret = disks_empty_prepare(disks, count, EMPTY_HIDDEN_FIRST, group->record->epoch, err);
     if (ret == 0) {
         ret = record_take_over(group, disks, count, err);
-        if (ret < 0)
+        if (ret < 0) {
             disks_empty_abort(disks, count, EMPTY_HIDDEN_FIRST);
+            refuse_shut(ret, err);
+        }
     }
     if (ret == 0) {
         disks_empty_commit(disks, count);

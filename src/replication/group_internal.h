@@ -108,6 +108,8 @@ void group_record_release(struct replication_group *group);
 int group_record_found(const struct replication_group *group, bool start_over, struct err *err);
 struct group_record *group_record_change(struct replication_group *group) MAY_WAIT;
 int group_record_write(struct replication_group *group, struct err *err) MAY_WAIT;
+/* Whether a record could be written now, as far as that can be found out at once; writes none. */
+int group_record_try(struct replication_group *group, struct err *err) MAY_WAIT;
 void group_record_drop(struct replication_group *group);
 /* A checkpoint's change in two steps: the text is written before requests are held, and takes its
  * place while they are. `first`: what a start makes of the record, to begin with; else NULL. */

@@ -168,6 +168,17 @@ int group_record_write(struct replication_group *group, struct err *err)
     return ret;
 }
 
+int group_record_try(struct replication_group *group, struct err *err)
+{
+    int ret = 0;
+
+    co_mutex_lock(&group->record_lock);
+    if (group->file != NULL)
+        ret = record_file_prepare(group->file, RECORD_DRAFT, group->record, false, err);
+    co_mutex_unlock(&group->record_lock);
+    return ret;
+}
+
 /* --- what records say --- */
 
 uint64_t group_random_id(const struct replication_group *group)

@@ -83,6 +83,38 @@ TEST_LOOP(a_change_whose_record_cannot_be_made_durable_is_taken_back_in_the_file
     end(&fix);
 }
 
+/* What shows at once costs the primary nothing; what shows only after the fence does, and is said. Either
+ * way the failover can be repeated. */
+TEST_LOOP(a_failover_that_cannot_be_recorded_can_be_repeated)
+{
+    static const enum sim_op ops[] = {SIM_OP_OPEN, SIM_OP_WRITE, SIM_OP_SYNC, SIM_OP_RENAME};
+    if (!test_loop_is_sim())
+        return;
+    for (size_t i = 0; i < ARRAY_LEN(ops); i++) {
+        bool early = ops[i] == SIM_OP_OPEN || ops[i] == SIM_OP_WRITE;
+        struct fix fix;
+        begin(&fix, 2, GROUP_LEVEL_PROCESS);
+        live_epoch(&fix);
+        set_fault(&fix, "group.new", ops[i], true);
+        fix_refused(replication_stop(fix.s.group, true, &err),
+                    early ? "nothing has changed" : "is shut out by now");
+        assert_int_equal(fix_stage(&fix.s), REPLICATION_RUNNING);
+        assert_true((fix.peer[0] != NULL) == early);
+        if (early) {
+            assert_int_equal(fix_fill(fix.forward[0], 9 * BLOCK, BLOCK, 7), 0);
+            assert_int_equal(fix_raw_byte(&fix, 0, 9 * BLOCK, BLOCK), 7);
+        }
+        fix_refused(replication_stop(fix.s.group, true, &err), "no failover");
+        set_fault(&fix, "", SIM_OP_ANY, false);
+        expect_live_epoch(&fix);
+        fix_ok(replication_stop(fix.s.group, true, &err));
+        fix_wait_stage(&fix.s, REPLICATION_DONE);
+        assert_int_equal(fix_raw_byte(&fix, 1, 0, BLOCK), 1);
+        assert_int_equal(fix_raw_byte(&fix, 1, BLOCK, BLOCK), 3);
+        end(&fix);
+    }
+}
+
 TEST_LOOP(a_forced_failover_that_cannot_be_recorded_does_not_happen)
 {
     if (!test_loop_is_sim())
@@ -144,9 +176,9 @@ TEST_LOOP(a_flush_after_a_failover_promises_nothing_that_a_loss_of_power_would_t
     struct fix fix;
     begin(&fix, 2, GROUP_LEVEL_PROCESS);
     live_epoch(&fix);
-    /* The failover is recorded; that it survives a loss of power is not. */
+    /* The failover is tried and recorded; that it survives a loss of power is not. */
     const struct sim_fault fault = {
-        .path = test_path("group.new"), .op = SIM_OP_WRITE, .nth = 2, .error = -EIO};
+        .path = test_path("group.new"), .op = SIM_OP_WRITE, .nth = 3, .error = -EIO};
     assert_int_equal(sim_fault_add(sim_of(fix.loop), "host", &fault), 0);
     for (unsigned i = 0; i < 2; i++)
         fix_inject(&fix.s, "sdisk", i, rule);
@@ -290,6 +322,7 @@ int main(void)
         cmocka_unit_test(a_change_that_cannot_be_recorded_does_not_happen),
         cmocka_unit_test(
             a_change_whose_record_cannot_be_made_durable_is_taken_back_in_the_file_too),
+        cmocka_unit_test(a_failover_that_cannot_be_recorded_can_be_repeated),
         cmocka_unit_test(a_forced_failover_that_cannot_be_recorded_does_not_happen),
         cmocka_unit_test(a_failover_that_cannot_be_recorded_again_goes_on_at_the_next_start),
         cmocka_unit_test(a_flush_after_a_failover_promises_nothing_that_a_loss_of_power_would_take),
