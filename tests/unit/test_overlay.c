@@ -500,6 +500,20 @@ TEST_LOOP(each_superblock_is_told_as_good_unused_or_bad)
     assert_string_equal(info_text(superblock(list, 0, "good"), "generation"), "1");
     assert_true(info_text(superblock(list, 1, "bad"), "reason")[0] != '\0');
     json_object_put(list);
+    /* What a file does not reach to is unused, whatever was read of another one before. */
+    memcpy(mem_bytes(node) + OVERLAY_SUPERBLOCK_STRIDE, mem_bytes(node), OVERLAY_SUPERBLOCK_BYTES);
+    assert_int_equal(overlay_superblocks(edge, &list, &err), 0);
+    superblock(list, 1, "good");
+    json_object_put(list);
+    struct node *small = blocks_add(graph, "{'node-name':'small','driver':'mem','size':%u}",
+                                    OVERLAY_SUPERBLOCK_STRIDE);
+    memcpy(mem_bytes(small), mem_bytes(node), OVERLAY_SUPERBLOCK_BYTES);
+    struct edge *small_edge = blocks_root(graph, small, "test");
+    assert_int_equal(overlay_superblocks(small_edge, &list, &err), 0);
+    superblock(list, 0, "good");
+    superblock(list, 1, "unused");
+    json_object_put(list);
+    graph_detach(small_edge);
     graph_detach(edge);
     graph_free(graph);
 }

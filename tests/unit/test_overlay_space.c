@@ -2,6 +2,8 @@
 /* How much room an overlay takes in its file: with much rewriting, many emptyings, a limit. */
 #include "overlay_fixture.h"
 
+#include "drivers/overlay_map.h"
+
 #define SIZE_BYTES    (2u * 1024 * 1024)
 #define SEGMENT_BYTES (1u * 1024 * 1024)
 /* Three times what it holds and ten segments, and room for records. */
@@ -425,6 +427,30 @@ TEST_LOOP(what_a_killed_daemon_left_goes_back_too)
     done(&f);
 }
 
+#define SLABS(count) ((count) * (uint64_t)OVERLAY_MAP_SLAB_BYTES)
+
+TEST_LOOP(an_emptied_index_gives_all_but_some_of_its_memory_back)
+{
+    const struct overlay_create create = {.virtual_bytes = UINT64_C(1) << 31, .block_bytes = 512};
+    struct overlay_fixture f = {.graph = blocks_graph()};
+    struct err err = ERR_INIT;
+
+    assert_int_equal(overlay_create(loop_current(), test_path("a"), &create, true, &err), 0);
+    f.node = blocks_add(f.graph,
+                        "{'node-name':'ovl','driver':'overlay',"
+                        "'file':{'driver':'file','filename':'%s'}}",
+                        test_path("a"));
+    f.edge = blocks_root(f.graph, f.node, "test");
+    uint64_t least = overlay_stats(f.node).index_bytes;
+    for (uint64_t block = 0; overlay_stats(f.node).index_bytes < least + SLABS(48); block += 64) {
+        assert_true(block < create.virtual_bytes / 512);
+        assert_int_equal(blocks_zero(f.edge, block * 512, UINT64_C(63) * 512, 0), 0);
+    }
+    empty(f.node);
+    test_wait_until(overlay_stats(f.node).index_bytes < least + SLABS(OVERLAY_MAP_SPARE_SLABS + 1));
+    done(&f);
+}
+
 TEST_LOOP(emptied_again_and_again_under_load_it_takes_what_one_generation_took)
 {
     struct overlay_fixture f = open_new(4096, 512);
@@ -621,6 +647,7 @@ int main(void)
         cmocka_unit_test(what_an_emptying_leaves_goes_back_to_the_file_system),
         cmocka_unit_test(what_an_emptying_leaves_goes_back_also_when_nothing_is_written_after_it),
         cmocka_unit_test(what_a_killed_daemon_left_goes_back_too),
+        cmocka_unit_test(an_emptied_index_gives_all_but_some_of_its_memory_back),
         cmocka_unit_test(emptied_again_and_again_under_load_it_takes_what_one_generation_took),
         cmocka_unit_test(emptying_while_the_log_is_made_shorter_forgets_all),
         cmocka_unit_test(a_full_overlay_says_so_early_keeps_what_it_has_and_works_once_emptied),

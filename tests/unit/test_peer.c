@@ -807,8 +807,10 @@ TEST_LOOP(a_start_onto_a_stream_that_has_begun_warns_at_once_and_says_what_to_ty
 
 TEST_LOOP(an_error_here_is_reported_once_also_when_the_secondary_is_away_just_then)
 {
+    struct heard refusals = {LOG_LEVEL_WARNING, "is not taken", 0, ""};
     struct rig rig;
     struct err err = ERR_INIT;
+    log_set_sink(hear, &refusals);
     rig_begin(&rig);
     add_primary(&rig, "link2", "repl2", rig.fake.address.path);
     struct edge *second = blocks_root(rig.world.graph, graph_find(rig.world.graph, "repl2"), "two");
@@ -834,6 +836,8 @@ TEST_LOOP(an_error_here_is_reported_once_also_when_the_secondary_is_away_just_th
     co_sleep(20 * NS_PER_MS); /* for a second one, which shall not come */
     assert_int_equal(rig.fake.reports, 1);
     assert_int_equal(rig.fake.checkpoints, 0);
+    log_set_sink(NULL, NULL);
+    assert_int_equal(refusals.count, 0);
     graph_detach(second);
     rig_end(&rig);
 }
