@@ -14,9 +14,9 @@ be there by test_differential.py, and ours to be without:
 - stop without failover fails on the secondary: allowed for a secondary that is QEMU;
 - the secondary aborts when a checkpoint comes while writes are in flight: moments are quiet;
 - behind a failover it stops answering, about once in three hundred seeds: its list of descriptors has
-  become a ring, and the main thread, which waits for a request of NBD, walks it for ever
-  (aio_set_fd_handler() under qio_channel_yield()). A seed that meets this is tried again, and such tries
-  are counted.
+  become a ring, and the main thread walks it for ever (in aio_set_fd_handler() under
+  qio_channel_yield(), or in aio_poll()). A seed that meets this is tried again, and such tries are
+  counted.
 
     tests/system/differential.py [--build DIR] [--seed N | --seeds A..B | --minutes M] [--pair P,S]
     tests/system/differential.py --seeds 1..5000 --state FILE --minutes 30   goes on where it stopped
