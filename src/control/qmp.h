@@ -54,7 +54,9 @@ struct qmp_call {
     struct json_object *result; /* the handler's answer, owned by the call; NULL: an empty object */
     bool oob;                   /* of qmp_capabilities: the client wants out-of-band execution */
     bool peer_events;           /* the other host gets events marked as the peer's from now on */
-    uint64_t client;            /* a number never used again; 0: none (fuzzing) */
+    /* The client is cut when it has said nothing for so long, and no command of it is under way; 0: as before. */
+    uint64_t silence_ns;
+    uint64_t client; /* a number never used again; 0: none (fuzzing) */
 };
 
 enum qmp_command_flags {

@@ -439,6 +439,8 @@ struct json_object *qmp_dispatch(struct qmp_session *session, struct json_object
         return answer_id(qmp_error(&err), request);
     }
     session->peer_events |= call.peer_events;
+    if (call.silence_ns != 0)
+        session->silence_ns = call.silence_ns;
     if (command == qmp_negotiation) {
         session->negotiated = true;
         session->oob = call.oob;

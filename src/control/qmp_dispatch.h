@@ -11,9 +11,10 @@ struct qmp_session {
     const struct qmp_command *const *tables;
     void *context;
     enum qmp_role role;
-    bool negotiated;  /* qmp_capabilities has been run */
-    bool oob;         /* and has switched on out-of-band execution */
-    bool peer_events; /* the other host is told of what it asked for */
+    bool negotiated;     /* qmp_capabilities has been run */
+    bool oob;            /* and has switched on out-of-band execution */
+    bool peer_events;    /* the other host is told of what it asked for */
+    uint64_t silence_ns; /* for how long it may say nothing; 0: for ever */
     uint64_t client;
 };
 

@@ -466,6 +466,22 @@ static void client_start_tls(struct qmp_client *client) MAY_WAIT
     co_queue_wake_all(&client->filled); /* the greeting */
 }
 
+/* As much as there is; who has promised to speak now and then, and does not, has gone. */
+static ssize_t client_receive(struct qmp_client *client) MAY_WAIT
+{
+    uint64_t silence_ns = client->in_count == 0 ? client->session.silence_ns : 0;
+
+    if (silence_ns != 0)
+        sock_deadline(client->sock, loop_now_ns(client->server->loop) + silence_ns);
+    ssize_t got = sock_recv(client->sock, client->input, sizeof(client->input));
+    if (got == -ETIMEDOUT)
+        log_warning("qmp", "client %s has said nothing for %u s: its connection is cut",
+                    client->peer, (unsigned)(silence_ns / NS_PER_S));
+    if (silence_ns != 0 && got > 0)
+        sock_deadline(client->sock, DEADLINE_NEVER);
+    return got;
+}
+
 static void client_reader(void *arg) MAY_WAIT
 {
     struct qmp_client *client = arg;
@@ -475,7 +491,7 @@ static void client_reader(void *arg) MAY_WAIT
     /* While the server closes, input is read and dropped: closing a socket with unread input would
      * take from the client the answers that are on their way. */
     while (!client->gone) {
-        ssize_t got = sock_recv(client->sock, client->input, sizeof(client->input));
+        ssize_t got = client_receive(client);
 
         if (got <= 0)
             break;

@@ -67,7 +67,9 @@ void daemon_client_left(void *arg, uint64_t client)
     if (client != daemon->session_client)
         return;
     daemon->session_client = 0;
-    replication_session_left(daemon->group, "the primary's control connection has ended");
+    replication_session_left(
+        daemon->group,
+        "the primary's control connection has ended, or has been silent for too long");
 }
 
 int session_of_call(const struct qmp_call *call, uint64_t told, uint64_t *ret_session,
@@ -255,6 +257,7 @@ static int say_hello(struct qmp_call *call, const struct hello_args *args,
         return r;
     replication_session_answer_fill(daemon->group, call->result);
     call->peer_events = true;
+    call->silence_ns = PEER_SILENT_NS;
     return 0;
 }
 

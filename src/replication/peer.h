@@ -21,6 +21,7 @@
 #define PEER_BACK_OFF_MIN_NS (100 * NS_PER_MS) /* between tries to connect; doubled each time */
 #define PEER_BACK_OFF_MAX_NS (5 * NS_PER_S)
 #define PEER_LOOK_NS         (5 * NS_PER_S) /* how often an idle peer is looked at */
+#define PEER_SILENT_NS       (20 * NS_PER_S) /* after which the secondary holds such a primary for gone */
 
 struct peer;
 

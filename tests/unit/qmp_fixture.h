@@ -118,10 +118,18 @@ UNUSED static void note_left(void *context, uint64_t client)
     world->left = client;
 }
 
+/* From now on the client speaks at least every 20 s. */
+UNUSED static int run_promise(struct qmp_call *call, void *args, struct err *err)
+{
+    call->silence_ns = 20 * NS_PER_S;
+    return 0;
+}
+
 static const struct qmp_command test_commands[] = {
     {.name = "echo", .args = echo_opts, .args_size = sizeof(struct echo_args), .run = run_echo},
     {.name = "nothing", .run = run_nothing},
     {.name = "now", .flags = QMP_OOB, .run = run_nothing},
+    {.name = "promise", .flags = QMP_PEER, .run = run_promise},
     {.name = "peers", .flags = QMP_PEER, .run = run_nothing},
     {.name = "tell", .flags = QMP_PEER, .run = run_tell},
     {.name = "peer-wait", .flags = QMP_PEER, .run = run_wait},

@@ -302,6 +302,47 @@ TEST_LOOP(a_peer_may_run_only_what_is_meant_for_it)
     world_close(&world);
 }
 
+/* The client says nothing for a time, and does not wait for anything either. */
+static void pass(struct client *client, uint64_t seconds) MAY_WAIT
+{
+    sock_deadline(client->sock, DEADLINE_NEVER);
+    co_sleep(seconds * NS_PER_S);
+}
+
+TEST_LOOP(who_promised_to_speak_now_and_then_and_is_silent_is_cut)
+{
+    struct world world;
+    struct client plain, client;
+
+    if (!test_loop_is_sim())
+        return;
+    world_open(&world);
+    client_ready(&plain, "peer");
+    client_ready(&client, "peer");
+    sock_deadline(plain.sock, DEADLINE_NEVER);
+    ask(&client, "{'execute': 'promise'}", "{\"return\": {}}");
+    for (unsigned i = 0; i < 3; i++) {
+        pass(&client, 15);
+        ask(&client, "{'execute': 'peers'}", "{\"return\": {}}");
+    }
+    /* A command that takes long is no silence. */
+    client_send(&client, "{'execute': 'peer-wait'}");
+    pass(&client, 100);
+    world_release(&world);
+    expect(&client, "{\"return\": {}}");
+    pass(&client, 15);
+    ask(&client, "{'execute': 'peers'}", "{\"return\": {}}");
+    pass(&client, 19);
+    assert_int_equal(world.left, 0);
+    pass(&client, 2);
+    assert_true(world.left != 0);
+    expect_end(&client);
+    ask(&plain, "{'execute': 'peers'}", "{\"return\": {}}");
+    client_close(&client);
+    client_close(&plain);
+    world_close(&world);
+}
+
 TEST_LOOP(a_peer_that_has_asked_gets_the_events_that_are_its_own)
 {
     struct world world;
@@ -501,6 +542,7 @@ int main(void)
         cmocka_unit_test(what_was_held_back_is_sent_before_the_end),
         cmocka_unit_test(more_kinds_of_events_than_are_remembered_are_not_held_back),
         cmocka_unit_test(a_peer_may_run_only_what_is_meant_for_it),
+        cmocka_unit_test(who_promised_to_speak_now_and_then_and_is_silent_is_cut),
         cmocka_unit_test(a_peer_that_has_asked_gets_the_events_that_are_its_own),
         cmocka_unit_test(a_client_that_is_cut_is_gone_when_its_command_has_ended),
         cmocka_unit_test(a_client_that_reads_no_events_is_dropped_and_the_others_go_on),
