@@ -34,7 +34,7 @@ struct input {
 static void check_answer(struct json_object *answer)
 {
     size_t length = 0;
-    char *text = qmp_text(answer, &length);
+    char *text = json_format(answer, JSON_LINE, &length);
 
     CHECK(answer != NULL && text != NULL);
     CHECK(json_object_object_get_ex(answer, "return", NULL) !=
