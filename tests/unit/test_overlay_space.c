@@ -417,10 +417,16 @@ TEST_LOOP(what_a_killed_daemon_left_goes_back_too)
     assert_int_equal(blocks_write(f.edge, 4096, 4096, 7, 0), 0);
     uint8_t *bytes = overlay_snapshot(test_path("a"), &length);
     overlay_shut(&f);
-    overlay_put_file(test_path("a"), bytes, length);
+    /* To the end of a segment, where one more would begin. */
+    size_t segments = (length - OVERLAY_LOG_OFFSET_BYTES + SEGMENT_BYTES - 1) / SEGMENT_BYTES;
+    size_t whole = OVERLAY_LOG_OFFSET_BYTES + segments * SEGMENT_BYTES;
+    bytes = realloc(bytes, whole);
+    assert_non_null(bytes);
+    memset(bytes + length, 0, whole - length);
+    overlay_put_file(test_path("a"), bytes, whole);
     free(bytes);
     overlay_open_at(&f, test_path("a"), SIZE_BYTES);
-    assert_true(overlay_stats(f.node).spare_bytes > 0);
+    assert_int_equal(overlay_stats(f.node).spare_bytes, (segments - 1) * SEGMENT_BYTES);
     test_wait_until(overlay_stats(f.node).spare_bytes == 0);
     assert_in_range(file_data_bytes(), 1, SEGMENT_BYTES + 2 * OVERLAY_LOG_OFFSET_BYTES);
     blocks_expect(f.edge, 4096, 4096, 7);
