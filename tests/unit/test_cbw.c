@@ -638,6 +638,44 @@ static bool says_broken(struct node *filter)
     return json_object_get_boolean(broken);
 }
 
+/* One data block among zeroes, on a target that shows zeroes: it alone is written. */
+TEST_LOOP(zeroes_are_copied_ahead_in_large_pieces_and_only_to_where_they_are_not)
+{
+    const uint64_t bytes = 2u * 1024 * 1024;
+    struct graph *graph = blocks_graph();
+    struct err err = ERR_INIT;
+    struct cbw cbw;
+    unsigned id;
+    const struct blkdebug_rule changes = {.kinds = BLKDEBUG_WRITE | BLKDEBUG_ZERO};
+
+    overlay_make(test_path("a"), bytes, 4096, 512);
+    struct node *disk = blocks_add(graph,
+                                   "{'node-name':'disk','driver':'overlay',"
+                                   "'file':{'driver':'file','filename':'%s'}}",
+                                   test_path("a"));
+    struct node *target = blocks_add(graph,
+                                     "{'node-name':'target','driver':'blkdebug','file':"
+                                     "{'driver':'null-co','size':2097152,'read-zeroes':true}}");
+    struct edge *guest = blocks_root(graph, disk, "guest");
+    assert_int_equal(blocks_write(guest, 100 * UINT64_C(4096), 4096, 1, 0), 0);
+    assert_int_equal(cbw_insert_with_map(graph, disk, target, NULL, &cbw, &err), 0);
+    assert_int_equal(blkdebug_inject(target, &changes, &id), 0);
+    for (uint64_t offset = 0; offset < bytes;) {
+        uint64_t copied, length = MIN(bytes - offset, CBW_COPY_MAX_BYTES);
+        bool reading;
+
+        assert_int_equal(cbw_copy_ahead(cbw.filter, offset, length, &copied, &reading), 0);
+        assert_true(copied > 0);
+        offset += copied;
+    }
+    assert_in_range(cbw_stats(cbw.filter).copies, 3, 8);
+    assert_int_equal(blkdebug_matches(target, id), 1);
+    assert_int_equal(cbw_remove(graph, &cbw, &err), 0);
+    graph_detach(guest);
+    graph_free(graph);
+    test_folder_remove();
+}
+
 TEST_LOOP(a_snapshot_that_breaks_leaves_the_guest_alone)
 {
     const struct blkdebug_rule rule = {.kinds = BLKDEBUG_WRITE, .error = -EIO};
@@ -817,6 +855,7 @@ int main(void)
         cmocka_unit_test(the_user_sees_the_checkpoint_and_its_own_writes_whatever_the_peer_does),
         cmocka_unit_test(
             a_target_that_cannot_tell_what_it_holds_may_be_any_disk_of_the_same_length),
+        cmocka_unit_test(zeroes_are_copied_ahead_in_large_pieces_and_only_to_where_they_are_not),
         cmocka_unit_test(a_snapshot_that_breaks_leaves_the_guest_alone),
         cmocka_unit_test(who_reads_a_snapshot_is_not_overtaken_by_an_overwrite),
         cmocka_unit_test(who_reads_a_snapshot_while_it_breaks_gets_an_error_and_no_later_data),

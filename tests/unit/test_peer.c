@@ -542,7 +542,9 @@ TEST_LOOP(a_peer_that_is_busy_is_asked_again)
     struct rig rig;
     rig_begin(&rig);
     rig.fake.fault = busy;
+    uint64_t then_ns = loop_now_ns(loop_current());
     start_well(&rig);
+    assert_true(loop_now_ns(loop_current()) - then_ns >= 200 * NS_PER_MS); /* a pause after each */
     rig.fake.fault = busy;
     fake_cut(&rig.fake);
     test_wait_until(rig.fake.hellos == 2 && is_connected(&rig));
