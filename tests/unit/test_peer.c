@@ -180,6 +180,7 @@ TEST_LOOP(a_start_says_hello_and_each_checkpoint_is_one_of_the_secondary)
     assert_int_equal(mem_stats(rig.world.node)->flushes, 2);
     struct json_object *peer = peer_of(&rig, &query);
     assert_int_equal(json_uint(query, "epoch"), 42);
+    assert_non_null(strstr(json_text(peer, "address"), rig.fake.address.path));
     assert_true(json_flag(peer, "connected"));
     assert_int_equal(json_uint(peer, "session"), 7);
     assert_int_equal(json_uint(peer, "epoch"), 42);

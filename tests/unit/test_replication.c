@@ -39,6 +39,31 @@ TEST_LOOP(wrong_options_are_refused_by_name)
     fix_close(&fix);
 }
 
+static const char *described(struct json_object *object, const char *key)
+{
+    return json_object_get_string(json_object_object_get(object, key));
+}
+
+TEST_LOOP(a_node_tells_its_mode_its_stage_and_what_its_users_sit_on)
+{
+    struct fix fix;
+    fix_open(&fix, 1);
+    fix_start(&fix);
+    struct node *nodes[] = {fix_node(&fix.p, "prep", 0), fix_node(&fix.s, "rep", 0)};
+    for (unsigned i = 0; i < 2; i++) {
+        CLEANUP(json_putp) struct json_object *object = json_object_new_object();
+        assert_int_equal(nodes[i]->driver->describe(nodes[i], object), 0);
+        assert_string_equal(described(object, "mode"), i == 0 ? "primary" : "secondary");
+        assert_string_equal(described(object, "stage"), "running");
+        assert_null(described(object, "peer-control"));
+        if (i == 0)
+            assert_null(described(object, "top-id"));
+        else
+            assert_string_equal(described(object, "top-id"), "top0");
+    }
+    fix_close(&fix);
+}
+
 /* --- stage x call --- */
 
 enum call { CALL_START, CALL_CHECKPOINT, CALL_GET_ERROR, CALL_STOP, CALL_FAILOVER, CALLS };
@@ -312,6 +337,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(wrong_options_are_refused_by_name),
+        cmocka_unit_test(a_node_tells_its_mode_its_stage_and_what_its_users_sit_on),
         cmocka_unit_test(every_call_in_every_stage_of_a_secondary_does_what_the_table_says),
         cmocka_unit_test(every_call_in_every_stage_of_a_primary_does_what_the_table_says),
         cmocka_unit_test(calls_without_a_replication_node_say_so),
