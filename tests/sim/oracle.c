@@ -523,14 +523,14 @@ bool view_was_flushed(const struct view *view, uint32_t since)
     return false;
 }
 
-void view_settle(struct view *view)
+void view_settle(struct view *view, uint32_t until)
 {
     struct oracle *oracle = view->oracle;
     uint32_t now = oracle_now(oracle);
 
     for (uint32_t id = 1; id < oracle->change_count; id++) {
         struct change *change = &oracle->changes[id];
-        if (change->views[0] != view || change->settled != 0)
+        if (change->views[0] != view || change->settled != 0 || change->begun >= until)
             continue;
         if (change->result == CHANGE_PENDING || change->result == CHANGE_LOST)
             change->settled = now;

@@ -80,8 +80,8 @@ void view_copy(struct view *to, const struct view *from);
 void view_checkpoint(struct view *to, const struct view *from, uint32_t since, bool certain);
 /* The power has gone: what no flush has covered may be there or not, unit by unit. */
 void view_power_cut(struct view *view);
-/* What was LOST on the way to this view will not come any more. */
-void view_settle(struct view *view);
+/* What began before `until` and was LOST on the way to this view will not come any more. */
+void view_settle(struct view *view, uint32_t until);
 /* Both get the same changes in the same order: what reads of `view` decide about two that were
  * acknowledged is decided for `twin` too. NULL: no more. */
 void view_set_twin(struct view *view, struct view *twin);

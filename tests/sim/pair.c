@@ -110,7 +110,7 @@ static void in_sync(struct host *truth, struct host *other, uint32_t since)
 {
     struct world *world = truth->world;
 
-    view_settle(other->view);
+    view_settle(other->view, other->life_began);
     view_copy(other->stream, truth->view);
     view_checkpoint(other->view, other->stream, since, true);
     view_set_invariant(other->view, I2_VIEW_IS_CHECKPOINT);

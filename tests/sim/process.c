@@ -249,6 +249,7 @@ int process_start(struct host *host, bool secondary, bool make_disks, bool make_
     sim_process_on_death(process->loop, process_told, process);
     list_push_back(&world->processes, &process->link);
     host->process = process;
+    host->life_began = oracle_now(world->oracle);
     guest_forget(&host->guest);
     if (co_spawn(process->loop, "daemon", process_main, process) < 0)
         abort();

@@ -158,7 +158,7 @@ void manager_restart(struct world *world, struct host *host, bool bare)
     int r = restart_host(host, bare, &err);
     if (r == 0) {
         host->down = host->process == NULL; /* it may have died with its answer on the way */
-        view_settle(host->view);
+        view_settle(host->view, host->life_began);
         world->stats.restarts++;
         if (host->power_lost && !host->bare)
             look_after_power(host);

@@ -83,6 +83,7 @@ struct host {
     unsigned disk_faults;      /* bits of enum cover_fault */
     bool flush_lost;           /* one may have failed: none succeeds before the next process */
     struct process *process;
+    uint32_t life_began; /* of the last one: what came before went to another */
     struct guest guest;
     struct view *view;   /* what its guest may see */
     struct view *stream; /* what its disks got from the other side */

@@ -198,6 +198,21 @@ static void a_checkpoint_under_way_may_be_of_what_was_durably_overwritten(void *
     assert_true(sees(&f, f.other, THE_FIRST));
 }
 
+static void what_was_lost_may_still_come_unless_it_went_to_somebody_who_has_ended(void **state)
+{
+    (void)state;
+    for (int ended = 0; ended < 2; ended++) {
+        struct fixture f;
+        begin(&f);
+        uint32_t life_began = oracle_now(f.oracle);
+        uint32_t lost = change_begin(f.oracle, CHANGE_WRITE, 0, 0, 1, false, &f.view, 1);
+        change_end(f.oracle, lost, CHANGE_LOST);
+        view_settle(f.view, ended ? oracle_now(f.oracle) : life_began);
+        (void)write_one(&f, false);
+        assert_int_equal(sees(&f, f.view, lost), !ended);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -208,6 +223,7 @@ int main(void)
         cmocka_unit_test(a_read_under_way_may_see_what_found_no_room_meanwhile),
         cmocka_unit_test(a_checkpoint_is_of_what_found_no_room_only_if_it_was_there_since),
         cmocka_unit_test(a_checkpoint_under_way_may_be_of_what_was_durably_overwritten),
+        cmocka_unit_test(what_was_lost_may_still_come_unless_it_went_to_somebody_who_has_ended),
     };
 
     return cmocka_run_group_tests_name("oracle", tests, NULL, NULL);
