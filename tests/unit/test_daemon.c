@@ -13,6 +13,8 @@
 #include "drivers/nbd_client.h"
 #include "drivers/overlay.h"
 #include "drivers/table.h"
+#include "replication/peer.h"
+#include "replication/peer_link.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -120,6 +122,9 @@ static void secondary_start(struct host *host) MAY_WAIT
     add_blockdev(host, "quorum,node-name=top,read-pattern=fifo,vote-threshold=1,children.0=filter");
     add_server(host, "peer");
     add_server(host, "view");
+    char control[600];
+    snprintf(control, sizeof(control), "unix:%s,role=peer", test_path("control"));
+    must(config_add_qmp(&host->config, control, &err));
     must(config_add_export(&host->config, "nbd,id=p,node-name=disk,server=peer,writable=on", &err));
     must(config_add_export(&host->config,
                            "nbd,id=v,node-name=top,server=view,writable-after-failover=on", &err));
@@ -303,6 +308,44 @@ TEST_LOOP(the_fence_closes_the_peers_server_and_no_other)
     test_folder_remove();
 }
 
+static void ignore_event(void *arg, const char *name, struct json_object *data)
+{
+}
+
+static void ignore_loss(void *arg)
+{
+}
+
+/* As a host that is gone without a word: nothing ends its connection. */
+TEST_LOOP(a_primary_that_says_nothing_after_its_hello_is_held_for_gone)
+{
+    if (!test_loop_is_sim())
+        return;
+    struct host secondary;
+    log_set_level(LOG_LEVEL_ERROR);
+    secondary_start(&secondary);
+    const struct replication_peer_control where = {
+        .address = {.family = SOCK_FAMILY_UNIX, .path = (char *)test_path("control")}};
+    const struct peer_link_owner owner = {ignore_event, ignore_loss, NULL};
+    struct peer_link *link = NULL;
+    must(peer_link_open(loop_current(), &where, &owner, &link, &err));
+    struct json_object *result = NULL;
+    must(peer_link_run(link, "replication-hello",
+                       json_tokener_parse("{\"version-min\": 1, \"version-max\": 1, "
+                                          "\"instance\": \"5f0c000000000000\", "
+                                          "\"exports\": [\"disk\"]}"),
+                       test_deadline_ns(5), &result, &err));
+    json_object_put(result);
+    co_sleep(PEER_SILENT_NS - NS_PER_S);
+    assert_true(replication_session(secondary.daemon->group).connected);
+    co_sleep(2 * NS_PER_S);
+    assert_false(replication_session(secondary.daemon->group).connected);
+    assert_false(peer_link_is_up(link));
+    peer_link_close(link);
+    host_end(&secondary);
+    test_folder_remove();
+}
+
 TEST_LOOP(a_failed_start_is_ended_in_order)
 {
     struct host host = {.config.drivers = drivers_table};
@@ -328,6 +371,7 @@ int main(void)
         cmocka_unit_test(the_view_is_read_only_until_a_failover),
         cmocka_unit_test(a_failover_that_a_stopped_secondary_ignores_leaves_the_view_read_only),
         cmocka_unit_test(the_fence_closes_the_peers_server_and_no_other),
+        cmocka_unit_test(a_primary_that_says_nothing_after_its_hello_is_held_for_gone),
         cmocka_unit_test(a_failed_start_is_ended_in_order),
     };
 
