@@ -402,9 +402,9 @@ TEST_LOOP(what_an_emptying_leaves_goes_back_also_when_nothing_is_written_after_i
         assert_int_equal(blocks_write(f.edge, i % 16 * UINT64_C(131072), 131072, (uint8_t)i, 0), 0);
     overlay_set_recorded(f.node, true); /* its superblock is written soon */
     empty(f.node);
-    if (test_loop_is_sim()) { /* for the next generation, which may need as much soon */
+    if (test_loop_is_sim()) { /* for the next generation, which may need as much as this one soon */
         co_sleep(NS_PER_S);
-        assert_int_equal(overlay_stats(f.node).given_back_bytes, 0);
+        assert_true(overlay_stats(f.node).spare_bytes > 0);
     }
     test_wait_until(overlay_stats(f.node).spare_bytes == 0);
     assert_in_range(file_data_bytes(), 1, SEGMENT_BYTES + 2 * OVERLAY_LOG_OFFSET_BYTES);
