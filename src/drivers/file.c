@@ -47,6 +47,9 @@ struct file_state {
      * punched since still counts as data, which is no error. */
     uint64_t data_offset_bytes, data_end_bytes;
     int flush_error; /* of the first flush that failed; 0: none has */
+    bool flushing;
+    struct co_queue flushed; /* woken when one has ended */
+    uint64_t flushes_asked, flushes_done;
 };
 
 /* What is locked: bits of enum perm, whose order is QEMU's. */
@@ -213,6 +216,7 @@ static void take_file(struct node *node, struct file *file)
 
     state->file = file;
     state->end_bytes = info->length_bytes;
+    co_queue_init(&state->flushed);
     node->length_bytes = align_up(info->length_bytes, FILE_SECTOR_BYTES);
     node->limits = (struct node_limits){
         .request_align_bytes = info->align_bytes,
@@ -256,6 +260,39 @@ static void raw_close(struct node *node) MAY_WAIT
     state->file = NULL;
 }
 
+/*
+ * The kernel tells once that it could not write a page back, and forgets the page: the next flush
+ * would succeed without what the first has lost. So no later one does, until the node is made anew.
+ * Direct I/O leaves nothing behind in the page cache. For the same reason there is one at a time: of
+ * several at once one is told. It stands for all that had been asked for when it began.
+ */
+static int sync_file(struct node *node) MAY_WAIT
+{
+    struct file_state *state = node->state;
+    const struct file_options *options = node->options;
+    uint64_t turn = ++state->flushes_asked;
+
+    while (state->flushing)
+        co_queue_wait(&state->flushed);
+    if (unlikely(state->flush_error < 0) || state->flushes_done >= turn)
+        return state->flush_error;
+    uint64_t asked = state->flushes_asked;
+    state->flushing = true;
+    int ret = file_sync(state->file);
+    state->flushing = false;
+    if (ret == 0) {
+        state->flushes_done = asked;
+    } else if (!node->cache_direct) {
+        state->flush_error = ret;
+        log_error("file",
+                  "'%s': a flush has failed (%s), and what it lost nobody knows: every later flush "
+                  "fails too, until the node is made anew",
+                  options->filename, strerror(-ret));
+    }
+    co_queue_wake_all(&state->flushed);
+    return ret;
+}
+
 /* The locks of the old descriptor conflict with the new ones, so they go first. */
 static int raw_reopen(struct node *node, bool read_only, struct err *err) MAY_WAIT
 {
@@ -267,7 +304,7 @@ static int raw_reopen(struct node *node, bool read_only, struct err *err) MAY_WA
     if (ret < 0)
         return ret;
     /* What was written through the old descriptor is flushed through it. */
-    ret = node->read_only ? 0 : file_sync(state->file);
+    ret = node->read_only ? 0 : sync_file(node);
     if (ret < 0) {
         file_close(file);
         return err_set_errno(err, ret, "cannot flush node '%s'", node->name);
@@ -384,28 +421,10 @@ static int raw_discard(struct node *node, struct io *io) MAY_WAIT
     return file_punch(state->file, io->offset_bytes, io->length_bytes);
 }
 
-/* The kernel tells once that it could not write a page back, and forgets the page: the next flush
- * would succeed without what the first has lost. So no later one does, until the node is made anew.
- * Direct I/O leaves nothing behind in the page cache. */
 static int raw_flush(struct node *node) MAY_WAIT
 {
-    struct file_state *state = node->state;
-    const struct file_options *options = node->options;
-    int ret = state->flush_error;
-
-    if (unlikely(ret < 0))
-        return ret;
-    ret = file_sync(state->file);
-    if (ret == 0)
-        return check_not_truncated(node);
-    if (!node->cache_direct) {
-        state->flush_error = ret;
-        log_error("file",
-                  "'%s': a flush has failed (%s), and what it lost nobody knows: every later flush "
-                  "fails too, until the node is made anew",
-                  options->filename, strerror(-ret));
-    }
-    return ret;
+    int ret = sync_file(node);
+    return ret == 0 ? check_not_truncated(node) : ret;
 }
 
 static int raw_extents(struct node *node, uint64_t offset_bytes, uint64_t length_bytes,

@@ -204,6 +204,64 @@ TEST_LOOP(after_a_failed_flush_none_succeeds_until_the_node_is_made_anew)
     test_folder_remove();
 }
 
+struct late_flush {
+    struct edge *edge;
+    int result;
+    bool done;
+};
+
+static void late_flush_run(void *arg) MAY_WAIT
+{
+    struct late_flush *late = arg;
+    late->result = io_flush(late->edge);
+    late->done = true;
+}
+
+static int count_syncs(void *arg, const struct sim_request_info *info)
+{
+    unsigned *syncs = arg;
+    *syncs += info->op == SIM_OP_SYNC && info->moment == SIM_BEFORE;
+    return 0;
+}
+
+/* Of several at once the kernel would tell one of the error. */
+TEST_LOOP(flushes_at_once_are_one_and_none_hides_what_another_has_lost)
+{
+    struct sim *sim = sim_of(loop_current());
+
+    if (sim == NULL)
+        skip();
+    const char *path = make_file("lost.raw", 65536);
+    for (int fails = 0; fails < 2; fails++) {
+        struct graph *graph = blocks_graph();
+        struct node *node = blocks_add(graph, "{'driver':'file','filename':'%s'}", path);
+        struct edge *edge = blocks_root(graph, node, "test");
+        struct late_flush late[10];
+        unsigned syncs = 0;
+
+        assert_int_equal(blocks_write(edge, 0, 4096, 7, 0), 0);
+        /* The first one takes so long that all others come meanwhile. */
+        const struct sim_fault fault = {
+            .op = SIM_OP_SYNC, .times = 1, .error = fails ? -EIO : 0, .stall_ns = NS_PER_S};
+        assert_int_equal(sim_fault_add(sim, "host", &fault), 0);
+        sim_set_request_hook(sim, count_syncs, &syncs);
+        for (size_t i = 0; i < ARRAY_LEN(late); i++) {
+            late[i] = (struct late_flush){.edge = edge};
+            assert_int_equal(co_spawn(loop_current(), "late", late_flush_run, &late[i]), 0);
+        }
+        for (size_t i = 0; i < ARRAY_LEN(late); i++) {
+            test_wait_until(late[i].done);
+            assert_int_equal(late[i].result, fails ? -EIO : 0);
+        }
+        /* That of the first, and one for all the others; one that a fault strikes is not counted. */
+        assert_int_equal(syncs, fails ? 0 : 2);
+        sim_set_request_hook(sim, NULL, NULL);
+        graph_detach(edge);
+        graph_free(graph);
+    }
+    test_folder_remove();
+}
+
 TEST_LOOP(a_missing_file_or_bad_option_is_named)
 {
     struct graph *graph = blocks_graph();
@@ -340,6 +398,7 @@ int main(void)
         cmocka_unit_test(a_parent_that_may_resize_lets_it_grow),
         cmocka_unit_test(a_file_that_somebody_has_truncated_fails_reads_there_and_flushes),
         cmocka_unit_test(after_a_failed_flush_none_succeeds_until_the_node_is_made_anew),
+        cmocka_unit_test(flushes_at_once_are_one_and_none_hides_what_another_has_lost),
         cmocka_unit_test(a_missing_file_or_bad_option_is_named),
         cmocka_unit_test(a_second_opener_is_kept_out_unless_both_only_read),
         cmocka_unit_test(a_lock_that_goes_within_two_seconds_is_waited_for),
