@@ -229,6 +229,7 @@ struct sim_request_info {
     enum sim_moment moment;
     uint64_t offset_bytes, length_bytes;
     uint64_t number; /* of this host's requests, from 1 */
+    int result;      /* SIM_AFTER: a negative errno when it has failed */
 };
 typedef int sim_request_hook(void *arg, const struct sim_request_info *info);
 void sim_set_request_hook(struct sim *sim, sim_request_hook *hook, void *arg);

@@ -209,6 +209,7 @@ static void sim_request_moment(struct sim_request *request, enum sim_moment mome
         .offset_bytes = request->offset_bytes,
         .length_bytes = request->length_bytes,
         .number = request->number,
+        .result = request->result,
     };
     int result = sim->hook(sim->hook_arg, &info);
     if (moment == SIM_BEFORE && request->phase != SIM_DONE)

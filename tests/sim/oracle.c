@@ -16,6 +16,7 @@ struct change {
     enum change_kind kind;
     enum change_result result;
     bool durable; /* FUA */
+    bool dropped; /* by the kernel, since a flush failed: no later one makes it durable */
     uint8_t disk;
     uint32_t first, count;
     uint32_t begun, ended; /* ended: ORACLE_NEVER while it may still take effect */
@@ -328,7 +329,8 @@ static bool change_is_durable(const struct view *view, uint32_t change)
 {
     const struct change *c = &view->oracle->changes[change];
 
-    return c->result == CHANGE_DONE && (c->durable || c->ended < view->flushed[c->disk]);
+    return c->result == CHANGE_DONE &&
+           (c->durable || (!c->dropped && c->ended < view->flushed[c->disk]));
 }
 
 /* Something durable came after this moment: not even a power cut brings back what had ended by then. */
@@ -512,6 +514,17 @@ void change_end(struct oracle *oracle, uint32_t id, enum change_result result)
 void view_flushed_disk(struct view *view, unsigned disk, uint32_t begun)
 {
     view->flushed[disk] = MAX(view->flushed[disk], begun);
+}
+
+void view_flush_failed(struct view *view, unsigned disk)
+{
+    struct oracle *oracle = view->oracle;
+
+    for (uint32_t id = 1; id < oracle->change_count; id++) {
+        struct change *change = &oracle->changes[id];
+        if (change->views[0] == view && change->disk == disk && !change_is_durable(view, id))
+            change->dropped = true;
+    }
 }
 
 bool view_was_flushed(const struct view *view, uint32_t since)

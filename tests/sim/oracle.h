@@ -98,6 +98,10 @@ void change_fill(const struct oracle *oracle, uint32_t change, void *bytes);
 /* What had ended before `begun` is durable on this disk. */
 void view_flushed_disk(struct view *view, unsigned disk, uint32_t begun);
 
+/* A flush has failed: what is not durable by now on this disk is made so by no later one, since the kernel has
+ * forgotten what it could not write. */
+void view_flush_failed(struct view *view, unsigned disk);
+
 /* Whether any flush of what had ended after this moment has succeeded. */
 bool view_was_flushed(const struct view *view, uint32_t since);
 

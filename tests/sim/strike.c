@@ -113,6 +113,15 @@ static int fail(struct world *world, struct host *host, const struct sim_request
     return -EIO;
 }
 
+static void note_flush_failed(struct host *host, const char *path)
+{
+    unsigned disk;
+    int length = 0;
+
+    if (sscanf(path, "/disk%u.raw%n", &disk, &length) == 1 && length > 0 && path[length] == '\0')
+        view_flush_failed(host->view, disk);
+}
+
 static int on_request(void *arg, const struct sim_request_info *info)
 {
     struct world *world = arg;
@@ -124,6 +133,8 @@ static int on_request(void *arg, const struct sim_request_info *info)
         if (host->process == NULL || host->process->loop != info->loop)
             continue;
         world->facts.requests[i] += info->moment == SIM_BEFORE;
+        if (info->op == SIM_OP_SYNC && info->result < 0)
+            note_flush_failed(host, info->path);
         if (strike->host != i || info->moment != moment)
             continue;
         bool now = !world->struck && world->facts.requests[i] == strike->at;

@@ -198,6 +198,34 @@ static void a_checkpoint_under_way_may_be_of_what_was_durably_overwritten(void *
     assert_true(sees(&f, f.other, THE_FIRST));
 }
 
+static void what_a_failed_flush_has_dropped_no_later_one_makes_durable(void **state)
+{
+    (void)state;
+    for (int fails = 0; fails < 2; fails++) {
+        struct fixture f;
+        begin(&f);
+        uint32_t first = write_one(&f, false);
+        flush(&f);
+        (void)write_one(&f, false);
+        if (fails)
+            view_flush_failed(f.view, 0);
+        flush(&f);
+        view_power_cut(f.view);
+        assert_int_equal(sees(&f, f.view, first), fails);
+    }
+    for (int flushed = 0; flushed < 2; flushed++) {
+        struct fixture f;
+        begin(&f);
+        uint32_t first = write_one(&f, false);
+        view_flush_failed(f.view, 0);
+        (void)write_one(&f, false);
+        if (flushed)
+            flush(&f);
+        view_power_cut(f.view);
+        assert_int_equal(sees(&f, f.view, first), !flushed);
+    }
+}
+
 static void what_was_lost_may_still_come_unless_it_went_to_somebody_who_has_ended(void **state)
 {
     (void)state;
@@ -223,6 +251,7 @@ int main(void)
         cmocka_unit_test(a_read_under_way_may_see_what_found_no_room_meanwhile),
         cmocka_unit_test(a_checkpoint_is_of_what_found_no_room_only_if_it_was_there_since),
         cmocka_unit_test(a_checkpoint_under_way_may_be_of_what_was_durably_overwritten),
+        cmocka_unit_test(what_a_failed_flush_has_dropped_no_later_one_makes_durable),
         cmocka_unit_test(what_was_lost_may_still_come_unless_it_went_to_somebody_who_has_ended),
     };
 
