@@ -18,15 +18,17 @@ static int failover_again(struct host *host, struct err *err) MAY_WAIT
                        "{'execute':'replication-stop','arguments':{'failover':true}}");
 }
 
-/* Whether it says that it waits for a synchronisation; and why. With level 'host' it need not. */
-static bool query_awaits(struct host *host, char *reason, size_t reason_bytes) MAY_WAIT
+/* Whether it says that it waits for a synchronisation; and why. With level 'host' it need not. False: it does
+ * not answer. */
+static bool query_awaits(struct host *host, bool *ret_awaits, char *reason, size_t reason_bytes)
+    MAY_WAIT
 {
     struct json_object *result = NULL, *consistent = NULL, *stage = NULL, *why = NULL;
     struct json_object *level = NULL;
     struct err err = ERR_INIT;
 
     if (qmp_command(host, &result, &err, "{'execute':'query-replication'}") < 0)
-        return false; /* what it serves will tell */
+        return false;
     bool awaits = json_object_object_get_ex(result, "consistent", &consistent) &&
                   !json_object_get_boolean(consistent) &&
                   json_object_object_get_ex(result, "stage", &stage) &&
@@ -38,7 +40,8 @@ static bool query_awaits(struct host *host, char *reason, size_t reason_bytes) M
                         "%s has lost its power, and with that its view", host->name);
     snprintf(reason, reason_bytes, "%s", why != NULL ? json_object_get_string(why) : "");
     json_object_put(result);
-    return awaits;
+    *ret_awaits = awaits;
+    return true;
 }
 
 /* Only the disk itself is left of who had taken over. */
@@ -78,10 +81,13 @@ static void look_after_power(struct host *host) MAY_WAIT
 {
     struct world *world = host->world;
     struct err err = ERR_INIT;
+    bool awaits = false;
     char reason[400];
 
+    if (!query_awaits(host, &awaits, reason, sizeof(reason)))
+        return; /* it is asked when it is started again */
     host->power_lost = false;
-    if (!query_awaits(host, reason, sizeof(reason)))
+    if (!awaits)
         return;
     world->stats.inconsistent++;
     if (qmp_command(host, NULL, &err,
