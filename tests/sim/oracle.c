@@ -810,9 +810,9 @@ static bool cut_learn(struct oracle *oracle, struct state *state, const struct c
         const struct entry *other = &cell->entries[i];
         if (other == seen || seen->base == BASE_NO || other->killed != 0)
             continue;
+        /* What overlaps in time may have come in either order, also around the cut before. */
         if (other->base == BASE_CUT &&
-            (seen->base == BASE_BEFORE ||
-             oracle->changes[other->change].begun > oracle->changes[seen->change].ended))
+            oracle->changes[other->change].begun > oracle->changes[seen->change].ended)
             agrees = cut_note(oracle, state, other->change, false, true);
         else if (other->optional && oracle->changes[other->change].ended < begun)
             agrees = cut_note(oracle, state, other->change, false, false);
